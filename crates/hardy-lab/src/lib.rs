@@ -1,0 +1,28 @@
+//! Judging: from answers to verdicts. An evaluation is kept as a record of every problem's outcome, so that noise
+//! levels and runs can be compared problem by problem, with intervals, exact tests and the sample size that a claim
+//! would need.
+//!
+//! The path of a number: [`record::EvalRecord`] → [`robustness::RobustnessTable`] (one run against itself without
+//! noise) or [`compare::Comparison`] (runs against each other) → terminal, JSON, or the page of [`report`].
+
+pub mod compare;
+pub mod error;
+pub mod format;
+pub mod html;
+pub mod pairing;
+pub mod receipt;
+pub mod record;
+pub mod report;
+pub mod robustness;
+pub mod run_records;
+pub mod statistics;
+pub mod svg;
+pub mod tensorboard;
+pub mod text_table;
+
+pub use compare::Comparison;
+pub use error::LabError;
+pub use record::{EvalRecord, LevelRecord, ProblemRecord};
+pub use robustness::{RobustnessTable, Verdict};
+pub use run_records::{RunRecords, read_run};
+pub use tensorboard::TensorBoardWriter;

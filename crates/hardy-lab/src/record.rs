@@ -1,0 +1,281 @@
+//! The record of an evaluation: for every noise level the plan that was really bound, what was really injected, and
+//! the outcome of every problem. It is what `eval/step-NNNNNN.json` and `hardy eval --json` hold, and all that later
+//! comparisons read.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::LabError;
+use crate::receipt::Receipt;
+
+/// The layout that this version writes.
+pub const SCHEMA: u32 = 1;
+
+/// One evaluation of one model at one or several noise levels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalRecord {
+    /// The layout of the record; [`SCHEMA`].
+    pub schema: u32,
+    /// The version of Hardy that wrote it.
+    pub hardy_version: String,
+    /// The training step that was evaluated; `None` outside a run.
+    #[serde(default)]
+    pub step: Option<u64>,
+    /// The model, as given on the command line or in the configuration.
+    pub model: String,
+    /// The data, as given.
+    pub data: String,
+    /// Problems per level.
+    pub n: usize,
+    /// The seed of the noise.
+    pub seed: u64,
+    /// What was measured: `accuracy`.
+    pub metric: String,
+    /// One entry per noise level, in the order asked for.
+    pub levels: Vec<LevelRecord>,
+}
+
+/// The outcome at one noise level.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LevelRecord {
+    /// What the level is called in tables: `clean`, `5 %`, or a plan's name.
+    pub label: String,
+    /// The relative scale of the noise, 0 when clean; `None` when the level is a plan without one scale.
+    #[serde(default)]
+    pub noise: Option<f64>,
+    /// The rules that were bound, as TOML; empty when there were none.
+    pub plan: String,
+    /// The share of problems answered right in the rewarded form, in [0, 1].
+    pub accuracy: f64,
+    /// The share of problems answered right in any form, in [0, 1].
+    pub flexible_accuracy: f64,
+    /// One entry per problem, in order of `id`.
+    pub problems: Vec<ProblemRecord>,
+    /// What was really injected (see [`Receipt`] for the keys that are read).
+    #[serde(default)]
+    pub receipts: Vec<serde_json::Value>,
+}
+
+/// The outcome of one problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemRecord {
+    /// The problem's number in its data set; pairs are made by it.
+    pub id: u64,
+    /// Whether the answer is right and in the rewarded form.
+    pub strict: bool,
+    /// Whether the answer is right in any form.
+    pub flexible: bool,
+    /// The answer that was extracted, if any.
+    pub answer: Option<String>,
+    /// The true answer.
+    pub truth: String,
+    /// All that the model wrote.
+    pub response: String,
+    /// Tokens of the response.
+    pub tokens: usize,
+}
+
+impl EvalRecord {
+    /// A record of this version with `accuracy` as its metric; `n` is the largest number of problems of a level.
+    #[must_use]
+    pub fn new(model: String, data: String, seed: u64, step: Option<u64>, levels: Vec<LevelRecord>) -> Self {
+        Self {
+            schema: SCHEMA,
+            hardy_version: env!("CARGO_PKG_VERSION").into(),
+            step,
+            model,
+            data,
+            n: levels.iter().map(|level| level.problems.len()).max().unwrap_or(0),
+            seed,
+            metric: "accuracy".into(),
+            levels,
+        }
+    }
+
+    /// Reads a record from a file.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, is not such a record (with the line), or has a newer layout.
+    pub fn read(path: &Path) -> Result<Self, LabError> {
+        let text = std::fs::read_to_string(path).map_err(LabError::file(path))?;
+        let invalid = |e: serde_json::Error| LabError::json(path, e.line(), &e);
+        let head: Head = serde_json::from_str(&text).map_err(invalid)?;
+        if head.schema > SCHEMA {
+            let what = path.display().to_string();
+            return Err(LabError::NewerSchema { what, found: head.schema, known: SCHEMA });
+        }
+        serde_json::from_str(&text).map_err(invalid)
+    }
+
+    /// Writes the record as indented JSON, to a temporary name first and then renamed, so that a reader never sees
+    /// half of it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), LabError> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| LabError::file(path)(e.into()))?;
+        text.push('\n');
+        let temporary = path.with_extension("json.partial");
+        std::fs::write(&temporary, text).map_err(LabError::file(&temporary))?;
+        std::fs::rename(&temporary, path).map_err(LabError::file(path))
+    }
+
+    /// The level that others are held against: the first of noise 0, else the first.
+    #[must_use]
+    pub fn clean_level(&self) -> Option<&LevelRecord> {
+        self.levels.iter().find(|level| level.noise == Some(0.0)).or_else(|| self.levels.first())
+    }
+
+    /// Checks what a judgement relies on: at least one level, no empty one, no problem twice, and receipts wherever
+    /// noise was asked for.
+    ///
+    /// # Errors
+    ///
+    /// The first of these that does not hold.
+    pub fn check(&self) -> Result<(), LabError> {
+        if self.levels.is_empty() {
+            return Err(LabError::Empty { what: format!("the evaluation of {}", self.model) });
+        }
+        self.levels.iter().try_for_each(LevelRecord::check)
+    }
+}
+
+impl LevelRecord {
+    /// A level with its accuracies counted from `problems`, which are put in order of `id`.
+    #[must_use]
+    pub fn new(
+        label: String,
+        noise: Option<f64>,
+        plan: String,
+        mut problems: Vec<ProblemRecord>,
+        receipts: Vec<serde_json::Value>,
+    ) -> Self {
+        problems.sort_by_key(|problem| problem.id);
+        let share = |right: fn(&ProblemRecord) -> bool| {
+            problems.iter().filter(|problem| right(problem)).count() as f64 / problems.len().max(1) as f64
+        };
+        let (accuracy, flexible_accuracy) =
+            (share(|problem| problem.strict), share(|problem| problem.flexible));
+        Self { label, noise, plan, accuracy, flexible_accuracy, problems, receipts }
+    }
+
+    /// How many problems are right in the rewarded form.
+    #[must_use]
+    pub fn right(&self) -> u64 {
+        self.problems.iter().filter(|problem| problem.strict).count() as u64
+    }
+
+    fn check(&self) -> Result<(), LabError> {
+        let what = || format!("level {}", self.label);
+        if self.problems.is_empty() {
+            return Err(LabError::Empty { what: what() });
+        }
+        let mut ids: Vec<u64> = self.problems.iter().map(|problem| problem.id).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(LabError::RepeatedProblem { what: what(), id: pair[0] });
+        }
+        let asked = self.noise.unwrap_or(0.0);
+        if asked > 0.0 && !Receipt::read_all(&self.receipts).iter().any(|receipt| receipt.elements > 0.0) {
+            return Err(LabError::NoReceipt { level: self.label.clone(), asked });
+        }
+        Ok(())
+    }
+}
+
+/// Read before the rest, so that a newer layout is named as such.
+#[derive(Deserialize)]
+struct Head {
+    schema: u32,
+}
+
+#[cfg(test)]
+pub(crate) mod made_up {
+    //! Records for tests.
+
+    use super::*;
+
+    /// A level whose problem `i` is right where `right(i)`.
+    pub fn level(noise: f64, n: u64, right: impl Fn(u64) -> bool) -> LevelRecord {
+        let label = if noise == 0.0 { "clean".into() } else { format!("{} %", 100.0 * noise) };
+        let problems = (0..n).map(|id| problem(id, right(id))).collect();
+        let receipts = if noise == 0.0 { vec![] } else { vec![receipt(noise)] };
+        LevelRecord::new(label, Some(noise), String::new(), problems, receipts)
+    }
+
+    pub fn problem(id: u64, right: bool) -> ProblemRecord {
+        ProblemRecord {
+            id,
+            strict: right,
+            flexible: right,
+            answer: Some(if right { id } else { id + 1 }.to_string()),
+            truth: id.to_string(),
+            response: format!("#### {id}"),
+            tokens: 3,
+        }
+    }
+
+    pub fn record(levels: Vec<LevelRecord>) -> EvalRecord {
+        EvalRecord::new("m".into(), "d".into(), 0, Some(20), levels)
+    }
+
+    fn receipt(noise: f64) -> serde_json::Value {
+        serde_json::json!({
+            "site": "model.layers.0.mlp.up_proj", "op": "linear", "point": "output", "phase": "eval",
+            "pass": "forward", "calls": 10, "elements": 640, "asked": noise, "measured": noise,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_up::{level, problem, record};
+    use super::*;
+
+    #[test]
+    fn a_record_survives_being_written_and_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("step-000020.json");
+        let written = record(vec![level(0.0, 7, |i| i % 3 == 0), level(0.05, 7, |i| i == 1)]);
+        written.write(&path).unwrap();
+        assert_eq!(EvalRecord::read(&path).unwrap(), written);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn accuracy_is_counted_from_the_problems() {
+        let level = level(0.0, 8, |i| i < 6);
+        assert_eq!((level.accuracy, level.flexible_accuracy, level.right()), (0.75, 0.75, 6));
+    }
+
+    #[test]
+    fn a_broken_record_is_reported_with_file_and_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("step-000000.json");
+        std::fs::write(&path, "{\n  \"schema\": 1,\n  \"model\": 3\n}\n").unwrap();
+        let message = EvalRecord::read(&path).unwrap_err().to_string();
+        assert!(message.contains("step-000000.json:") && message.contains("expected a string"), "{message}");
+        std::fs::write(&path, "{\"schema\": 99, \"what\": []}").unwrap();
+        let message = EvalRecord::read(&path).unwrap_err().to_string();
+        assert!(message.contains("schema 99"), "{message}");
+    }
+
+    #[test]
+    fn noise_without_a_receipt_is_an_error_not_a_number() {
+        let mut silent = level(0.05, 5, |_| true);
+        silent.receipts.clear();
+        let message = record(vec![level(0.0, 5, |_| true), silent]).check().unwrap_err().to_string();
+        assert!(message.contains("5 %") && message.contains("receipts"), "{message}");
+    }
+
+    #[test]
+    fn a_problem_counted_twice_is_refused() {
+        let problems = vec![problem(4, true), problem(4, true)];
+        let twice = LevelRecord::new("clean".into(), Some(0.0), String::new(), problems, vec![]);
+        assert!(record(vec![twice]).check().unwrap_err().to_string().contains("problem 4 occurs twice"));
+        assert!(record(vec![]).check().is_err() && record(vec![level(0.0, 0, |_| true)]).check().is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! The report: one HTML page, complete in itself, from one or several runs. It opens with the answer (what survives,
+//! and which differences are real) and goes on to what a doubtful reader asks for: curves, receipts, responses,
+//! configuration.
+
+mod comparison;
+mod configuration;
+mod curves;
+mod evaluations;
+mod headline;
+mod receipts;
+mod samples;
+
+use std::path::Path;
+
+use crate::error::LabError;
+use crate::html::{escape, page, section};
+use crate::robustness::RobustnessTable;
+use crate::run_records::{RunRecords, distinct_names};
+use crate::svg::COLOURS;
+
+/// A run with what the sections need beside its records.
+struct Entry<'a> {
+    name: &'a str,
+    run: &'a RunRecords,
+    /// The last evaluation, judged.
+    table: RobustnessTable,
+}
+
+/// The page for `runs`; the first is the baseline of the comparison. Equal inputs give equal pages.
+///
+/// # Errors
+///
+/// When there is no run, or a run's last evaluation cannot be judged (see [`RobustnessTable::from_record`]). Runs
+/// that cannot be compared with each other are no error: the page says why.
+pub fn html(runs: &[RunRecords]) -> Result<String, LabError> {
+    if runs.is_empty() {
+        return Err(LabError::TooFew { what: "a report", least: 1, got: 0 });
+    }
+    let names = distinct_names(runs);
+    let entries =
+        names.iter().zip(runs).map(|(name, run)| Entry::new(name, run)).collect::<Result<Vec<_>, _>>()?;
+    let title = format!("Hardy: {}", names.join(", "));
+    let body = [
+        header(&entries),
+        section("What survives", &headline::html(&entries)),
+        section("Are the differences real?", &comparison::html(&entries)),
+        section("Accuracy over training", &evaluations::over_steps(&entries)),
+        section("Training", &curves::html(&entries)),
+        section("What was really injected", &receipts::html(&entries)),
+        section("Sample responses", &samples::html(&entries)),
+        section("Configuration", &configuration::html(&entries)),
+        footer(&entries),
+    ];
+    Ok(page(&title, &body.concat()))
+}
+
+/// Writes the page of [`html`] to a file, under a temporary name first.
+///
+/// # Errors
+///
+/// As [`html`], and when the file cannot be written.
+pub fn write(runs: &[RunRecords], path: &Path) -> Result<(), LabError> {
+    let text = html(runs)?;
+    let temporary = path.with_extension("html.partial");
+    std::fs::write(&temporary, text).map_err(LabError::file(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(LabError::file(path))
+}
+
+impl<'a> Entry<'a> {
+    fn new(name: &'a str, run: &'a RunRecords) -> Result<Self, LabError> {
+        Ok(Self { name, run, table: RobustnessTable::from_record(run.last().1)? })
+    }
+}
+
+fn header(entries: &[Entry]) -> String {
+    let names: Vec<_> = entries.iter().map(|entry| escape(entry.name)).collect();
+    let mut models: Vec<_> = entries.iter().map(|entry| about(entry)).collect();
+    models.dedup();
+    let about: String = models.iter().map(|line| format!("<p class=\"quiet\">{line}</p>")).collect();
+    format!("<header><p class=\"brand\">Hardy report</p><h1>{}</h1>{about}</header>\n", names.join(" · "))
+}
+
+fn about(entry: &Entry) -> String {
+    let (step, record) = entry.run.last();
+    let n = crate::format::count(entry.table.n as u64);
+    let text =
+        format!("model {}, evaluated on {n} problems of {}, after step {step}", record.model, record.data);
+    escape(&text)
+}
+
+fn footer(entries: &[Entry]) -> String {
+    let version = escape(&entries[0].run.last().1.hardy_version);
+    format!(
+        "<footer class=\"quiet\">Intervals are 95 %: Wilson for accuracies, Newcombe (1998, method 10) for \
+         differences on the same problems. p is McNemar's, exact and two-sided; “needed” is the number of problems \
+         that would resolve the difference seen at 5 % with power 0.8. Evaluated with Hardy {version}.</footer>\n"
+    )
+}
+
+/// A run's name after a swatch of its colour.
+fn swatch(i: usize, name: &str) -> String {
+    format!("<span class=\"swatch c{}\"></span>{}", i % COLOURS, escape(name))
+}
+
+/// The names of all runs with their colours; empty for one run.
+fn legend(entries: &[Entry]) -> String {
+    if entries.len() < 2 {
+        return String::new();
+    }
+    let items = entries.iter().enumerate().map(|(i, entry)| format!("<li>{}</li>", swatch(i, entry.name)));
+    format!("<ul class=\"legend\">{}</ul>", items.collect::<String>())
+}
+
+/// A chart under its caption; empty when the chart is.
+fn figure(caption: &str, chart: &str) -> String {
+    match chart.is_empty() {
+        true => String::new(),
+        false => format!("<figure><figcaption>{}</figcaption>{chart}</figure>", escape(caption)),
+    }
+}

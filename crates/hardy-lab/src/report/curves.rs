@@ -1,0 +1,125 @@
+//! Curves of `metrics.jsonl`: one small chart per quantity, one line per run. Quantities that no run wrote are left
+//! out, and those that are 0 throughout are named instead of drawn.
+
+use super::{Entry, figure, legend};
+use crate::html::{details, escape};
+use crate::svg::{Chart, Point, Series, Style, smoothing_window};
+
+/// A quantity of `metrics.jsonl`.
+struct Curve {
+    key: &'static str,
+    caption: &'static str,
+    /// What values are multiplied by.
+    factor: f64,
+    unit: &'static str,
+    bounds: (f64, f64),
+    style: Style,
+}
+
+const ANY: (f64, f64) = (f64::MIN, f64::MAX);
+const POSITIVE: (f64, f64) = (0.0, f64::MAX);
+
+const fn plain(key: &'static str, caption: &'static str, bounds: (f64, f64)) -> Curve {
+    Curve { key, caption, factor: 1.0, unit: "", bounds, style: Style::Line }
+}
+
+const fn share(key: &'static str, caption: &'static str) -> Curve {
+    Curve { key, caption, factor: 100.0, unit: " %", bounds: (0.0, 100.0), style: Style::Line }
+}
+
+const fn steps(key: &'static str, caption: &'static str) -> Curve {
+    Curve { style: Style::Steps, ..plain(key, caption, POSITIVE) }
+}
+
+/// What is shown at once.
+const FIRST: &[Curve] = &[
+    plain("reward_mean", "Reward, mean", ANY),
+    share("strict_accuracy", "Sampled accuracy, strict"),
+    share("flexible_accuracy", "Sampled accuracy, flexible"),
+    plain("loss", "Loss", ANY),
+    plain("kl", "KL to the reference", POSITIVE),
+    plain("grad_norm", "Gradient norm", POSITIVE),
+    plain("entropy", "Entropy, nats per token", POSITIVE),
+    steps("aqn_sigma", "AQN sigma"),
+    plain("response_length_mean", "Response length, tokens", POSITIVE),
+];
+
+/// What is shown on a click.
+const MORE: &[Curve] = &[
+    plain("reward_std", "Reward, standard deviation", POSITIVE),
+    share("truncated_share", "Truncated responses"),
+    share("clip_share", "Clipped tokens"),
+    plain("ratio_mean", "Ratio, mean", POSITIVE),
+    plain("ratio_max", "Ratio, largest", POSITIVE),
+    plain("logprob_mismatch", "Log-probability, rollout against training", POSITIVE),
+    steps("learning_rate", "Learning rate"),
+    plain("tokens_per_second", "Tokens per second", POSITIVE),
+    plain("rollout_seconds", "Seconds in rollout", POSITIVE),
+    plain("train_seconds", "Seconds in training", POSITIVE),
+    plain("step_seconds", "Seconds per step", POSITIVE),
+];
+
+pub fn html(entries: &[Entry]) -> String {
+    let (first, more) = (charts(entries, FIRST), charts(entries, MORE));
+    if first.is_empty() && more.is_empty() {
+        return String::new();
+    }
+    let more = if more.is_empty() { more } else { details("More curves", false, &more) };
+    format!("{}{}{first}{more}{}", legend(entries), smoothing(entries), zeros(entries))
+}
+
+fn charts(entries: &[Entry], curves: &[Curve]) -> String {
+    let drawn = curves.iter().filter(|curve| !is_zero(entries, curve));
+    let figures: String = drawn.map(|curve| figure(curve.caption, &chart(entries, curve).render())).collect();
+    if figures.is_empty() { figures } else { format!("<div class=\"charts\">{figures}</div>") }
+}
+
+fn chart(entries: &[Entry], curve: &Curve) -> Chart {
+    Chart {
+        title: format!("{} over training steps", curve.caption),
+        x_label: "training step".into(),
+        y_unit: curve.unit,
+        y_bounds: curve.bounds,
+        x_ticks: vec![],
+        x_unit: "",
+        size: (360.0, 210.0),
+        style: curve.style,
+        series: entries.iter().enumerate().map(|(i, entry)| series(i, entry, curve)).collect(),
+    }
+}
+
+fn series(i: usize, entry: &Entry, curve: &Curve) -> Series {
+    let points = entry.run.metrics.iter().enumerate().filter_map(|(line, metrics)| {
+        let x = metrics.get("step").copied().unwrap_or(line as f64);
+        Some(Point { x, y: curve.factor * metrics.get(curve.key)?, interval: None })
+    });
+    Series { name: entry.name.into(), colour: i, points: points.collect() }
+}
+
+fn values<'a>(entries: &'a [Entry], curve: &'a Curve) -> impl Iterator<Item = f64> + 'a {
+    entries.iter().flat_map(|entry| &entry.run.metrics).filter_map(|metrics| metrics.get(curve.key).copied())
+}
+
+/// Whether the quantity was written and is 0 in every step of every run.
+fn is_zero(entries: &[Entry], curve: &Curve) -> bool {
+    values(entries, curve).next().is_some() && values(entries, curve).all(|value| value == 0.0)
+}
+
+fn zeros(entries: &[Entry]) -> String {
+    let zero = FIRST.iter().chain(MORE).filter(|curve| is_zero(entries, curve));
+    let names: Vec<_> = zero.map(|curve| curve.caption).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => {
+            format!("<p class=\"quiet\">0 throughout, and not drawn: {}.</p>", escape(&names.join("; ")))
+        }
+    }
+}
+
+fn smoothing(entries: &[Entry]) -> String {
+    let longest = entries.iter().map(|entry| entry.run.metrics.len()).max().unwrap_or(0);
+    match smoothing_window(longest) {
+        1 => String::new(),
+        window => format!("<p class=\"quiet\">Faint: every step; strong: the mean of {window} steps.</p>"),
+    }
+}

@@ -1,0 +1,70 @@
+//! Accuracy against noise level: a table of runs by levels, and a chart with error bars.
+
+use super::{Entry, evaluations, figure, legend, swatch};
+use crate::format;
+use crate::html::{escape, table};
+use crate::robustness::{LevelRow, Verdict};
+
+pub fn html(entries: &[Entry]) -> String {
+    let labels = level_labels(entries);
+    let mut columns = vec!["run"];
+    columns.extend(labels.iter().map(String::as_str));
+    let rows: Vec<_> = entries.iter().enumerate().map(|(i, entry)| row(i, entry, &labels)).collect();
+    let chart = figure("Accuracy against noise, with 95 % intervals", &evaluations::against_noise(entries));
+    format!(
+        "<div class=\"stack\">{}</div><p class=\"quiet\">Strict accuracy, with its interval; below it, what is lost against the clean level on \
+         the same problems, in points. Robust: less than 1 point lost; moderately robust: up to 3; not resolved: the \
+         interval does not decide.</p>{}",
+        table(&columns, &rows),
+        match chart.is_empty() {
+            true => String::new(),
+            false => format!("{}<div class=\"charts single\">{chart}</div>", legend(entries)),
+        },
+    )
+}
+
+/// The labels of all levels, in the order in which the runs bring them.
+fn level_labels(entries: &[Entry]) -> Vec<String> {
+    let mut labels: Vec<String> = vec![];
+    for level in entries.iter().flat_map(|entry| &entry.table.levels) {
+        if !labels.contains(&level.label) {
+            labels.push(level.label.clone());
+        }
+    }
+    labels
+}
+
+fn row(i: usize, entry: &Entry, labels: &[String]) -> Vec<String> {
+    let level = |label: &String| entry.table.levels.iter().find(|level| level.label == *label);
+    let cells = labels.iter().map(|label| level(label).map_or_else(|| "–".into(), cell));
+    std::iter::once(format!("<strong>{}</strong>", swatch(i, entry.name))).chain(cells).collect()
+}
+
+fn cell(level: &LevelRow) -> String {
+    let [low, high] = [level.interval.low, level.interval.high].map(|end| format!("{:.1}", 100.0 * end));
+    let label = format!("<small class=\"label\">{}</small>", escape(&level.label));
+    let accuracy = format!(
+        "{label}<b class=\"big\">{}</b> <span>[{low}, {high}]</span>",
+        format::percent(level.accuracy)
+    );
+    let flexible = format!("flexible {}", format::percent(level.flexible_accuracy));
+    let Some(loss) = &level.loss else {
+        return format!("{accuracy}<small>{flexible}</small>");
+    };
+    let [lost, kept, p, _, _] = loss.cells();
+    format!(
+        "{accuracy}<small>lost {}</small><small>kept {kept}, p {p}, {flexible}</small>{}",
+        escape(&lost),
+        tag(loss.verdict),
+    )
+}
+
+fn tag(verdict: Verdict) -> String {
+    let class = match verdict {
+        Verdict::Robust => "good",
+        Verdict::ModeratelyRobust => "fair",
+        Verdict::NotRobust => "poor",
+        Verdict::NotResolved => "open",
+    };
+    format!("<span class=\"tag {class}\">{verdict}</span>")
+}

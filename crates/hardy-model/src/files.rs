@@ -1,0 +1,15 @@
+//! Reading and writing the files of a model directory. Whatever is written appears whole or not at all, and whatever
+//! is read is checked before it is believed.
+
+mod atomic;
+mod checkpoint;
+mod json;
+mod named;
+mod save;
+
+pub use atomic::write_atomically;
+pub use checkpoint::{HostTensor, read_checkpoint};
+pub(crate) use json::excerpt;
+pub use json::{read_json, read_json_if_present, write_json};
+pub use named::{NamedTensor, TensorData, TensorFile, read_tensors};
+pub use save::{Dtype, write_tensors};

@@ -1,0 +1,24 @@
+//! The decoder: what a model is made of, how its files are read and written, and how it computes and generates.
+//!
+//! A [`Blueprint`] lists every parameter and every site of a model; a [`Decoder`] runs it on any backend that has
+//! Hardy's instrumented operators, with the same code in rollouts, in training and in evaluation.
+
+pub mod chat;
+pub mod config;
+pub mod decoder;
+pub mod error;
+pub mod files;
+pub mod generate;
+pub mod sampling;
+pub mod sites;
+pub mod tokenizer;
+
+pub use chat::{ChatTemplate, Message};
+pub use config::{Activation, Architecture, ModelConfig, ParameterSpec, Qwen2Sizes, Rope, RopeScaling};
+pub use decoder::{Batch, Decoder, KvCache, sequence_rows};
+pub use error::{Error, Result};
+pub use files::{Dtype, HostTensor, NamedTensor, TensorData, TensorFile};
+pub use generate::{Generation, Prompt, Sample, generate};
+pub use sampling::Sampler;
+pub use sites::Blueprint;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,122 @@
+//! From logits to a token: greedy at temperature 0, otherwise the inverse of the cumulative distribution at a given
+//! uniform number, after top-k and top-p.
+
+use hardy_numerics::math;
+
+use crate::generate::descending;
+
+/// How a token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampler {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Only the most probable tokens whose probabilities reach this sum; 1 keeps all.
+    pub top_p: f32,
+    /// Only this many of the most probable tokens; 0 keeps all.
+    pub top_k: usize,
+}
+
+impl Sampler {
+    /// Always the most probable token, the first of equals.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
+
+    /// The token for `uniform` in [0, 1) and its log-probability.
+    pub fn choose(&self, logits: &[f32], uniform: f32) -> (u32, f32) {
+        if self.temperature == 0.0 {
+            return greedy(logits);
+        }
+        let max = maximum(logits);
+        let weights: Vec<f32> = logits.iter().map(|z| math::exp((z - max) / self.temperature)).collect();
+        if self.top_k == 0 && self.top_p >= 1.0 {
+            return draw(weights.iter().copied().enumerate(), uniform);
+        }
+        draw(self.truncate(weights).into_iter(), uniform)
+    }
+
+    /// The weights that top-k and top-p leave, the most probable first.
+    fn truncate(&self, weights: Vec<f32>) -> Vec<(usize, f32)> {
+        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+        let mut kept: Vec<(usize, f32)> = weights.into_iter().enumerate().collect();
+        kept.sort_by(|&a, &b| descending(a, b));
+        if self.top_k > 0 {
+            kept.truncate(self.top_k);
+        }
+        let total = if self.top_k > 0 { kept.iter().map(|&(_, w)| f64::from(w)).sum() } else { total };
+        let mut sum = 0.0;
+        let needed = kept.iter().take_while(|&&(_, w)| {
+            let before = sum;
+            sum += f64::from(w);
+            before < f64::from(self.top_p) * total
+        });
+        let count = needed.count().max(1);
+        kept.truncate(count);
+        kept
+    }
+}
+
+fn greedy(logits: &[f32]) -> (u32, f32) {
+    let best = logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best });
+    let total: f64 = logits.iter().map(|z| f64::from(math::exp(z - logits[best]))).sum();
+    (best as u32, -total.ln() as f32)
+}
+
+fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> (u32, f32) {
+    let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
+    let target = f64::from(uniform) * total;
+    let mut sum = 0.0;
+    let mut chosen = (0, 0.0);
+    for (index, weight) in weights {
+        if weight > 0.0 {
+            chosen = (index, weight);
+            sum += f64::from(weight);
+        }
+        if sum > target {
+            break;
+        }
+    }
+    (chosen.0 as u32, (f64::from(chosen.1) / total).ln() as f32)
+}
+
+fn maximum(x: &[f32]) -> f32 {
+    x.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
+
+    fn shares(sampler: Sampler) -> [f32; 4] {
+        let mut counts = [0.0; 4];
+        (0..10_000).for_each(|i| counts[sampler.choose(&LOGITS, i as f32 / 10_000.0).0 as usize] += 1e-4);
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        let (id, log_prob) = Sampler::GREEDY.choose(&LOGITS, 0.9);
+        let total: f32 = LOGITS.iter().map(|z| (z - 3.0).exp()).sum();
+        assert_eq!(id, 1);
+        assert!((log_prob + total.ln()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn sampling_follows_the_softmax_at_its_temperature() {
+        for temperature in [0.5, 1.0, 2.0] {
+            let shares = shares(Sampler { temperature, top_p: 1.0, top_k: 0 });
+            let total: f32 = LOGITS.iter().map(|z| (z / temperature).exp()).sum();
+            for (share, z) in shares.iter().zip(LOGITS) {
+                assert!((share - (z / temperature).exp() / total).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_leave_only_the_most_probable() {
+        let top_k = shares(Sampler { temperature: 1.0, top_p: 1.0, top_k: 1 });
+        assert!((top_k[1] - 1.0).abs() < 1e-3);
+        let top_p = shares(Sampler { temperature: 1.0, top_p: 0.5, top_k: 0 });
+        assert!(top_p[0] == 0.0 && top_p[2] == 0.0 && (top_p[1] - 0.5).abs() < 1e-3);
+    }
+}

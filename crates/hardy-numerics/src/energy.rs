@@ -1,0 +1,133 @@
+//! How large an injected error was: the sums from which ‖error‖/‖signal‖ follows, which add up over calls.
+
+use serde::{Deserialize, Serialize};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+/// The energy of an error beside that of the signal it was added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ErrorEnergy {
+    /// Σ(x̃ − x)².
+    pub error: f64,
+    /// Σx², of the values before the perturbation.
+    pub signal: f64,
+}
+
+impl ErrorEnergy {
+    /// ‖x̃ − x‖₂ / ‖x‖₂; 0 where there is no error, ∞ for an error on a signal of zeros.
+    pub fn relative(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { (self.error / self.signal).sqrt() }
+    }
+}
+
+impl Add for ErrorEnergy {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { error: self.error + other.error, signal: self.signal + other.signal }
+    }
+}
+
+impl AddAssign for ErrorEnergy {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for ErrorEnergy {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), Add::add)
+    }
+}
+
+const LANES: usize = 16;
+
+/// Sums of squares in 16 lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes {
+    error: [f64; LANES],
+    signal: [f64; LANES],
+}
+
+impl Lanes {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { error: [0.0; LANES], signal: [0.0; LANES] }
+    }
+
+    /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `(offset + i) % 16`.
+    #[inline(always)]
+    pub fn replace(&mut self, offset: usize, x: &mut [f32], f: impl Fn(usize, f32) -> f32) {
+        let (groups, rest) = x.as_chunks_mut::<LANES>();
+        let mut first = 0;
+        for group in groups {
+            if offset == 0 {
+                let before = *group;
+                for lane in 0..LANES {
+                    group[lane] = f(first + lane, before[lane]);
+                }
+                self.add(&before, group);
+            } else {
+                self.replace_one_by_one(offset + first, group, |i, x| f(first + i, x));
+            }
+            first += LANES;
+        }
+        self.replace_one_by_one(offset + first, rest, |i, x| f(first + i, x));
+    }
+
+    #[inline(always)]
+    fn add(&mut self, before: &[f32; LANES], after: &[f32; LANES]) {
+        for lane in 0..LANES {
+            let error = f64::from(after[lane] - before[lane]);
+            self.error[lane] += error * error;
+        }
+        for lane in 0..LANES {
+            let before = f64::from(before[lane]);
+            self.signal[lane] += before * before;
+        }
+    }
+
+    #[inline]
+    fn replace_one_by_one(&mut self, offset: usize, x: &mut [f32], f: impl Fn(usize, f32) -> f32) {
+        for (i, x) in x.iter_mut().enumerate() {
+            self.replace_one((offset + i) % LANES, x, f(i, *x));
+        }
+    }
+
+    #[inline(always)]
+    fn replace_one(&mut self, lane: usize, x: &mut f32, image: f32) {
+        let before = f64::from(*x);
+        let error = f64::from(image - *x);
+        self.error[lane] += error * error;
+        self.signal[lane] += before * before;
+        *x = image;
+    }
+
+    #[inline(always)]
+    pub fn sum(self) -> ErrorEnergy {
+        ErrorEnergy { error: self.error.iter().sum(), signal: self.signal.iter().sum() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn energies_add_up() {
+        let mut total = ErrorEnergy { error: 1.0, signal: 2.0 } + ErrorEnergy { error: 3.0, signal: 4.0 };
+        total += ErrorEnergy { error: 5.0, signal: 30.0 };
+        assert_eq!(total, ErrorEnergy { error: 9.0, signal: 36.0 });
+        assert_eq!(total.relative(), 0.5);
+        assert_eq!(
+            [total, total].into_iter().sum::<ErrorEnergy>(),
+            ErrorEnergy { error: 18.0, signal: 72.0 }
+        );
+    }
+
+    #[test]
+    fn relative_error_of_nothing_is_zero() {
+        assert_eq!(ErrorEnergy::default().relative(), 0.0);
+        assert_eq!(ErrorEnergy { error: 1.0, signal: 0.0 }.relative(), f64::INFINITY);
+    }
+}

@@ -1,0 +1,186 @@
+//! Gaussian noise by Box-Muller in f32: the 4 words of a Philox block become 4 independent standard normal values.
+//!
+//! The radius keeps all 32 bits of its word, so tails reach √(2·32·ln 2) = 6.66 standard deviations.
+
+use crate::address::{NoiseKey, Row};
+use crate::math::{ln_unit, sin_cos_turns};
+use crate::philox;
+use crate::simd::dispatch;
+
+/// Philox blocks computed at a time, one to a SIMD lane.
+const LANES: usize = 16;
+/// Values computed at a time.
+pub(crate) const CHUNK: usize = 4 * LANES;
+
+/// Writes `out[i]` = the Gaussian value of element `first_element + i`: the bits of [`NoiseKey::gaussian`], whatever
+/// the start, the length and the SIMD level.
+pub fn fill_gaussian(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
+    dispatch(
+        #[inline(always)]
+        || fill(key, row, first_element, out),
+    );
+}
+
+#[inline(always)]
+fn fill(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
+    let mut block = first_element / 4;
+    let mut skip = (first_element % 4) as usize;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let part = rest.split_off_mut(..rest.len().min(CHUNK - skip)).unwrap_or_default();
+        let noise = gaussian_chunk(key, row, block);
+        part.copy_from_slice(&noise[skip..skip + part.len()]);
+        block = block.wrapping_add(LANES as u64);
+        skip = 0;
+    }
+}
+
+/// The values of elements `4·block .. 4·block + CHUNK`.
+#[inline(always)]
+pub(crate) fn gaussian_chunk(key: NoiseKey, row: Row, block: u64) -> [f32; CHUNK] {
+    let mut words = [[0_u32; LANES]; 4];
+    for i in 0..LANES {
+        let random = philox::bijection(row.counter(block.wrapping_add(i as u64)), key.0);
+        for (lanes, word) in words.iter_mut().zip(random) {
+            lanes[i] = word as u32;
+        }
+    }
+    let mut values = [0.0; CHUNK];
+    for i in 0..LANES {
+        let block = box_muller([words[0][i], words[1][i], words[2][i], words[3][i]]);
+        values[4 * i..4 * i + 4].copy_from_slice(&block);
+    }
+    values
+}
+
+/// 4 random words to 4 standard normal values, by pairs.
+#[inline(always)]
+pub(crate) fn box_muller(words: [u32; 4]) -> [f32; 4] {
+    let (a, b) = pair(words[0], words[1]);
+    let (c, d) = pair(words[2], words[3]);
+    [a, b, c, d]
+}
+
+/// G. E. P. Box, M. E. Muller, "A note on the generation of random normal deviates" (1958):
+/// √(−2 ln u)·(cos 2πt, sin 2πt) with u = (radius + 1)·2⁻³² in (0, 1] and t = angle·2⁻³², the angle taken as signed.
+#[inline(always)]
+fn pair(radius: u32, angle: u32) -> (f32, f32) {
+    const UNIT: f32 = 1.0 / 4_294_967_296.0;
+    let u = (radius as f32 + 1.0) * UNIT;
+    let t = angle as i32 as f32 * UNIT;
+    let r = (-2.0 * ln_unit(u)).sqrt();
+    let (sin, cos) = sin_cos_turns(t);
+    (r * cos, r * sin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn filled_values_are_those_of_the_scalar_reference(
+            key in any::<[u32; 2]>(),
+            sequence: u64,
+            position: u32,
+            first in prop_oneof![0..1000_u64, (1_u64 << 34) - 300..(1 << 34) + 300, Just((1_u64 << 40) + 3)],
+            length in 0..300_usize,
+        ) {
+            let (key, row) = (NoiseKey(key), Row { sequence, position });
+            let mut filled = vec![f32::NAN; length];
+            fill_gaussian(key, row, first, &mut filled);
+            for (i, value) in filled.iter().enumerate() {
+                let reference = key.gaussian(row, first + i as u64);
+                prop_assert_eq!(value.to_bits(), reference.to_bits(), "element {}", first + i as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_the_same_at_every_simd_level() {
+        let (key, row) = (NoiseKey([3, 4]), Row { sequence: 5, position: 6 });
+        let (mut best, mut baseline) = (vec![0.0; 10_000], vec![0.0; 10_000]);
+        fill_gaussian(key, row, 2, &mut best);
+        fill(key, row, 2, &mut baseline);
+        assert_eq!(best, baseline);
+    }
+
+    #[test]
+    fn tails_reach_beyond_six_sigma_and_every_word_gives_a_finite_value() {
+        let reach = pair(0, 0).0;
+        assert!(reach > 6.6 && reach < 6.7, "{reach}");
+        for word in [0, 1, 2, 1 << 31, (1 << 31) - 1, u32::MAX - 128, u32::MAX] {
+            for angle in [0, 1, 1 << 30, 1 << 31, (1 << 31) - 1, u32::MAX] {
+                let (a, b) = pair(word, angle);
+                assert!(a.is_finite() && b.is_finite(), "{word} {angle}");
+            }
+        }
+    }
+
+    #[test]
+    fn moments_and_tails_are_those_of_the_normal_distribution() {
+        const ROWS: u32 = 1024;
+        const WIDTH: usize = 1 << 15;
+        let key = NoiseKey::new(0, "test", 0, "moments");
+        let mut values = vec![0.0; WIDTH];
+        let mut moments = [0.0_f64; 4];
+        let mut beyond = [0_u32; 3];
+        for position in 0..ROWS {
+            fill_gaussian(key, Row { sequence: 1, position }, 0, &mut values);
+            for &value in &values {
+                let x = f64::from(value);
+                let mut power = 1.0;
+                for moment in &mut moments {
+                    power *= x;
+                    *moment += power;
+                }
+                for (count, sigma) in beyond.iter_mut().zip([3.0, 4.0, 5.0]) {
+                    *count += u32::from(x.abs() > sigma);
+                }
+            }
+        }
+        let n = f64::from(ROWS) * WIDTH as f64;
+        // Each within 4.5 standard errors: those of the moments are √(E x²ᵏ − (E xᵏ)²)/√n.
+        let expected = [(0.0, 1.0_f64), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)];
+        for (power, (sum, (mean, variance))) in moments.iter().zip(expected).enumerate() {
+            let error = (sum / n - mean).abs() / (variance / n).sqrt();
+            assert!(error < 4.5, "moment {}: {} is {error} standard errors off", power + 1, sum / n);
+        }
+        for (count, probability) in beyond.into_iter().zip([2.699_796e-3, 6.334_248e-5, 5.733_031e-7]) {
+            let error = (f64::from(count) - n * probability).abs() / (n * probability).sqrt();
+            assert!(error < 4.5, "{count} in the tail, not {}", n * probability);
+        }
+    }
+
+    #[test]
+    fn neighbouring_addresses_are_uncorrelated() {
+        const N: usize = 1 << 20;
+        let values = |key: NoiseKey, row: Row, first: u64| {
+            let mut values = vec![0.0; N];
+            fill_gaussian(key, row, first, &mut values);
+            values
+        };
+        let key = NoiseKey::new(0, "train", 5, "model.layers.0");
+        let row = Row { sequence: 7, position: 8 };
+        let base = values(key, row, 0);
+        let neighbours = [
+            ("element", values(key, row, 1)),
+            ("block", values(key, row, 4)),
+            ("position", values(key, Row { position: 9, ..row }, 0)),
+            ("sequence", values(key, Row { sequence: 8, ..row }, 0)),
+            ("step", values(NoiseKey::new(0, "train", 6, "model.layers.0"), row, 0)),
+            ("stream", values(NoiseKey::new(0, "eval", 5, "model.layers.0"), row, 0)),
+            ("place", values(NoiseKey::new(0, "train", 5, "model.layers.1"), row, 0)),
+            ("seed", values(NoiseKey::new(1, "train", 5, "model.layers.0"), row, 0)),
+        ];
+        for (name, other) in neighbours {
+            for power in [1, 2] {
+                let centred = |x: f32| f64::from(x).powi(power) - f64::from(power - 1);
+                let product: f64 = base.iter().zip(&other).map(|(&a, &b)| centred(a) * centred(b)).sum();
+                let correlation = product / N as f64 / f64::from(power);
+                assert!(correlation.abs() < 4.5 / (N as f64).sqrt(), "{name}, power {power}: {correlation}");
+            }
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The instrumented operators as an extension of burn's backends: one method an operator, one for its gradient.
+//!
+//! The default methods run the kernels of [`crate::ops`] on host slices, so that every device runs everything; a
+//! device with kernels of its own overrides them one by one. [`Autodiff`] records an operator and calls the inner
+//! backend's gradient, which is how backward errors come to be injected on the device.
+
+use std::ops::Deref;
+
+use burn::{
+    backend::{
+        Autodiff,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+    },
+    tensor::{
+        TensorData, TensorMetadata,
+        backend::Backend,
+        ops::FloatTensor,
+    },
+};
+use burn_flex::{Flex, FlexTensor};
+
+use crate::{
+    at::At,
+    ops::{
+        attention::{self, AttentionAt, Heads, LayerCache, Segments},
+        embedding, gather, gelu, layer_norm, linear, log_prob, rms_norm, rotary, silu, softmax,
+    },
+};
+
+/// A float tensor as a backend holds it; all here are `[rows, width]`, vectors `[1, width]`.
+pub type Primitive<B> = FloatTensor<B>;
+
+/// The gradients of an operator's inputs, `None` where nobody needs one.
+pub type Grads<B, const N: usize> = [Option<Primitive<B>>; N];
+
+/// A burn backend with the instrumented operators.
+pub trait NoisyBackend: Backend {
+    /// A tensor's elements on the host.
+    type Host: Deref<Target = [f32]> + Send + Sync;
+
+    /// The elements of `x`, row by row.
+    fn host(x: &Primitive<Self>) -> Self::Host;
+
+    /// A tensor `[rows, width]` on the device of `like`.
+    fn upload(data: Vec<f32>, shape: [usize; 2], like: &Primitive<Self>) -> Primitive<Self> {
+        Self::float_from_data(TensorData::new(data, shape), &Self::float_device(like))
+    }
+
+    /// See [`linear::linear`].
+    fn noisy_linear(x: &Primitive<Self>, w: &Primitive<Self>, b: Option<&Primitive<Self>>, at: &At) -> Primitive<Self> {
+        linear::forward::<Self>(x, w, b, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_linear`] with respect to input, weight and bias.
+    fn noisy_linear_backward(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        needs: [bool; 3],
+        at: &At,
+    ) -> Grads<Self, 3> {
+        linear::backward::<Self>(x, w, grad, needs, at)
+    }
+
+    /// See [`attention::attention`].
+    fn noisy_attention(
+        qkv: [&Primitive<Self>; 3],
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> Primitive<Self> {
+        attention::forward::<Self>(qkv, heads, segments, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_attention`] with respect to queries, keys and values.
+    fn noisy_attention_backward(
+        qkv: [&Primitive<Self>; 3],
+        grad: &Primitive<Self>,
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> [Primitive<Self>; 3] {
+        attention::backward::<Self>(qkv, grad, heads, segments, at)
+    }
+
+    /// See [`attention::cached_attention`].
+    fn noisy_cached_attention(
+        qkv: [&Primitive<Self>; 3],
+        caches: &mut [&mut LayerCache],
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> Primitive<Self> {
+        attention::forward_cached::<Self>(qkv, caches, heads, segments, at)
+    }
+
+    /// See [`softmax::softmax`].
+    fn noisy_softmax(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        softmax::forward::<Self>(x, at)
+    }
+
+    /// Gradient of [`NoisyBackend::noisy_softmax`].
+    fn noisy_softmax_backward(x: &Primitive<Self>, grad: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        softmax::backward::<Self>(x, grad, at)
+    }
+
+    /// See [`rms_norm::rms_norm`].
+    fn noisy_rms_norm(x: &Primitive<Self>, w: &Primitive<Self>, epsilon: f32, at: &At) -> Primitive<Self> {
+        rms_norm::forward::<Self>(x, w, epsilon, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_rms_norm`] with respect to input and weight.
+    fn noisy_rms_norm_backward(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        epsilon: f32,
+        at: &At,
+    ) -> [Primitive<Self>; 2] {
+        rms_norm::backward::<Self>(x, w, grad, epsilon, at)
+    }
+
+    /// See [`layer_norm::layer_norm`].
+    fn noisy_layer_norm(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        b: &Primitive<Self>,
+        epsilon: f32,
+        at: &At,
+    ) -> Primitive<Self> {
+        layer_norm::forward::<Self>(x, w, b, epsilon, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_layer_norm`] with respect to input, weight and bias.
+    fn noisy_layer_norm_backward(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        epsilon: f32,
+        at: &At,
+    ) -> [Primitive<Self>; 3] {
+        layer_norm::backward::<Self>(x, w, grad, epsilon, at)
+    }
+
+    /// See [`silu::silu`].
+    fn noisy_silu(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        silu::forward::<Self>(x, at)
+    }
+
+    /// Gradient of [`NoisyBackend::noisy_silu`].
+    fn noisy_silu_backward(x: &Primitive<Self>, grad: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        silu::backward::<Self>(x, grad, at)
+    }
+
+    /// See [`gelu::gelu`].
+    fn noisy_gelu(x: &Primitive<Self>, approximation: gelu::Approximation, at: &At) -> Primitive<Self> {
+        gelu::forward::<Self>(x, approximation, at)
+    }
+
+    /// Gradient of [`NoisyBackend::noisy_gelu`].
+    fn noisy_gelu_backward(
+        x: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        approximation: gelu::Approximation,
+        at: &At,
+    ) -> Primitive<Self> {
+        gelu::backward::<Self>(x, grad, approximation, at)
+    }
+
+    /// See [`embedding::embedding`].
+    fn noisy_embedding(w: &Primitive<Self>, ids: &[u32], at: &At) -> Primitive<Self> {
+        embedding::forward::<Self>(w, ids, at)
+    }
+
+    /// Gradient of [`NoisyBackend::noisy_embedding`] with respect to the table.
+    fn noisy_embedding_backward(w: &Primitive<Self>, ids: &[u32], grad: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        embedding::backward::<Self>(w, ids, grad, at)
+    }
+
+    /// See [`rotary::rotary`].
+    fn rotary(x: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
+        rotary::forward::<Self>(x, angles)
+    }
+
+    /// Gradient of [`NoisyBackend::rotary`].
+    fn rotary_backward(grad: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
+        rotary::backward::<Self>(grad, angles)
+    }
+
+    /// See [`gather::gather_rows`].
+    fn gather_rows(x: &Primitive<Self>, rows: &[u32]) -> Primitive<Self> {
+        gather::forward::<Self>(x, rows)
+    }
+
+    /// Gradient of [`NoisyBackend::gather_rows`] for an input of `height` rows.
+    fn gather_rows_backward(grad: &Primitive<Self>, rows: &[u32], height: usize) -> Primitive<Self> {
+        gather::backward::<Self>(grad, rows, height)
+    }
+
+    /// See [`log_prob::log_prob`].
+    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> (Primitive<Self>, Vec<f32>) {
+        log_prob::forward::<Self>(logits, targets, temperature)
+    }
+
+    /// Gradient of [`NoisyBackend::log_prob`].
+    fn log_prob_backward(
+        logits: &Primitive<Self>,
+        targets: &[u32],
+        temperature: f32,
+        grad: &Primitive<Self>,
+    ) -> Primitive<Self> {
+        log_prob::backward::<Self>(logits, targets, temperature, grad)
+    }
+}
+
+/// A Flex tensor's own memory, made contiguous where it is a view.
+#[derive(Debug)]
+pub struct FlexHost(FlexTensor);
+
+impl Deref for FlexHost {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0.storage::<f32>()[..self.0.layout().num_elements()]
+    }
+}
+
+impl NoisyBackend for Flex {
+    type Host = FlexHost;
+
+    fn host(x: &FlexTensor) -> FlexHost {
+        FlexHost(x.to_contiguous())
+    }
+}
+
+impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
+    type Host = B::Host;
+
+    fn host(x: &Primitive<Self>) -> B::Host {
+        B::host(&x.primitive)
+    }
+
+    fn noisy_linear(x: &Primitive<Self>, w: &Primitive<Self>, b: Option<&Primitive<Self>>, at: &At) -> Primitive<Self> {
+        let y = B::noisy_linear(&x.primitive, &w.primitive, b.map(|b| &b.primitive), at);
+        // Without a bias the weight stands in its place, and no gradient is asked for there.
+        let state = (x.primitive.clone(), w.primitive.clone(), b.is_some(), at.clone());
+        record::<B, C, _, 3>([x, w, b.unwrap_or(w)], y, state, |(x, w, has_bias, at), grad, needs| {
+            B::noisy_linear_backward(x, w, &grad, [needs[0], needs[1], needs[2] && *has_bias], at)
+        })
+    }
+
+    fn noisy_attention(
+        [q, k, v]: [&Primitive<Self>; 3],
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> Primitive<Self> {
+        let y = B::noisy_attention([&q.primitive, &k.primitive, &v.primitive], heads, segments, at);
+        let qkv = [q, k, v].map(|x| x.primitive.clone());
+        record::<B, C, _, 3>([q, k, v], y, (qkv, heads, segments.clone(), at.clone()), |state, grad, _| {
+            let ([q, k, v], heads, segments, at) = state;
+            B::noisy_attention_backward([q, k, v], &grad, *heads, segments, at).map(Some)
+        })
+    }
+
+    fn noisy_softmax(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        let y = B::noisy_softmax(&x.primitive, at);
+        record::<B, C, _, 1>([x], y, (x.primitive.clone(), at.clone()), |(x, at), grad, _| {
+            [Some(B::noisy_softmax_backward(x, &grad, at))]
+        })
+    }
+
+    fn noisy_rms_norm(x: &Primitive<Self>, w: &Primitive<Self>, epsilon: f32, at: &At) -> Primitive<Self> {
+        let y = B::noisy_rms_norm(&x.primitive, &w.primitive, epsilon, at);
+        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone());
+        record::<B, C, _, 2>([x, w], y, state, |(x, w, epsilon, at), grad, _| {
+            B::noisy_rms_norm_backward(x, w, &grad, *epsilon, at).map(Some)
+        })
+    }
+
+    fn noisy_layer_norm(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        b: &Primitive<Self>,
+        epsilon: f32,
+        at: &At,
+    ) -> Primitive<Self> {
+        let y = B::noisy_layer_norm(&x.primitive, &w.primitive, &b.primitive, epsilon, at);
+        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone());
+        record::<B, C, _, 3>([x, w, b], y, state, |(x, w, epsilon, at), grad, _| {
+            B::noisy_layer_norm_backward(x, w, &grad, *epsilon, at).map(Some)
+        })
+    }
+
+    fn noisy_silu(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        let y = B::noisy_silu(&x.primitive, at);
+        record::<B, C, _, 1>([x], y, (x.primitive.clone(), at.clone()), |(x, at), grad, _| {
+            [Some(B::noisy_silu_backward(x, &grad, at))]
+        })
+    }
+
+    fn noisy_gelu(x: &Primitive<Self>, approximation: gelu::Approximation, at: &At) -> Primitive<Self> {
+        let y = B::noisy_gelu(&x.primitive, approximation, at);
+        let state = (x.primitive.clone(), approximation, at.clone());
+        record::<B, C, _, 1>([x], y, state, |(x, approximation, at), grad, _| {
+            [Some(B::noisy_gelu_backward(x, &grad, *approximation, at))]
+        })
+    }
+
+    fn noisy_embedding(w: &Primitive<Self>, ids: &[u32], at: &At) -> Primitive<Self> {
+        let y = B::noisy_embedding(&w.primitive, ids, at);
+        let state = (w.primitive.clone(), ids.to_vec(), at.clone());
+        record::<B, C, _, 1>([w], y, state, |(w, ids, at), grad, _| {
+            [Some(B::noisy_embedding_backward(w, ids, &grad, at))]
+        })
+    }
+
+    fn rotary(x: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
+        let y = B::rotary(&x.primitive, angles);
+        record::<B, C, _, 1>([x], y, angles.clone(), |angles, grad, _| [Some(B::rotary_backward(&grad, angles))])
+    }
+
+    fn gather_rows(x: &Primitive<Self>, rows: &[u32]) -> Primitive<Self> {
+        let y = B::gather_rows(&x.primitive, rows);
+        let state = (rows.to_vec(), x.shape().dims::<2>()[0]);
+        record::<B, C, _, 1>([x], y, state, |(rows, height), grad, _| {
+            [Some(B::gather_rows_backward(&grad, rows, *height))]
+        })
+    }
+
+    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> (Primitive<Self>, Vec<f32>) {
+        let (y, entropy) = B::log_prob(&logits.primitive, targets, temperature);
+        let state = (logits.primitive.clone(), targets.to_vec(), temperature);
+        let y = record::<B, C, _, 1>([logits], y, state, |(logits, targets, temperature), grad, _| {
+            [Some(B::log_prob_backward(logits, targets, *temperature, &grad))]
+        });
+        (y, entropy)
+    }
+}
+
+/// The gradient of a recorded operator: from its state, the gradient of its output, and which inputs need one.
+type BackwardFn<B, S, const N: usize> = fn(&S, Primitive<B>, [bool; N]) -> Grads<B, N>;
+
+/// A recorded operator; everything it needs is in its state.
+#[derive(Debug)]
+struct Recorded<S>(std::marker::PhantomData<fn() -> S>);
+
+impl<B, S, const N: usize> Backward<B, N> for Recorded<S>
+where
+    B: Backend,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    type State = (S, BackwardFn<B, S, N>);
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (state, backward) = ops.state;
+        let needs = std::array::from_fn(|i| ops.parents[i].is_some());
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        for (parent, grad) in parents.into_iter().zip(backward(&state, grad, needs)) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent, grad);
+            }
+        }
+    }
+}
+
+/// Puts an operator with `N` differentiable inputs on the tape.
+fn record<B, C, S, const N: usize>(
+    inputs: [&Primitive<Autodiff<B, C>>; N],
+    output: Primitive<B>,
+    state: S,
+    backward: BackwardFn<B, S, N>,
+) -> Primitive<Autodiff<B, C>>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    let nodes = inputs.map(|x| x.node.clone());
+    match Recorded::<S>(std::marker::PhantomData).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((state, backward), output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
+}
+
+/// Rows and width of a tensor.
+pub(crate) fn shape_of<B: Backend>(x: &Primitive<B>) -> [usize; 2] {
+    x.shape().dims::<2>()
+}

@@ -1,0 +1,23 @@
+//! Where numerical errors enter: every numeric operation of a decoder is a named *site*, and every error is a *rule*
+//! that says at which sites, in which phases and passes, and what.
+//!
+//! A [`Plan`] is a list of rules. Bound to a model's sites it becomes a [`BoundPlan`], which hands out the
+//! [`Noise`] of one step; an operator is given its part of it as an [`At`], injects what that carries, and the
+//! plan's receipt counts and measures every injection.
+
+mod at;
+mod backend;
+mod glob;
+pub mod ops;
+mod plan;
+mod receipt;
+mod rule;
+mod site;
+
+pub use at::{At, Noise, Rows};
+pub use backend::{Grads, NoisyBackend, Primitive};
+pub use hardy_numerics::Row;
+pub use plan::{BindError, BoundPlan, Plan, Streams};
+pub use receipt::{Receipt, group_receipts};
+pub use rule::{Layers, Ops, Rule, RuleError};
+pub use site::{Op, Pass, Phase, Point, Site, SiteId};

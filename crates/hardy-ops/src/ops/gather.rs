@@ -1,0 +1,32 @@
+//! Some rows of an activation, so that the head computes logits only where somebody reads them. It moves numbers
+//! without computing any, so no error enters here.
+
+use burn::tensor::Tensor;
+
+use super::{embedding::scatter, primitive, tensor};
+use crate::backend::{NoisyBackend, Primitive, shape_of};
+
+/// The rows of `x` `[tokens, width]` that `rows` names, in that order.
+///
+/// # Panics
+/// If a row does not exist.
+pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: &[u32]) -> Tensor<B, 2> {
+    tensor(B::gather_rows(&primitive(x), rows))
+}
+
+/// The forward pass on host slices.
+pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
+    let [_, width] = shape_of::<B>(x);
+    let x_host = B::host(x);
+    let mut y = Vec::with_capacity(rows.len() * width);
+    for &row in rows {
+        y.extend_from_slice(&x_host[row as usize * width..][..width]);
+    }
+    B::upload(y, [rows.len(), width], x)
+}
+
+/// Every gradient row goes back to where its row came from.
+pub fn backward<B: NoisyBackend>(grad: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
+    let [_, width] = shape_of::<B>(grad);
+    B::upload(scatter(&B::host(grad), rows, height, width), [height, width], grad)
+}

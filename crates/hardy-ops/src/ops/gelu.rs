@@ -1,0 +1,93 @@
+//! GELU, `y = x·Φ(x)`, exact or by the tanh approximation (arXiv:1606.08415). Errors enter at the input and the
+//! output; backward, at ∂x.
+
+use burn::tensor::Tensor;
+use hardy_numerics::math;
+
+use super::{parallel, primitive, tensor};
+use crate::{
+    at::{At, Operand},
+    backend::{NoisyBackend, Primitive, shape_of},
+    site::Point,
+};
+
+/// How Φ is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approximation {
+    /// By the error function: `gelu` in Hugging Face files.
+    Exact,
+    /// By a hyperbolic tangent: `gelu_new` and `gelu_pytorch_tanh`.
+    Tanh,
+}
+
+/// √(2/π).
+const ROOT: f32 = 0.797_884_6;
+/// The cubic coefficient of the tanh form.
+const CUBIC: f32 = 0.044_715;
+
+impl Approximation {
+    /// Φ(x) and x·Φ'(x).
+    #[inline(always)]
+    fn value_and_slope(self, x: f32) -> (f32, f32) {
+        match self {
+            Self::Exact => {
+                let density = math::exp(-0.5 * x * x) * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
+                (0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)), x * density)
+            }
+            Self::Tanh => {
+                let t = tanh(ROOT * (x + CUBIC * x * x * x));
+                let inner = ROOT * (1.0 + 3.0 * CUBIC * x * x);
+                (0.5 * (1.0 + t), 0.5 * x * (1.0 - t * t) * inner)
+            }
+        }
+    }
+}
+
+/// Applies GELU to every element of `x` `[tokens, width]`.
+pub fn gelu<B: NoisyBackend>(x: Tensor<B, 2>, approximation: Approximation, at: &At) -> Tensor<B, 2> {
+    tensor(B::noisy_gelu(&primitive(x), approximation, at))
+}
+
+/// The forward pass on host slices.
+pub fn forward<B: NoisyBackend>(x: &Primitive<B>, approximation: Approximation, at: &At) -> Primitive<B> {
+    let shape = shape_of::<B>(x);
+    let mut y = at.input(Operand::Lhs, &B::host(x)).into_owned();
+    parallel::for_chunks(&mut y, shape[1], #[inline(always)] |_, y| {
+        y.iter_mut().for_each(|y| *y *= approximation.value_and_slope(*y).0);
+    });
+    at.output(&mut y);
+    B::upload(y, shape, x)
+}
+
+/// `∂y/∂x = Φ(x) + x·Φ'(x)`.
+pub fn backward<B: NoisyBackend>(
+    x: &Primitive<B>,
+    grad: &Primitive<B>,
+    approximation: Approximation,
+    at: &At,
+) -> Primitive<B> {
+    let shape = shape_of::<B>(x);
+    let grad_host = B::host(grad);
+    let mut dx = at.again().input(Operand::Lhs, &B::host(x)).into_owned();
+    parallel::for_chunks(&mut dx, shape[1], #[inline(always)] |first, dx| {
+        for (dx, dy) in dx.iter_mut().zip(&grad_host[first * shape[1]..]) {
+            let (value, slope) = approximation.value_and_slope(*dx);
+            *dx = dy * (value + slope);
+        }
+    });
+    at.perturb_rows(Point::GradInput, Operand::Lhs, &mut dx);
+    B::upload(dx, shape, x)
+}
+
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (math::exp(2.0 * x) + 1.0)
+}
+
+/// The error function, absolute error below 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+    let poly = ((((1.061_405_4 * t - 1.453_152_1) * t + 1.421_413_8) * t - 0.284_496_74) * t + 0.254_829_6) * t;
+    (1.0 - poly * math::exp(-x * x)).copysign(x)
+}

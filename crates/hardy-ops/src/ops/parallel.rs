@@ -1,0 +1,47 @@
+//! Rows in parallel, in chunks whose size depends on their width alone, never on the number of threads.
+
+use hardy_numerics::simd::dispatch;
+use rayon::prelude::*;
+
+/// Elements of a chunk; below one chunk the calling thread does all.
+const CHUNK: usize = 16 * 1024;
+
+/// Rows of a chunk for rows of `width`.
+pub(crate) fn chunk_rows(width: usize) -> usize {
+    (CHUNK / width.max(1)).max(1)
+}
+
+/// Calls `kernel(first_row, rows)` on every chunk of `y` `[rows, width]`, under the best SIMD level.
+pub(crate) fn for_chunks(y: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
+    for_chunks_of(y, chunk_rows(width) * width, |first, chunk| kernel(first / width, chunk));
+}
+
+/// Calls `kernel(first_element, elements)` on every chunk of `size` elements of `y`.
+pub(crate) fn for_chunks_of(y: &mut [f32], size: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
+    let one = |(index, chunk): (usize, &mut [f32])| dispatch(#[inline(always)] || kernel(index * size, chunk));
+    if y.len() <= size {
+        return one((0, y));
+    }
+    y.par_chunks_mut(size).enumerate().for_each(one);
+}
+
+/// Sums what `kernel(first_row, last_row, &mut sum)` adds for every chunk of rows, in the order of the chunks.
+pub(crate) fn sum_over_chunks(
+    rows: usize,
+    width: usize,
+    size: usize,
+    kernel: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let step = chunk_rows(width);
+    let part = |first: usize| {
+        let mut sum = vec![0.0; size];
+        dispatch(#[inline(always)] || kernel(first, rows.min(first + step), &mut sum));
+        sum
+    };
+    let starts: Vec<usize> = (0..rows).step_by(step).collect();
+    let parts: Vec<Vec<f32>> = starts.into_par_iter().map(part).collect();
+    parts.into_iter().fold(vec![0.0; size], |mut total, part| {
+        total.iter_mut().zip(part).for_each(|(total, x)| *total += x);
+        total
+    })
+}

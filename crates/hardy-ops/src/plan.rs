@@ -1,0 +1,239 @@
+//! A plan is a list of rules; bound to a model's sites it knows every place at which each rule acts. Binding fails
+//! when a rule matches nothing, so that noise can not silently miss its target.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use hardy_numerics::NoiseKey;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    at::{Injection, Noise, SiteNoise},
+    receipt::{Receipt, Tally},
+    rule::{Rule, RuleError},
+    site::{Pass, Phase, Point, Site, SiteId},
+};
+
+/// Whether rollout and training see the same noise for the same tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Streams {
+    /// Every phase has its own noise.
+    #[default]
+    PerPhase,
+    /// All phases share one, as deterministic hardware would.
+    Shared,
+}
+
+/// A list of rules and the seed of their noise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The rules, applied in this order where several meet at one point.
+    pub rules: Vec<Rule>,
+    /// The run's seed, part of every noise value's address.
+    pub seed: u64,
+    /// Whether phases share their noise.
+    pub streams: Streams,
+}
+
+/// Why a plan can not be bound to a model.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BindError {
+    /// The rule is wrong by itself.
+    #[error("rule {number}: {source}")]
+    Rule {
+        /// The number of the rule, from 1.
+        number: usize,
+        /// What is wrong.
+        source: RuleError,
+    },
+    /// The rule selects nothing.
+    #[error("rule {number} matches no site: it asks for {rule}, but the model has {sites}")]
+    NoSite {
+        /// The number of the rule, from 1.
+        number: usize,
+        /// What the rule asks for.
+        rule: String,
+        /// The sites that exist, layers folded together.
+        sites: String,
+    },
+}
+
+impl Plan {
+    /// Binds the plan to a model's `sites`. Rules that name no phase act in those of `otherwise`.
+    ///
+    /// # Errors
+    /// A rule that is wrong by itself, or matches no site.
+    pub fn bind(&self, sites: &[Site], otherwise: &[Phase]) -> Result<BoundPlan, BindError> {
+        let mut slots = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            let number = index + 1;
+            rule.validate().map_err(|source| BindError::Rule { number, source })?;
+            let before = slots.len();
+            let selected = sites.iter().enumerate().filter(|(_, site)| rule.selects(site));
+            for (site, at) in selected {
+                for phase in Phase::ALL.into_iter().filter(|&phase| rule.acts_in(phase, otherwise)) {
+                    for point in rule.points(at.op) {
+                        push_slot(&mut slots, phase, SiteId(site), point, index);
+                    }
+                }
+            }
+            if slots.len() == before {
+                return Err(BindError::NoSite { number, rule: rule.to_string(), sites: describe(sites) });
+            }
+        }
+        Ok(BoundPlan { plan: self.clone(), sites: sites.into(), slots })
+    }
+}
+
+/// One rule at one point of one site in one phase.
+#[derive(Debug)]
+struct Slot {
+    phase: Phase,
+    site: SiteId,
+    point: Point,
+    rule: usize,
+    /// How many earlier rules act at the same point: part of the address, so that meeting rules draw apart.
+    ordinal: usize,
+    tally: Arc<Tally>,
+}
+
+fn push_slot(slots: &mut Vec<Slot>, phase: Phase, site: SiteId, point: Point, rule: usize) {
+    let same = |slot: &&Slot| (slot.phase, slot.site, slot.point) == (phase, site, point);
+    let ordinal = slots.iter().filter(same).count();
+    slots.push(Slot { phase, site, point, rule, ordinal, tally: Arc::default() });
+}
+
+/// The sites in one line, layers folded together.
+fn describe(sites: &[Site]) -> String {
+    let layers = sites.iter().filter_map(|site| site.layer).max();
+    let fold = |site: &Site| match site.layer {
+        Some(layer) => site.module.replacen(&format!(".{layer}."), ".N.", 1),
+        None => site.module.clone(),
+    };
+    let names: BTreeSet<String> =
+        sites.iter().map(|site| format!("{} ({})", fold(site), site.op.name())).collect();
+    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+    match layers {
+        Some(last) => format!("layers 0..={last} and the sites {names}"),
+        None => format!("the sites {names}"),
+    }
+}
+
+/// A plan that knows the sites at which each of its rules acts, and keeps their receipts.
+#[derive(Debug)]
+pub struct BoundPlan {
+    plan: Plan,
+    sites: Arc<[Site]>,
+    slots: Vec<Slot>,
+}
+
+impl BoundPlan {
+    /// The plan as it was written.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The noise of one phase at one step.
+    pub fn noise(&self, phase: Phase, step: u64) -> Noise {
+        let mut sites: Vec<Option<SiteNoise>> = vec![None; self.sites.len()];
+        for slot in self.slots.iter().filter(|slot| slot.phase == phase) {
+            let Some(perturbation) = self.plan.rules[slot.rule].perturbation(step) else { continue };
+            if perturbation.scale() == 0.0 {
+                continue;
+            }
+            slot.tally.arm();
+            let keys = [self.key(slot, step, "lhs"), self.key(slot, step, "rhs")];
+            let injection = Injection { perturbation, keys, tally: Arc::clone(&slot.tally) };
+            sites[slot.site.0].get_or_insert_default().push(slot.point, injection);
+        }
+        Noise::new(sites.into_iter().map(|site| site.map(Arc::new)).collect())
+    }
+
+    /// The key of a slot's noise; the element, row and sequence are added by the operator.
+    fn key(&self, slot: &Slot, step: u64, operand: &str) -> NoiseKey {
+        let stream = match self.plan.streams {
+            Streams::PerPhase => slot.phase.name(),
+            Streams::Shared => "shared",
+        };
+        let site = &self.sites[slot.site.0];
+        let (op, point, ordinal) = (site.op.name(), slot.point.name(), slot.ordinal);
+        let place = format!("{}/{op}/{point}/{operand}/{ordinal}", site.module);
+        NoiseKey::new(self.plan.seed, stream, step, &place)
+    }
+
+    /// The receipts of everything that noise was asked for, in the order of rules, then sites.
+    pub fn receipts(&self) -> Vec<Receipt> {
+        self.slots.iter().filter_map(|slot| self.receipt(slot)).collect()
+    }
+
+    fn receipt(&self, slot: &Slot) -> Option<Receipt> {
+        let counts = slot.tally.counts();
+        let site = &self.sites[slot.site.0];
+        counts.armed.then(|| Receipt {
+            site: site.module.clone(),
+            op: site.op,
+            point: slot.point,
+            phase: slot.phase,
+            pass: slot.point.pass(),
+            rule: slot.rule + 1,
+            kind: self.plan.rules[slot.rule].error.kind_name().to_owned(),
+            calls: counts.calls,
+            elements: counts.elements,
+            asked: if counts.elements == 0 { 0.0 } else { counts.asked / counts.elements as f64 },
+            measured: counts.energy.relative(),
+            error_energy: counts.energy.error,
+            signal_energy: counts.energy.signal,
+        })
+    }
+
+    /// Sets the counts back to those of `receipts`, so that a resumed run goes on counting.
+    pub fn restore(&self, receipts: &[Receipt]) {
+        for slot in &self.slots {
+            let site = &self.sites[slot.site.0];
+            let same = |receipt: &&Receipt| {
+                receipt.site == site.module
+                    && receipt.op == site.op
+                    && (receipt.point, receipt.phase, receipt.rule) == (slot.point, slot.phase, slot.rule + 1)
+            };
+            let Some(receipt) = receipts.iter().find(same) else { continue };
+            slot.tally.update(|counts| {
+                counts.armed = true;
+                counts.calls = receipt.calls;
+                counts.elements = receipt.elements;
+                counts.asked = receipt.asked * receipt.elements as f64;
+                counts.energy.error = receipt.error_energy;
+                counts.energy.signal = receipt.signal_energy;
+            });
+        }
+    }
+
+    /// What was asked for and never happened: one sentence for each rule, phase and pass in which noise was asked
+    /// for and no element was perturbed. Only training has a backward pass.
+    pub fn unfired(&self) -> Vec<String> {
+        let mut asked: Vec<(usize, Phase, Pass, u64)> = Vec::new();
+        for slot in self.slots.iter().filter(|slot| slot.tally.counts().armed) {
+            let pass = slot.point.pass();
+            if pass == Pass::Backward && slot.phase != Phase::Train {
+                continue;
+            }
+            let elements = slot.tally.counts().elements;
+            match asked.iter_mut().find(|row| (row.0, row.1, row.2) == (slot.rule, slot.phase, pass)) {
+                Some(row) => row.3 += elements,
+                None => asked.push((slot.rule, slot.phase, pass, elements)),
+            }
+        }
+        let silent = asked.into_iter().filter(|row| row.3 == 0);
+        silent
+            .map(|(rule, phase, pass, _)| {
+                let (phase, pass) = (phase.name(), if pass == Pass::Forward { "forward" } else { "backward" });
+                let what = &self.plan.rules[rule];
+                format!("rule {} ({what}) asked for noise in {phase}, {pass}, but none was injected", rule + 1)
+            })
+            .collect()
+    }
+
+    /// Whether some rule can act in `phase`.
+    pub fn acts_in(&self, phase: Phase) -> bool {
+        self.slots.iter().any(|slot| slot.phase == phase)
+    }
+}

@@ -1,0 +1,122 @@
+//! Receipts: what was really injected, counted and measured where it happened. A plan that asks for noise and
+//! whose receipt shows none did not do what its name says.
+
+use std::sync::{Mutex, PoisonError};
+
+use hardy_numerics::ErrorEnergy;
+use serde::{Deserialize, Serialize};
+
+use crate::site::{Op, Pass, Phase, Point};
+
+/// What one rule injected at one point of one site in one phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The module path of the site, or a group of sites.
+    pub site: String,
+    /// Its operator.
+    pub op: Op,
+    /// The point.
+    pub point: Point,
+    /// The phase.
+    pub phase: Phase,
+    /// The pass.
+    pub pass: Pass,
+    /// The number of the rule in its plan, from 1.
+    pub rule: usize,
+    /// The kind of perturbation.
+    pub kind: String,
+    /// Calls of the operator in which the error was injected.
+    pub calls: u64,
+    /// Elements that it was injected into.
+    pub elements: u64,
+    /// The scale that was asked for, on average over the elements.
+    pub asked: f64,
+    /// ‖err‖₂/‖x‖₂ over everything injected.
+    pub measured: f64,
+    /// Σ err², from which groups of receipts are measured.
+    pub error_energy: f64,
+    /// Σ x² of the values before the injection.
+    pub signal_energy: f64,
+}
+
+impl Receipt {
+    /// Adds the counts of `other` and measures anew.
+    fn absorb(&mut self, other: &Self) {
+        let elements = self.elements + other.elements;
+        if elements > 0 {
+            let sum = self.asked * self.elements as f64 + other.asked * other.elements as f64;
+            self.asked = sum / elements as f64;
+        }
+        self.calls += other.calls;
+        self.elements = elements;
+        self.error_energy += other.error_energy;
+        self.signal_energy += other.signal_energy;
+        self.measured =
+            ErrorEnergy { error: self.error_energy, signal: self.signal_energy }.relative();
+    }
+}
+
+/// Sums receipts over the sites that share operator, point, phase, pass and rule; the group's name says how many.
+pub fn group_receipts(receipts: &[Receipt]) -> Vec<Receipt> {
+    let mut groups: Vec<(usize, Receipt)> = Vec::new();
+    for receipt in receipts {
+        let same = |group: &Receipt| {
+            (group.phase, group.pass, group.op, group.point, group.rule)
+                == (receipt.phase, receipt.pass, receipt.op, receipt.point, receipt.rule)
+        };
+        match groups.iter_mut().find(|(_, group)| same(group)) {
+            Some((sites, group)) => {
+                *sites += 1;
+                group.absorb(receipt);
+            }
+            None => groups.push((1, receipt.clone())),
+        }
+    }
+    let name = |(sites, mut group): (usize, Receipt)| {
+        if sites > 1 {
+            group.site = format!("{sites} sites");
+        }
+        group
+    };
+    groups.into_iter().map(name).collect()
+}
+
+/// The running counts behind a receipt.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(Mutex<Counts>);
+
+/// What a tally holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub armed: bool,
+    pub calls: u64,
+    pub elements: u64,
+    /// Σ over elements of the scale asked for.
+    pub asked: f64,
+    pub energy: ErrorEnergy,
+}
+
+impl Tally {
+    /// Counts one call.
+    pub fn add(&self, elements: u64, scale: f64, energy: ErrorEnergy) {
+        self.update(|counts| {
+            counts.calls += 1;
+            counts.elements += elements;
+            counts.asked += scale * elements as f64;
+            counts.energy += energy;
+        });
+    }
+
+    /// Notes that noise was asked for.
+    pub fn arm(&self) {
+        self.update(|counts| counts.armed = true);
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn counts(&self) -> Counts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,318 @@
+//! A rule says where, when and what: which sites it selects, in which phases and passes it acts, and which
+//! perturbation it is. Rules are read from `[[noise]]` tables.
+
+use std::{fmt, sync::Arc};
+
+use hardy_numerics::Perturbation;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    glob,
+    site::{Op, Pass, Phase, Point, Site},
+};
+
+/// One error: where, when, what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The operators selected.
+    #[serde(default)]
+    pub ops: Ops,
+    /// The point: `input`, `output` or `weight` (or a gradient's own name, for backward errors alone).
+    #[serde(default = "output")]
+    pub at: Point,
+    /// The decoder layers selected. Sites outside the layers (embedding, last norm, head) need `"all"`.
+    #[serde(default)]
+    pub layers: Layers,
+    /// A glob on the module path.
+    #[serde(default = "star")]
+    pub modules: String,
+    /// Globs on module paths that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// The phases in which the rule acts; where it is silent, the user of the plan decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<Vec<Phase>>,
+    /// The passes in which the rule acts.
+    #[serde(default = "forward")]
+    pub pass: Vec<Pass>,
+    /// What is injected.
+    pub error: Perturbation,
+    /// The scale at every step, in place of `error.scale`; 0 is off. This is how AQN follows its schedule.
+    #[serde(skip)]
+    pub schedule: Option<Arc<[f64]>>,
+}
+
+fn output() -> Point {
+    Point::Output
+}
+
+fn star() -> String {
+    "*".to_owned()
+}
+
+fn forward() -> Vec<Pass> {
+    vec![Pass::Forward]
+}
+
+/// What is wrong with a rule by itself.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RuleError {
+    /// The scale is negative or not finite.
+    #[error("error {0}")]
+    Scale(String),
+    /// The list of phases or passes is empty, so that the rule could never act.
+    #[error("`{0}` is empty, so the rule could never act; name at least one")]
+    Never(&'static str),
+    /// The pass excludes the point.
+    #[error("`at = \"{0}\"` is a point of the backward pass, but `pass` does not name `backward`")]
+    PassExcludesPoint(&'static str),
+}
+
+impl Rule {
+    /// Relative Gaussian error of `scale` on the outputs of every linear and matmul, forward: what `--noise` means.
+    pub fn noise(scale: f64) -> Self {
+        Self {
+            ops: Ops::Some(vec![Op::Linear, Op::Matmul]),
+            at: Point::Output,
+            layers: Layers::All,
+            modules: star(),
+            exclude: Vec::new(),
+            during: None,
+            pass: forward(),
+            error: Perturbation::RelativeGaussian { scale },
+            schedule: None,
+        }
+    }
+
+    /// Adaptive quantisation noise (QeRL, arXiv:2510.11696): absolute Gaussian noise on RMSNorm weights in
+    /// rollouts, whose scale follows `sigma`, one value a step.
+    pub fn aqn(sigma: Vec<f64>) -> Self {
+        Self {
+            ops: Ops::Some(vec![Op::RmsNorm]),
+            at: Point::Weight,
+            during: Some(vec![Phase::Rollout]),
+            error: Perturbation::AbsoluteGaussian { scale: sigma.iter().copied().fold(0.0, f64::max) },
+            schedule: Some(sigma.into()),
+            ..Self::noise(0.0)
+        }
+    }
+
+    /// Checks what can be known without a model.
+    ///
+    /// # Errors
+    /// A scale that is negative or not finite, or a rule that could never act.
+    pub fn validate(&self) -> Result<(), RuleError> {
+        self.error.validate().map_err(RuleError::Scale)?;
+        if self.during.as_ref().is_some_and(Vec::is_empty) {
+            return Err(RuleError::Never("during"));
+        }
+        if self.pass.is_empty() {
+            return Err(RuleError::Never("pass"));
+        }
+        if self.at.pass() == Pass::Backward && !self.pass.contains(&Pass::Backward) {
+            return Err(RuleError::PassExcludesPoint(self.at.name()));
+        }
+        Ok(())
+    }
+
+    /// Whether the rule acts in `phase`; a rule that names no phase acts in those of `otherwise`.
+    pub fn acts_in(&self, phase: Phase, otherwise: &[Phase]) -> bool {
+        self.during.as_deref().unwrap_or(otherwise).contains(&phase)
+    }
+
+    /// The points at which the rule injects at a site with `op`: its own in the forward pass; in the backward pass
+    /// the gradients that answer to it, where an error on outputs means both products, ∂x and ∂W.
+    pub fn points(&self, op: Op) -> Vec<Point> {
+        let forward = self.pass.contains(&Pass::Forward).then_some(self.at).into_iter();
+        let backward: &[Point] = match self.at {
+            _ if !self.pass.contains(&Pass::Backward) => &[],
+            Point::Output => &[Point::GradInput, Point::GradWeight],
+            Point::Input | Point::GradInput => &[Point::GradInput],
+            Point::Weight | Point::GradWeight => &[Point::GradWeight],
+        };
+        let mut points: Vec<Point> = forward.chain(backward.iter().copied()).collect();
+        points.dedup();
+        points.retain(|point| op.points().contains(point));
+        points
+    }
+
+    /// Whether the rule selects `site`.
+    pub fn selects(&self, site: &Site) -> bool {
+        self.ops.contains(site.op)
+            && self.layers.contains(site.layer)
+            && glob::matches(&self.modules, &site.module)
+            && !self.exclude.iter().any(|pattern| glob::matches(pattern, &site.module))
+            && !self.points(site.op).is_empty()
+    }
+
+    /// The perturbation at `step`, or `None` where the schedule is at 0.
+    pub fn perturbation(&self, step: u64) -> Option<Perturbation> {
+        let Some(schedule) = &self.schedule else { return Some(self.error) };
+        let sigma = usize::try_from(step).ok().and_then(|step| schedule.get(step)).copied().unwrap_or(0.0);
+        (sigma != 0.0).then(|| self.error.with_scale(sigma))
+    }
+
+    /// Whether the rule injects anything at some step.
+    pub fn asks_for_noise(&self) -> bool {
+        match &self.schedule {
+            Some(schedule) => schedule.iter().any(|&sigma| sigma != 0.0),
+            None => self.error.scale() != 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ops {}, at {}, layers {}", self.ops, self.at.name(), self.layers)?;
+        if self.modules != "*" {
+            write!(f, ", modules {}", self.modules)?;
+        }
+        if !self.exclude.is_empty() {
+            write!(f, ", exclude {}", self.exclude.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+/// The operators of a rule: `"all"` or a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ops {
+    /// Every operator that has the rule's point.
+    #[default]
+    All,
+    /// These.
+    Some(Vec<Op>),
+}
+
+impl Ops {
+    fn contains(&self, op: Op) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ops) => ops.contains(&op),
+        }
+    }
+}
+
+impl fmt::Display for Ops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Some(ops) => {
+                write!(f, "[{}]", ops.iter().map(|op| op.name()).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+impl Serialize for Ops {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Some(ops) => ops.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Ops {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Word(String),
+            List(Vec<String>),
+        }
+        let names = match Raw::deserialize(deserializer)
+            .map_err(|_| D::Error::custom("`ops` must be \"all\" or a list of operators"))?
+        {
+            Raw::Word(word) if word == "all" => return Ok(Self::All),
+            Raw::Word(word) => vec![word],
+            Raw::List(list) => list,
+        };
+        if names.is_empty() {
+            return Err(D::Error::custom("`ops` is empty; name an operator, or write \"all\""));
+        }
+        names.iter().map(|name| op_named(name).map_err(D::Error::custom)).collect::<Result<_, _>>().map(Self::Some)
+    }
+}
+
+fn op_named(name: &str) -> Result<Op, String> {
+    Op::ALL.into_iter().find(|op| op.name() == name).ok_or_else(|| {
+        let known: Vec<&str> = Op::ALL.iter().map(|op| op.name()).collect();
+        format!("unknown operator `{name}`; the operators are {}, or \"all\"", known.join(", "))
+    })
+}
+
+/// The decoder layers of a rule: `"all"`, a range `"4..8"` (8 excluded) or `"4..=8"`, one number, or a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// Every site, in a layer or not.
+    #[default]
+    All,
+    /// From the first up to, not including, the second.
+    Range(usize, usize),
+    /// These.
+    List(Vec<usize>),
+}
+
+impl Layers {
+    fn contains(&self, layer: Option<usize>) -> bool {
+        match (self, layer) {
+            (Self::All, _) => true,
+            (_, None) => false,
+            (Self::Range(start, end), Some(layer)) => (*start..*end).contains(&layer),
+            (Self::List(list), Some(layer)) => list.contains(&layer),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "all" {
+            return Some(Self::All);
+        }
+        let (start, end) = text.split_once("..")?;
+        let start = start.trim().parse().ok()?;
+        let end = match end.trim().strip_prefix('=') {
+            Some(last) => last.trim().parse::<usize>().ok()?.checked_add(1)?,
+            None => end.trim().parse().ok()?,
+        };
+        (start < end).then_some(Self::Range(start, end))
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Range(start, end) => write!(f, "{start}..{end}"),
+            Self::List(list) => write!(f, "{list:?}"),
+        }
+    }
+}
+
+impl Serialize for Layers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::List(list) => list.serialize(serializer),
+            other => serializer.serialize_str(&other.to_string()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Text(String),
+            One(usize),
+            List(Vec<usize>),
+        }
+        let wrong = "`layers` must be \"all\", a range such as \"4..8\", or a list such as [1, 3]";
+        match Raw::deserialize(deserializer).map_err(|_| D::Error::custom(wrong))? {
+            Raw::Text(text) => Self::parse(&text)
+                .ok_or_else(|| D::Error::custom(format!("{wrong}, but is \"{text}\""))),
+            Raw::One(layer) => Ok(Self::List(vec![layer])),
+            Raw::List(list) => Ok(Self::List(list)),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Problems to learn from and to be judged on: read from a file or generated.
+//!
+//! A source is named by a short text, `builtin:arith` or a path, and gives the same problems in the same order every
+//! time.
+
+pub mod arith;
+mod error;
+mod jsonl;
+mod permutation;
+mod problem;
+mod source;
+mod style;
+
+pub use arith::Arith;
+pub use error::DataError;
+pub use jsonl::read_jsonl;
+pub use problem::{Problem, Split, truth_of};
+pub use source::{DEFAULT_PROBLEMS, load};
+pub use style::{AnswerStyle, REWARDED_SHARE, styled_answer};

@@ -1,0 +1,13 @@
+//! Objectives: from the log-probabilities of the sampled tokens to a loss and its derivative.
+//!
+//! Tokens of all sequences lie flat, one sequence after the other, and only response tokens are in there. Every
+//! aggregation is linear in the tokens' losses, so it is a weight per token ([`Mean::weights`]), and a batch can be
+//! worked through in parts whose losses and derivatives add up.
+
+mod aggregate;
+mod clipped_surrogate;
+mod kl;
+
+pub use aggregate::Mean;
+pub use clipped_surrogate::{Clip, Loss, Tokens, clipped_surrogate};
+pub use kl::{KlEstimator, add_kl, kl_penalty};

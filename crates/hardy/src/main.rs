@@ -1,0 +1,2 @@
+//! The `hardy` command line.
+fn main() {}
