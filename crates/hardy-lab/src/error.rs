@@ -58,6 +58,17 @@ pub enum LabError {
         /// The newest schema known.
         known: u32,
     },
+    /// A rule that names its phases, and not this one.
+    #[error(
+        "level {level}: no rule of the plan acts in evaluation; leave `during` out, or name \"eval\" there"
+    )]
+    NotInEval {
+        /// The level's label.
+        level: String,
+    },
+    /// A model, a plan or a run.
+    #[error(transparent)]
+    Train(#[from] hardy_train::error::Error),
     /// A record without levels, or a level without problems.
     #[error("{what} holds no answered problem")]
     Empty {
@@ -139,6 +150,15 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// Whether the input is at fault (exit code 2) rather than the run (1).
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Train(error) => error.is_input(),
+            Self::NoReceipt { .. } => false,
+            _ => true,
+        }
+    }
+
     /// For `map_err`: a failure to read or write `path`.
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::File { path: path.into(), source }

@@ -7,13 +7,16 @@
 
 pub mod compare;
 pub mod error;
+pub mod evaluate;
 pub mod format;
 pub mod html;
+pub mod nll;
 pub mod pairing;
 pub mod receipt;
 pub mod record;
 pub mod report;
 pub mod robustness;
+pub mod run;
 pub mod run_records;
 pub mod statistics;
 pub mod svg;

@@ -8,7 +8,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use hardy_ops::{
-    At, NoisyBackend, Noise, Row, Rows, SiteId,
+    At, Noise, NoisyBackend, Row, Rows, SiteId,
     ops::{
         attention::{AttentionAt, LayerCache, Segments, attention, cached_attention},
         embedding::embedding,
@@ -151,8 +151,9 @@ impl<B: NoisyBackend> Decoder<B> {
         let table = &self.blueprint.embedding;
         let mut x = embedding(self.parameters[table.weight].clone(), &batch.ids, &at(table.site));
         for (index, layer) in self.blueprint.layers.iter().enumerate() {
-            let caches: Option<Vec<&mut LayerCache>> =
-                caches.as_deref_mut().map(|all| all.iter_mut().map(|cache| &mut cache.layers[index]).collect());
+            let caches: Option<Vec<&mut LayerCache>> = caches
+                .as_deref_mut()
+                .map(|all| all.iter_mut().map(|cache| &mut cache.layers[index]).collect());
             let normed = self.norm(&layer.input_norm, x.clone(), &at);
             x = x + self.attention(layer, normed, batch, &angles, &at, caches);
             let normed = self.norm(&layer.post_norm, x.clone(), &at);
@@ -170,12 +171,14 @@ impl<B: NoisyBackend> Decoder<B> {
         at: &impl Fn(SiteId) -> At,
         caches: Option<Vec<&mut LayerCache>>,
     ) -> Tensor<B, 2> {
-        let [mut q, mut k, v] = [&layer.q, &layer.k, &layer.v].map(|part| self.linear_at(part, x.clone(), at));
+        let [mut q, mut k, v] =
+            [&layer.q, &layer.k, &layer.v].map(|part| self.linear_at(part, x.clone(), at));
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
             (q, k) = (self.norm(q_norm, q, at), self.norm(k_norm, k, at));
         }
         let (q, k) = (rotary(q, angles), rotary(k, angles));
-        let sites = AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
+        let sites =
+            AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
         let heads = self.blueprint.heads;
         let mixed = match caches {
             None => attention(q, k, v, heads, &batch.segments, &sites),

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use hardy_numerics::NoiseKey;
-use hardy_ops::{NoisyBackend, Noise, Row};
+use hardy_ops::{Noise, NoisyBackend, Row};
 use rayon::prelude::*;
 
 use crate::{

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 use burn_flex::Flex;
-use hardy_model::{Batch, Decoder, Generation, KvCache, Prompt, Sampler, TensorFile, generate, sequence_rows};
-use hardy_ops::{BoundPlan, NoisyBackend, Noise, Phase, Plan, Rule, ops::log_prob::log_prob};
+use hardy_model::{
+    Batch, Decoder, Generation, KvCache, Prompt, Sampler, TensorFile, generate, sequence_rows,
+};
+use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase, Plan, Rule, ops::log_prob::log_prob};
 
 /// The checkpoints of the golden directory that bring numbers with them.
 fn checkpoints() -> Vec<PathBuf> {
@@ -52,8 +54,11 @@ impl Golden {
 }
 
 fn pack(sequences: &[Vec<u32>]) -> Batch {
-    let rows: Vec<_> =
-        sequences.iter().enumerate().map(|(i, s)| sequence_rows(i as u64, i as u64, s.len(), s.len())).collect();
+    let rows: Vec<_> = sequences
+        .iter()
+        .enumerate()
+        .map(|(i, s)| sequence_rows(i as u64, i as u64, s.len(), s.len()))
+        .collect();
     Batch::pack(sequences.iter().zip(&rows).map(|(ids, rows)| (&ids[..], &rows[..])))
 }
 
@@ -116,7 +121,8 @@ fn golden_log_probs_loss_and_gradients_agree_with_transformers() {
             let theirs = golden.f32(&format!("grad/{}", spec.name));
             assert_eq!(ours.len(), theirs.len(), "{}", spec.name);
             let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-            let difference = norm(&mut ours.iter().zip(&theirs).map(|(a, b)| a - b)) / norm(&mut theirs.iter().copied());
+            let difference =
+                norm(&mut ours.iter().zip(&theirs).map(|(a, b)| a - b)) / norm(&mut theirs.iter().copied());
             // A key bias shifts all scores of a query alike: its gradient is rounding error alone.
             if norm(&mut theirs.iter().copied()) > 1e-6 {
                 worst = worst.max(difference);

@@ -1,13 +1,27 @@
 //! Learning: from problems to rewards, from rewards to advantages, from log-probabilities to a loss and its derivative.
 //!
-//! Everything in these modules is a plain function of numbers: no tensors, no devices, no global state. What is drawn
-//! at random is a function of a seed and an index.
+//! The pure parts (rewards, advantages, objectives, schedules, samplers) are plain functions of numbers: no tensors, no
+//! devices, no global state. [`grpo`] and [`sft`] are the loops that use them, each to be read from top to bottom.
 
+pub mod adamw;
 pub mod advantage;
+pub mod builtin;
+pub mod checkpoint;
+pub mod config;
 pub mod data;
+pub mod diagnosis;
+pub mod error;
+pub mod gradients;
+pub mod grpo;
 pub mod learning_rate;
 pub mod objective;
+pub mod plan_file;
+pub mod policy;
+pub mod presets;
 pub mod reward;
 pub mod sampler;
 pub mod schedule;
+pub mod sequence;
+pub mod sft;
 mod splitmix;
+pub mod toml_errors;

@@ -1,0 +1,288 @@
+//! A run from start to end: train step by step, evaluate at step 0, every so often and at the last step, keep a
+//! checkpoint at the same steps, and write everything into a run directory that is never overwritten.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use hardy_model::files::{write_atomically, write_json};
+use hardy_ops::{NoisyBackend, Phase};
+use hardy_train::{
+    builtin, checkpoint,
+    config::{RunConfig, refuse_existing},
+    data::{self, Problem, Split},
+    error::Error,
+    grpo::{StepRecord, Trainer, step_counts, training_problems},
+    policy::Policy,
+};
+
+use crate::{
+    error::LabError,
+    evaluate::{EVAL_DATA_SEED, Evaluation, Level},
+    record::EvalRecord,
+    report, run_records,
+    tensorboard::TensorBoardWriter,
+};
+
+/// What a run tells while it goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// It begins, or goes on after so many steps of so many.
+    Started {
+        /// The run's name.
+        name: &'a str,
+        /// Its directory.
+        directory: &'a Path,
+        /// Steps already made.
+        from: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// Responses of the step's rollouts that are finished, of so many.
+    Rollout(usize, usize),
+    /// A step was made, of so many.
+    Step(&'a StepRecord, u64),
+    /// Answers at a level that are finished, of so many.
+    Evaluating(&'a str, usize, usize),
+    /// An evaluation is finished.
+    Evaluated(&'a EvalRecord),
+    /// A checkpoint was written.
+    Checkpoint(&'a Path),
+}
+
+/// What was read and bound before anything is written: a run that can start.
+struct Prepared<B: NoisyBackend> {
+    trainer: Trainer<B>,
+    eval_problems: Vec<Problem>,
+    levels: Vec<Level>,
+}
+
+/// Checks a configuration as far as can be without writing: its model, data and plan.
+///
+/// # Errors
+/// What would stop the run from starting.
+pub fn dry_run<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<u64, LabError> {
+    Ok(prepare::<B>(config, device)?.trainer.total_steps)
+}
+
+fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Prepared<B>, LabError> {
+    let problems = training_problems(config)?;
+    let eval_problems = data::load(&config.data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval.n))
+        .map_err(Error::from)?;
+    let (total, per_epoch) = step_counts(config, problems.len())?;
+    let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
+    let plan = config.plan(total, per_epoch)?;
+    let plan =
+        plan.bind(&policy.decoder.blueprint.sites, &[Phase::Rollout, Phase::Train]).map_err(Error::from)?;
+    let levels = config.eval.noise_levels.iter().map(|&scale| Level::noise(scale, config.seed)).collect();
+    Ok(Prepared { trainer: Trainer::new(config, policy, plan, problems)?, eval_problems, levels })
+}
+
+/// Runs `config` in `directory`; gives the last evaluation.
+///
+/// # Errors
+/// Input that can not be used, a directory that exists (unless `resume`), or a run that fails.
+pub fn run<B: NoisyBackend>(
+    config: &RunConfig,
+    directory: &Path,
+    resume: bool,
+    device: &B::Device,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<EvalRecord, LabError> {
+    if !resume {
+        refuse_existing(directory)?;
+    }
+    let Prepared { mut trainer, eval_problems, levels } = prepare::<B>(config, device)?;
+    let text = config.to_toml();
+    if resume && directory.join("config.toml").exists() {
+        check_same_config(directory, config)?;
+        if let Some((_, newest)) = checkpoint::latest(directory) {
+            checkpoint::restore(&newest, &mut trainer, device)?;
+        }
+    } else {
+        fs::create_dir_all(directory.join("eval")).map_err(Error::file(directory))?;
+        write_atomically(&directory.join("config.toml"), text.as_bytes()).map_err(Error::from)?;
+    }
+    let (from, total) = (trainer.steps, trainer.total_steps);
+    tell(Event::Started { name: &config.name, directory, from, total });
+    let mut log = Log::open(directory, from)?;
+    let judge = Judge { config, directory, problems: &eval_problems, levels: &levels };
+    let mut last = match judge.existing(from) {
+        Some(record) if from > 0 => record,
+        _ => judge.evaluate_and_keep(&trainer, tell)?,
+    };
+    while trainer.steps < total {
+        let record = trainer
+            .step(|done, of| tell(Event::Rollout(done, of)))
+            .map_err(|error| name_last_good(error, directory))?;
+        log.write(&record)?;
+        tell(Event::Step(&record, total));
+        let due = config.eval.every > 0 && trainer.steps % config.eval.every as u64 == 0;
+        if due || trainer.steps == total {
+            last = judge.evaluate_and_keep(&trainer, tell)?;
+        }
+    }
+    if let Some(silent) = trainer.plan.unfired().into_iter().next() {
+        return Err(Error::Unfired(silent).into());
+    }
+    report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
+    Ok(last)
+}
+
+/// Runs every arm of `config`, each in its own directory under `directory`; gives their names, directories and last
+/// evaluations.
+///
+/// # Errors
+/// As [`run`]; arms that were finished before stay.
+pub fn run_arms<B: NoisyBackend>(
+    config: &RunConfig,
+    directory: &Path,
+    resume: bool,
+    device: &B::Device,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Vec<(String, PathBuf, EvalRecord)>, LabError> {
+    let arms = config.arms()?;
+    if config.arm.is_empty() {
+        let record = run::<B>(config, directory, resume, device, tell)?;
+        return Ok(vec![(config.name.clone(), directory.to_owned(), record)]);
+    }
+    if !resume {
+        refuse_existing(directory)?;
+    }
+    // What is wrong with a later arm should be known before the first one has run for hours.
+    for arm in &arms {
+        dry_run::<B>(arm, device)?;
+    }
+    let mut outcomes = Vec::new();
+    for arm in &arms {
+        let own = directory.join(&arm.name);
+        let record = run::<B>(arm, &own, resume, device, tell)?;
+        outcomes.push((arm.name.clone(), own, record));
+    }
+    let runs =
+        outcomes.iter().map(|(_, own, _)| run_records::read_run(own)).collect::<Result<Vec<_>, _>>()?;
+    report::write(&runs, &directory.join("report.html"))?;
+    Ok(outcomes)
+}
+
+/// Evaluates a trainer and keeps the record and a checkpoint.
+struct Judge<'a> {
+    config: &'a RunConfig,
+    directory: &'a Path,
+    problems: &'a [Problem],
+    levels: &'a [Level],
+}
+
+impl Judge<'_> {
+    fn path(&self, step: u64) -> PathBuf {
+        self.directory.join("eval").join(format!("step-{step:06}.json"))
+    }
+
+    fn existing(&self, step: u64) -> Option<EvalRecord> {
+        EvalRecord::read(&self.path(step)).ok()
+    }
+
+    fn evaluate_and_keep<B: NoisyBackend>(
+        &self,
+        trainer: &Trainer<B>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<EvalRecord, LabError> {
+        let config = self.config;
+        let evaluation = Evaluation {
+            policy: &trainer.policy,
+            problems: self.problems,
+            wording: &config.data.prompt,
+            model: &config.model.path,
+            data: &config.data.eval,
+            step: Some(trainer.steps),
+            seed: config.seed,
+            max_new_tokens: config.eval.max_new_tokens.unwrap_or(config.train.max_new_tokens),
+            batch: config.eval.batch,
+        };
+        let total = self.problems.len();
+        let record =
+            evaluation.run(self.levels, |level, done| tell(Event::Evaluating(&level.label, done, total)))?;
+        record.write(&self.path(trainer.steps))?;
+        let receipts = serde_json::to_value(trainer.plan.receipts()).unwrap_or_default();
+        write_json(&self.directory.join("receipts.json"), &receipts).map_err(Error::from)?;
+        tell(Event::Evaluated(&record));
+        tell(Event::Checkpoint(&checkpoint::save(self.directory, trainer)?));
+        Ok(record)
+    }
+}
+
+/// `metrics.jsonl` and the TensorBoard events of a run.
+struct Log {
+    path: PathBuf,
+    lines: fs::File,
+    board: TensorBoardWriter,
+}
+
+impl Log {
+    /// Opens the log after `steps` steps; lines of later steps, from a run that was cut off, are dropped.
+    fn open(directory: &Path, steps: u64) -> Result<Self, LabError> {
+        let path = directory.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
+        if kept != text {
+            write_atomically(&path, kept.as_bytes()).map_err(Error::from)?;
+        }
+        let lines =
+            fs::OpenOptions::new().create(true).append(true).open(&path).map_err(LabError::file(&path))?;
+        let board = directory.join("tensorboard");
+        let board = TensorBoardWriter::create(&board)?;
+        Ok(Self { path, lines, board })
+    }
+
+    fn write(&mut self, record: &StepRecord) -> Result<(), LabError> {
+        let value = serde_json::to_value(record).unwrap_or_default();
+        self.lines.write_all(format!("{value}\n").as_bytes()).map_err(LabError::file(&self.path))?;
+        let now = SystemTime::now();
+        let scalars = value.as_object().into_iter().flatten();
+        for (key, value) in scalars.filter(|(key, _)| *key != "step") {
+            if let Some(value) = value.as_f64() {
+                self.board.scalar(key, record.step, value as f32, now)?;
+            }
+        }
+        self.board.flush()
+    }
+}
+
+/// A resumed run must be the run that was started.
+fn check_same_config(directory: &Path, config: &RunConfig) -> Result<(), LabError> {
+    let path = directory.join("config.toml");
+    let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
+    let mut before: RunConfig =
+        hardy_train::toml_errors::parse(&text, &path.display().to_string()).map_err(Error::from)?;
+    before.build.clone_from(&config.build);
+    if before != *config {
+        let what = first_difference(&before, config);
+        return Err(Error::config(format!(
+            "{}: was started with another configuration ({what}); --resume goes on with the same one",
+            path.display()
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// The first line in which two configurations differ.
+fn first_difference(before: &RunConfig, now: &RunConfig) -> String {
+    let (before, now) = (before.to_toml(), now.to_toml());
+    let differs = before.lines().zip(now.lines()).find(|(a, b)| a != b);
+    differs.map_or_else(|| "keys added or removed".to_owned(), |(a, b)| format!("`{a}` then, `{b}` now"))
+}
+
+/// Names the last good checkpoint in the error of a step that failed.
+fn name_last_good(error: Error, directory: &Path) -> Error {
+    match (error, checkpoint::latest(directory)) {
+        (Error::NotFinite { step, what, site, magnitude, .. }, Some((_, path))) => {
+            let last_good = format!("the last good checkpoint is {}", path.display());
+            Error::NotFinite { step, what, site, magnitude, last_good }
+        }
+        (error, _) => error,
+    }
+}

@@ -1,0 +1,87 @@
+//! AdamW (arXiv:1711.05101), as PyTorch computes it: `p ← p·(1 − lr·λ) − lr·m̂/(√v̂ + ε)`.
+
+use burn::tensor::{Tensor, backend::Backend};
+
+/// What PyTorch adds to the denominator.
+const EPSILON: f64 = 1e-8;
+
+/// The moments of every parameter and how many steps they have seen.
+#[derive(Clone, Debug)]
+pub struct AdamW<B: Backend> {
+    /// β₁ and β₂.
+    pub betas: [f64; 2],
+    /// λ, the decoupled weight decay; not applied to vectors (norms and biases).
+    pub weight_decay: f64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Mean of the gradients, and of their squares, in the order of the parameters.
+    pub moments: Vec<[Tensor<B, 2>; 2]>,
+}
+
+impl<B: Backend> AdamW<B> {
+    /// Moments of zero for `parameters`.
+    pub fn new(parameters: &[Tensor<B, 2>], betas: [f64; 2], weight_decay: f64) -> Self {
+        let moments = parameters.iter().map(|p| [p.zeros_like(), p.zeros_like()]).collect();
+        Self { betas, weight_decay, steps: 0, moments }
+    }
+
+    /// One step on every parameter.
+    pub fn step(
+        &mut self,
+        parameters: &mut [Tensor<B, 2>],
+        gradients: Vec<Tensor<B, 2>>,
+        learning_rate: f64,
+    ) {
+        self.steps += 1;
+        let [b1, b2] = self.betas;
+        let steps = self.steps as f64;
+        let (correct_1, correct_2) = (1.0 - b1.powf(steps), 1.0 - b2.powf(steps));
+        for ((p, g), [m, v]) in parameters.iter_mut().zip(gradients).zip(&mut self.moments) {
+            let decay = if p.dims()[0] == 1 { 0.0 } else { self.weight_decay };
+            *m = m.clone() * b1 + g.clone() * (1.0 - b1);
+            *v = v.clone() * b2 + g.clone() * g * (1.0 - b2);
+            let direction = (m.clone() / correct_1) / ((v.clone() / correct_2).sqrt() + EPSILON);
+            *p = p.clone() * (1.0 - learning_rate * decay) - direction * learning_rate;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+
+    use super::*;
+
+    #[test]
+    fn two_steps_follow_the_definition_in_f64() {
+        let device = Default::default();
+        let mut parameters = [Tensor::<Flex, 2>::from_floats([[0.5, -1.0], [2.0, 0.0]], &device)];
+        let mut adam = AdamW::new(&parameters, [0.9, 0.95], 0.1);
+        let gradients = [[0.3_f64, -0.2, 0.0, 1.0], [0.1, 0.4, -0.5, 1.0]];
+        let (mut p, mut m, mut v) = ([0.5_f64, -1.0, 2.0, 0.0], [0.0_f64; 4], [0.0_f64; 4]);
+        for (step, g) in gradients.iter().enumerate() {
+            let shaped = [[g[0] as f32, g[1] as f32], [g[2] as f32, g[3] as f32]];
+            adam.step(&mut parameters, vec![Tensor::from_floats(shaped, &device)], 0.01);
+            let t = step as i32 + 1;
+            for i in 0..4 {
+                m[i] = 0.9 * m[i] + 0.1 * g[i];
+                v[i] = 0.95 * v[i] + 0.05 * g[i] * g[i];
+                let (m_hat, v_hat) = (m[i] / (1.0 - 0.9_f64.powi(t)), v[i] / (1.0 - 0.95_f64.powi(t)));
+                p[i] = p[i] * (1.0 - 0.01 * 0.1) - 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+        }
+        let ours: Vec<f32> = parameters[0].to_data().to_vec().unwrap();
+        assert!(ours.iter().zip(p).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6), "{ours:?} {p:?}");
+    }
+
+    #[test]
+    fn vectors_do_not_decay() {
+        let device = Default::default();
+        let mut parameters = [Tensor::<Flex, 2>::ones([1, 3], &device), Tensor::ones([2, 3], &device)];
+        let zeros = parameters.iter().map(Tensor::zeros_like).collect();
+        AdamW::new(&parameters, [0.9, 0.999], 0.5).step(&mut parameters, zeros, 0.1);
+        let first = |p: &Tensor<Flex, 2>| p.to_data().to_vec::<f32>().unwrap()[0];
+        assert_eq!(first(&parameters[0]), 1.0);
+        assert!((first(&parameters[1]) - 0.95).abs() < 1e-6);
+    }
+}

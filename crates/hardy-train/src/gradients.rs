@@ -1,0 +1,50 @@
+//! Gradients of all parameters, summed over the parts of a batch, and their norm.
+
+use burn::{backend::Autodiff, tensor::Tensor};
+use hardy_model::Decoder;
+use hardy_ops::NoisyBackend;
+
+/// One gradient a parameter, in the order of the parameters.
+#[derive(Clone, Debug)]
+pub struct Gradients<B: NoisyBackend>(Vec<Tensor<B, 2>>);
+
+impl<B: NoisyBackend> Gradients<B> {
+    /// Zeros for every parameter of `decoder`.
+    pub fn zeros(decoder: &Decoder<B>) -> Self {
+        Self(decoder.parameters.iter().map(Tensor::zeros_like).collect())
+    }
+
+    /// Goes back from `log_probs` `[tokens, 1]`, whose derivative in the loss is `d_log_prob`, and adds what arrives
+    /// at the parameters of `tracked`.
+    pub fn backward(
+        &mut self,
+        tracked: &Decoder<Autodiff<B>>,
+        log_probs: Tensor<Autodiff<B>, 2>,
+        d_log_prob: &[f32],
+    ) {
+        let derivative = Tensor::<Autodiff<B>, 1>::from_floats(d_log_prob, &log_probs.device());
+        let tape = (log_probs * derivative.reshape([d_log_prob.len(), 1])).sum().backward();
+        for (sum, parameter) in self.0.iter_mut().zip(&tracked.parameters) {
+            if let Some(gradient) = parameter.grad(&tape) {
+                *sum = sum.clone() + gradient;
+            }
+        }
+    }
+
+    /// The norm over all parameters.
+    pub fn norm(&self) -> f64 {
+        let square = |gradient: &Tensor<B, 2>| {
+            let host = B::host(&gradient.clone().into_primitive().tensor());
+            host.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>()
+        };
+        self.0.iter().map(square).sum::<f64>().sqrt()
+    }
+
+    /// The gradients, scaled down to `max_norm` where `norm` exceeds it; 0 never scales.
+    pub fn clipped(self, norm: f64, max_norm: f64) -> Vec<Tensor<B, 2>> {
+        if max_norm == 0.0 || norm <= max_norm {
+            return self.0;
+        }
+        self.0.into_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
+    }
+}

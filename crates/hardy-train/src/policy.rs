@@ -1,0 +1,112 @@
+//! A policy: a decoder with what turns problems into prompts and tokens into answers.
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use hardy_model::{ChatTemplate, Decoder, Dtype, Message, Prompt, Tokenizer, files::write_tensors};
+use hardy_ops::{Noise, NoisyBackend, ops::log_prob::log_prob};
+
+use crate::{data::Problem, error::Result, sequence::Packed};
+
+/// A decoder, its tokenizer and its chat template.
+#[derive(Clone, Debug)]
+pub struct Policy<B: NoisyBackend> {
+    /// The decoder.
+    pub decoder: Decoder<B>,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How a question becomes a prompt; without one, the question is the prompt.
+    pub template: Option<ChatTemplate>,
+}
+
+/// The sequence id of a problem's prompt: its tokens have the same noise in every sample.
+pub fn prompt_sequence(problem: u64) -> u64 {
+    problem << 16
+}
+
+/// The sequence id of a problem's sample.
+pub fn sample_sequence(problem: u64, sample: usize) -> u64 {
+    prompt_sequence(problem) + 1 + sample as u64
+}
+
+impl<B: NoisyBackend> Policy<B> {
+    /// Reads a Hugging Face directory.
+    ///
+    /// # Errors
+    /// Files that are missing, truncated, or do not fit each other.
+    pub fn from_dir(dir: &Path, device: &B::Device) -> Result<Self> {
+        Ok(Self {
+            decoder: Decoder::from_dir(dir, device)?,
+            tokenizer: Tokenizer::from_dir(dir)?,
+            template: ChatTemplate::from_dir(dir)?,
+        })
+    }
+
+    /// Writes a Hugging Face directory that exists.
+    ///
+    /// # Errors
+    /// A file that can not be written.
+    pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<()> {
+        let mut config = self.decoder.blueprint.config.clone();
+        config.dtype = dtype;
+        config.save(dir)?;
+        self.tokenizer.save(dir)?;
+        if let Some(template) = &self.template {
+            template.save(dir)?;
+        }
+        write_tensors(&dir.join("model.safetensors"), &self.decoder.to_host(), dtype)?;
+        Ok(())
+    }
+
+    /// The tokens that end a response.
+    pub fn stop(&self) -> Vec<u32> {
+        let mut stop = self.decoder.blueprint.config.eos_token_ids.clone();
+        stop.extend(self.tokenizer.eos().filter(|eos| !stop.contains(eos)));
+        stop
+    }
+
+    /// The prompt's text for a question; `wording` holds `{question}`.
+    ///
+    /// # Errors
+    /// A chat template that refuses it.
+    pub fn prompt_text(&self, question: &str, wording: &str) -> Result<String> {
+        let content = wording.replace("{question}", question);
+        match &self.template {
+            Some(template) => Ok(template.render(&[Message::user(content)], true)?),
+            None => Ok(content),
+        }
+    }
+
+    /// The prompts of problems, with the sequence ids of their samples.
+    ///
+    /// # Errors
+    /// A chat template or tokenizer that refuses a question.
+    pub fn prompts<'a>(
+        &self,
+        problems: impl IntoIterator<Item = &'a Problem>,
+        wording: &str,
+        samples: usize,
+    ) -> Result<Vec<Prompt>> {
+        let prompt = |problem: &Problem| {
+            Ok(Prompt {
+                ids: self.tokenizer.encode(&self.prompt_text(&problem.question, wording)?)?,
+                sequence: prompt_sequence(problem.id),
+                samples: (0..samples).map(|sample| sample_sequence(problem.id, sample)).collect(),
+            })
+        };
+        problems.into_iter().map(prompt).collect()
+    }
+}
+
+/// The log-probability of every response token of `packed`, `[tokens, 1]`, and the entropy of the distribution that
+/// it stands in, in nats.
+pub fn log_probs<B: NoisyBackend>(
+    decoder: &Decoder<B>,
+    packed: &Packed,
+    noise: &Noise,
+    temperature: f32,
+) -> (Tensor<B, 2>, Vec<f32>) {
+    let hidden = decoder.hidden(&packed.batch, noise);
+    let logits = decoder.logits(hidden, &packed.batch, &packed.rows, noise);
+    log_prob(logits, &packed.targets, temperature)
+}
