@@ -41,6 +41,9 @@ pub struct Batch {
 
 impl Batch {
     /// Packs sequences, each given by its tokens and their addresses.
+    ///
+    /// # Panics
+    /// If a sequence has not as many addresses as tokens.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = (&'a [u32], &'a [Row])>) -> Self {
         let (mut ids, mut rows, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for (tokens, addresses) in sequences {
@@ -155,7 +158,7 @@ impl<B: NoisyBackend> Decoder<B> {
                 .as_deref_mut()
                 .map(|all| all.iter_mut().map(|cache| &mut cache.layers[index]).collect());
             let normed = self.norm(&layer.input_norm, x.clone(), &at);
-            x = x + self.attention(layer, normed, batch, &angles, &at, caches);
+            x = x + self.attention(layer, &normed, batch, &angles, &at, caches);
             let normed = self.norm(&layer.post_norm, x.clone(), &at);
             x = x + self.mlp(layer, normed, &at);
         }
@@ -165,7 +168,7 @@ impl<B: NoisyBackend> Decoder<B> {
     fn attention(
         &self,
         layer: &Layer,
-        x: Tensor<B, 2>,
+        x: &Tensor<B, 2>,
         batch: &Batch,
         angles: &Angles,
         at: &impl Fn(SiteId) -> At,

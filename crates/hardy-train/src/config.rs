@@ -315,7 +315,7 @@ impl RunConfig {
         }
         let mut table: Table = toml_errors::parse(&text, &source)?;
         set.iter().try_for_each(|change| apply_change(&mut table, change))?;
-        from_table(table, "--set")
+        from_table(&table, "--set")
     }
 
     /// The runs that this configuration stands for: itself, or its arms, named `NAME/ARM`.
@@ -335,7 +335,7 @@ impl RunConfig {
             };
             let mut table = base.clone();
             merge(&mut table, changes);
-            let mut arm: Self = from_table(table, &format!("[[arm]] {name}"))?;
+            let mut arm: Self = from_table(&table, &format!("[[arm]] {name}"))?;
             if arms.iter().any(|other| other.name == *name) {
                 return Err(Error::config(format!("two [[arm]]s are called `{name}`")));
             }
@@ -417,8 +417,8 @@ impl RunConfig {
     }
 }
 
-fn from_table(table: Table, source: &str) -> Result<RunConfig> {
-    let text = toml::to_string(&table).map_err(|error| Error::config(error.to_string()))?;
+fn from_table(table: &Table, source: &str) -> Result<RunConfig> {
+    let text = toml::to_string(table).map_err(|error| Error::config(error.to_string()))?;
     let config: RunConfig = toml_errors::parse(&text, source)?;
     config.checked()
 }

@@ -164,11 +164,11 @@ impl<B: NoisyBackend> Trainer<B> {
         let noise = self.plan.noise(Phase::Train, self.steps);
         let sequences: Vec<Sequence> = rollouts.iter().map(|rollout| rollout.sequence.clone()).collect();
         let minibatches = self.minibatches(&rollouts);
-        let mut old = self.old_log_probs(&rollouts, &sequences, &minibatches, &noise);
+        let old = self.old_log_probs(&rollouts, &sequences, &minibatches, &noise);
         let mut record = self.describe(&rollouts);
         for (index, minibatch) in minibatches.iter().enumerate() {
-            let known = old.as_mut().map(|old| std::mem::take(&mut old[index]));
-            let update = self.update(minibatch, &sequences, &advantages, known, &rollouts, &noise)?;
+            let old = old.as_ref().map(|old| &old[index][..]);
+            let update = self.update(minibatch, &sequences, &advantages, old, &rollouts, &noise)?;
             update.add_to(&mut record, index, minibatches.len());
         }
         self.steps += 1;
@@ -285,7 +285,7 @@ impl<B: NoisyBackend> Trainer<B> {
         minibatch: &Range<usize>,
         sequences: &[Sequence],
         advantages: &[f32],
-        old: Option<Vec<f32>>,
+        old: Option<&[f32]>,
         rollouts: &[Rollout],
         noise: &Noise,
     ) -> Result<Update> {
@@ -303,7 +303,7 @@ impl<B: NoisyBackend> Trainer<B> {
             first_token = tokens.end;
             let (log_probs, entropy) = log_probs(&tracked, &packed, noise, self.train.temperature);
             let current = host(&log_probs);
-            let old = old.as_ref().map_or(&current[..], |old| &old[tokens.clone()]);
+            let old = old.map_or(&current[..], |old| &old[tokens.clone()]);
             let advantage: Vec<f32> =
                 part.clone().flat_map(|i| std::iter::repeat_n(advantages[i], lengths[i])).collect();
             let weight = &weights[tokens];

@@ -329,13 +329,18 @@ fn fresh<B: NoisyBackend>(
     model.eos_token_ids = tokenizer.eos().into_iter().collect();
     model.pad_token_id = tokenizer.pad();
     let blueprint = Blueprint::new(&model);
-    let scale = model.initializer_range;
-    let tensors = blueprint.parameters.iter().map(|spec| initial(spec, config.seed, scale)).collect();
+    let tensors = initial_weights(&blueprint, config.seed);
     Ok(Policy {
         decoder: Decoder::from_host(blueprint, tensors, device),
         tokenizer,
         template: Some(template),
     })
+}
+
+/// The weights of a model from nothing, a function of the seed and their names.
+pub fn initial_weights(blueprint: &Blueprint, seed: u64) -> Vec<HostTensor> {
+    let scale = blueprint.config.initializer_range;
+    blueprint.parameters.iter().map(|spec| initial(spec, seed, scale)).collect()
 }
 
 /// Norms start at 1, biases at 0, everything else normal.

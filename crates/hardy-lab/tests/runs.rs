@@ -1,0 +1,231 @@
+//! Whole runs on the built-in model, a few steps long: what they write, that they do not depend on the number of
+//! threads, and that a run which was cut off goes on as if it had not been.
+
+use std::{fs, path::Path};
+
+use burn_flex::Flex;
+use hardy_lab::run::{Event, run, run_arms};
+use hardy_train::{checkpoint, config::RunConfig, error::Error};
+use serde_json::Value;
+
+const CONFIG: &str = r#"
+name = "small"
+[model]
+path = "builtin:tiny"
+[data]
+train_problems = 16
+[train]
+steps = 4
+prompts_per_step = 4
+samples_per_prompt = 4
+learning_rate = 3e-4
+max_new_tokens = 48
+[[noise]]
+ops = ["linear", "matmul"]
+during = ["rollout", "train"]
+pass = ["forward", "backward"]
+error = { kind = "relative_gaussian", scale = 0.05 }
+[aqn]
+schedule = "constant"
+sigma = 0.01
+[eval]
+every = 2
+n = 8
+noise_levels = [0.0, 0.05]
+"#;
+
+fn config(changes: &[&str]) -> RunConfig {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.toml");
+    fs::write(&path, CONFIG).unwrap();
+    let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
+    RunConfig::load(path.to_str().unwrap(), &changes).unwrap()
+}
+
+fn go(config: &RunConfig, directory: &Path, resume: bool) {
+    run::<Flex>(config, directory, resume, &Default::default(), &mut |_| {}).unwrap();
+}
+
+/// `metrics.jsonl` without durations and rates.
+fn metrics(directory: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(directory.join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        let timed = |key: &str| key.ends_with("_seconds") || key.ends_with("_per_second");
+        value.as_object_mut().unwrap().retain(|key, _| !timed(key));
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+fn receipts(directory: &Path) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(directory.join("receipts.json")).unwrap()).unwrap()
+}
+
+fn evaluation(directory: &Path, step: u64) -> String {
+    fs::read_to_string(directory.join(format!("eval/step-{step:06}.json"))).unwrap()
+}
+
+#[test]
+fn a_run_writes_everything_that_its_directory_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("small");
+    go(&config(&[]), &own, false);
+    for file in ["config.toml", "metrics.jsonl", "receipts.json", "report.html", "tensorboard"] {
+        assert!(own.join(file).exists(), "{file}");
+    }
+    for step in [0, 2, 4] {
+        evaluation(&own, step);
+        let checkpoint = checkpoint::directory(&own, step);
+        for file in ["config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors", "state.json"] {
+            assert!(checkpoint.join(file).exists(), "{step}: {file}");
+        }
+    }
+    let metrics = metrics(&own);
+    assert_eq!(metrics.len(), 4);
+    // Old log-probabilities are recomputed under the same noise: the first ratio is exactly 1.
+    assert!(metrics.iter().all(|line| line["first_ratio_mean"] == 1.0 && line["first_ratio_deviation"] == 0.0));
+    assert!(metrics.iter().all(|line| line["aqn_sigma"] == 0.01));
+    let written = fs::read_to_string(own.join("config.toml")).unwrap();
+    assert!(written.contains("relative_gaussian"), "{written}");
+}
+
+#[test]
+fn receipts_show_the_noise_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    go(&config(&["train.steps=1"]), dir.path(), false);
+    let receipts = receipts(dir.path());
+    let of = |phase: &str, pass: &str, kind: &str| {
+        let same = |r: &&Value| r["phase"] == phase && r["pass"] == pass && r["kind"] == kind;
+        receipts.iter().filter(same).collect::<Vec<_>>()
+    };
+    for (phase, pass) in [("rollout", "forward"), ("train", "forward"), ("train", "backward")] {
+        let sum = |key: &str| -> f64 {
+            of(phase, pass, "relative_gaussian").iter().map(|r| r[key].as_f64().unwrap()).sum()
+        };
+        let measured = (sum("error_energy") / sum("signal_energy")).sqrt();
+        // A few large gradients carry most of the energy of so small a step, so that its estimate is coarser.
+        let tolerance = if pass == "forward" { 0.001 } else { 0.004 };
+        assert!((measured - 0.05).abs() < tolerance, "{phase} {pass}: {measured}");
+        assert!(of(phase, pass, "relative_gaussian").iter().all(|r| r["calls"].as_u64().unwrap() > 0));
+    }
+    assert!(of("rollout", "backward", "relative_gaussian").is_empty());
+    assert!(!of("rollout", "forward", "absolute_gaussian").is_empty());
+    assert!(of("train", "forward", "absolute_gaussian").is_empty(), "AQN acts in rollouts alone");
+}
+
+#[test]
+fn a_run_does_not_depend_on_the_number_of_threads() {
+    let with = |threads: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| go(&config(&["train.minibatches=2"]), dir.path(), false));
+        (metrics(dir.path()), receipts(dir.path()), evaluation(dir.path(), 4))
+    };
+    assert!(with(1) == with(2));
+}
+
+#[test]
+fn a_run_that_was_cut_off_goes_on_as_if_it_had_not_been() {
+    let whole = tempfile::tempdir().unwrap();
+    go(&config(&[]), whole.path(), false);
+    let cut = tempfile::tempdir().unwrap();
+    go(&config(&[]), cut.path(), false);
+    // As if killed in step 4: the last checkpoint is that of step 2, and a line was half written.
+    fs::remove_dir_all(checkpoint::directory(cut.path(), 4)).unwrap();
+    fs::remove_file(cut.path().join("eval/step-000004.json")).unwrap();
+    let lines = fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
+    let half: usize = lines.lines().take(3).map(|line| line.len() + 1).sum();
+    fs::write(cut.path().join("metrics.jsonl"), &lines[..half + 20]).unwrap();
+    go(&config(&[]), cut.path(), true);
+    assert_eq!(metrics(cut.path()), metrics(whole.path()));
+    assert_eq!(receipts(cut.path()), receipts(whole.path()));
+    assert_eq!(evaluation(cut.path(), 4), evaluation(whole.path(), 4));
+}
+
+#[test]
+fn the_first_ratio_is_exactly_one_with_several_minibatches_too() {
+    let dir = tempfile::tempdir().unwrap();
+    go(&config(&["train.minibatches=4", "train.steps=2", "train.micro_batch_tokens=100"]), dir.path(), false);
+    for line in metrics(dir.path()) {
+        assert_eq!((&line["first_ratio_mean"], &line["first_ratio_deviation"]), (&1.0.into(), &0.0.into()));
+        assert_ne!(line["ratio_max"], 1.0, "later minibatches see an updated policy");
+    }
+}
+
+#[test]
+fn an_existing_directory_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("precious"), "x").unwrap();
+    let error = run::<Flex>(&config(&[]), dir.path(), false, &Default::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("never overwritten") && error.is_input(), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_changed_configuration_can_not_be_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    go(&config(&["train.steps=1"]), dir.path(), false);
+    let changed = config(&["train.steps=1", "train.learning_rate=1e-3"]);
+    let error = run::<Flex>(&changed, dir.path(), true, &Default::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("learning_rate") && error.is_input(), "{error}");
+}
+
+#[test]
+fn a_rule_that_matches_nothing_stops_a_run_before_it_writes() {
+    let mut config = config(&[]);
+    config.noise[0].modules = "no.such.module".to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("run");
+    let error = run::<Flex>(&config, &own, false, &Default::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("rule 1 matches no site") && error.is_input(), "{error}");
+    assert!(!own.exists());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_names_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut steps = 0;
+    // A learning rate this large throws the weights beyond what f32 holds.
+    let config = config(&["train.learning_rate=1e30", "train.max_grad_norm=0", "eval.every=0"]);
+    let error = run::<Flex>(&config, dir.path(), false, &Default::default(), &mut |event| {
+        steps += usize::from(matches!(event, Event::Step(..)));
+    })
+    .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("not finite") && text.contains("model.") && text.contains("step-000000"), "{text}");
+    assert!(!error.is_input());
+    assert_eq!(metrics(dir.path()).len(), steps);
+}
+
+#[test]
+fn a_checkpoint_of_another_model_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    go(&config(&["train.steps=1"]), dir.path(), false);
+    let newest = checkpoint::latest(dir.path()).unwrap().1;
+    let path = newest.join("config.json");
+    let text = fs::read_to_string(&path).unwrap().replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3");
+    fs::write(&path, text).unwrap();
+    let error = run::<Flex>(&config(&["train.steps=1"]), dir.path(), true, &Default::default(), &mut |_| {});
+    let error: hardy_lab::LabError = error.unwrap_err();
+    assert!(error.to_string().contains("another model") && error.is_input(), "{error}");
+    assert!(matches!(error, hardy_lab::LabError::Train(Error::Checkpoint { .. })));
+}
+
+#[test]
+fn arms_share_the_configuration_but_what_they_say_themselves() {
+    let mut config = config(&["train.steps=1"]);
+    config.noise.clear();
+    config.aqn = None;
+    config.arm = vec![
+        toml::from_str("name = 'clean'").unwrap(),
+        toml::from_str("name = 'noise'\n[[noise]]\nops = 'linear'\nerror = { kind = 'relative_gaussian', scale = 0.1 }")
+            .unwrap(),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let outcomes = run_arms::<Flex>(&config, dir.path(), false, &Default::default(), &mut |_| {}).unwrap();
+    assert_eq!(outcomes.iter().map(|(name, ..)| &name[..]).collect::<Vec<_>>(), ["clean", "noise"]);
+    assert!(receipts(&dir.path().join("clean")).is_empty());
+    assert!(!receipts(&dir.path().join("noise")).is_empty());
+    assert!(dir.path().join("report.html").exists());
+}
