@@ -229,3 +229,38 @@ fn arms_share_the_configuration_but_what_they_say_themselves() {
     assert!(!receipts(&dir.path().join("noise")).is_empty());
     assert!(dir.path().join("report.html").exists());
 }
+
+#[test]
+fn the_divergence_from_the_starting_model_begins_at_zero_and_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&["train.kl_coefficient=0.001"]);
+    config.noise.clear();
+    config.aqn = None;
+    go(&config, dir.path(), false);
+    let kl: Vec<f64> = metrics(dir.path()).iter().map(|line| line["kl"].as_f64().unwrap()).collect();
+    assert_eq!(kl[0], 0.0);
+    assert!(kl[1..].iter().all(|&kl| kl > 0.0), "{kl:?}");
+}
+
+#[test]
+fn clean_rollouts_and_training_agree_on_log_probabilities() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&["train.steps=1"]);
+    config.noise.clear();
+    config.aqn = None;
+    go(&config, dir.path(), false);
+    assert!(metrics(dir.path())[0]["logprob_mismatch"].as_f64().unwrap() < 1e-5);
+}
+
+#[test]
+fn shared_streams_give_rollouts_and_training_the_same_noise() {
+    let mismatch = |streams: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(&["train.steps=1", &format!("streams={streams}")]);
+        config.aqn = None;
+        go(&config, dir.path(), false);
+        metrics(dir.path())[0]["logprob_mismatch"].as_f64().unwrap()
+    };
+    assert!(mismatch("shared") < 1e-4);
+    assert!(mismatch("per_phase") > 1e-2);
+}
