@@ -113,7 +113,8 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         ))
     }
 
-    fn bind(&self, level: &Level) -> Result<BoundPlan, LabError> {
+    /// Binds a level's plan, which must act in evaluation where it has rules.
+    pub(crate) fn bind(&self, level: &Level) -> Result<BoundPlan, LabError> {
         let sites = &self.policy.decoder.blueprint.sites;
         let plan = level.plan.bind(sites, &[Phase::Eval]).map_err(Error::from)?;
         if !level.plan.rules.is_empty() && !plan.acts_in(Phase::Eval) {

@@ -77,14 +77,18 @@ fn a_run_writes_everything_that_its_directory_promises() {
     for step in [0, 2, 4] {
         evaluation(&own, step);
         let checkpoint = checkpoint::directory(&own, step);
-        for file in ["config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors", "state.json"] {
+        for file in
+            ["config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors", "state.json"]
+        {
             assert!(checkpoint.join(file).exists(), "{step}: {file}");
         }
     }
     let metrics = metrics(&own);
     assert_eq!(metrics.len(), 4);
     // Old log-probabilities are recomputed under the same noise: the first ratio is exactly 1.
-    assert!(metrics.iter().all(|line| line["first_ratio_mean"] == 1.0 && line["first_ratio_deviation"] == 0.0));
+    assert!(
+        metrics.iter().all(|line| line["first_ratio_mean"] == 1.0 && line["first_ratio_deviation"] == 0.0)
+    );
     assert!(metrics.iter().all(|line| line["aqn_sigma"] == 0.01));
     let written = fs::read_to_string(own.join("config.toml")).unwrap();
     assert!(written.contains("relative_gaussian"), "{written}");
@@ -204,7 +208,8 @@ fn a_checkpoint_of_another_model_is_refused() {
     go(&config(&["train.steps=1"]), dir.path(), false);
     let newest = checkpoint::latest(dir.path()).unwrap().1;
     let path = newest.join("config.json");
-    let text = fs::read_to_string(&path).unwrap().replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3");
+    let text =
+        fs::read_to_string(&path).unwrap().replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3");
     fs::write(&path, text).unwrap();
     let error = run::<Flex>(&config(&["train.steps=1"]), dir.path(), true, &Default::default(), &mut |_| {});
     let error: hardy_lab::LabError = error.unwrap_err();
@@ -219,8 +224,10 @@ fn arms_share_the_configuration_but_what_they_say_themselves() {
     config.aqn = None;
     config.arm = vec![
         toml::from_str("name = 'clean'").unwrap(),
-        toml::from_str("name = 'noise'\n[[noise]]\nops = 'linear'\nerror = { kind = 'relative_gaussian', scale = 0.1 }")
-            .unwrap(),
+        toml::from_str(
+            "name = 'noise'\n[[noise]]\nops = 'linear'\nerror = { kind = 'relative_gaussian', scale = 0.1 }",
+        )
+        .unwrap(),
     ];
     let dir = tempfile::tempdir().unwrap();
     let outcomes = run_arms::<Flex>(&config, dir.path(), false, &Default::default(), &mut |_| {}).unwrap();

@@ -113,12 +113,11 @@ impl At {
     }
 
     /// Injects the errors of `point` into an activation `[rows, width]`.
-    pub(crate) fn perturb_rows(&self, point: Point, operand: Operand, x: &mut [f32]) {
+    pub(crate) fn perturb_rows(&self, point: Point, operand: Operand, width: usize, x: &mut [f32]) {
         for injection in self.injections(point) {
-            let width = x.len() / self.rows.len().max(1);
             let key = injection.keys[operand as usize];
             let energy = injection.perturbation.apply_rows(key, &self.rows, 0, width, x);
-            self.count(injection, x.len() as u64, energy);
+            self.count(injection, operand, x.len() as u64, energy);
         }
     }
 
@@ -126,23 +125,28 @@ impl At {
     pub(crate) fn perturb_flat(&self, point: Point, x: &mut [f32]) {
         for injection in self.injections(point) {
             let energy = injection.perturbation.apply_flat(injection.keys[0], x);
-            self.count(injection, x.len() as u64, energy);
+            self.count(injection, Operand::Lhs, x.len() as u64, energy);
         }
     }
 
-    fn count(&self, injection: &Injection, elements: u64, energy: ErrorEnergy) {
+    /// Counts what was injected; a call with two operands is counted with the first.
+    fn count(&self, injection: &Injection, operand: Operand, elements: u64, energy: ErrorEnergy) {
         if self.counted {
-            injection.tally.add(elements, injection.perturbation.scale(), energy);
+            let calls = match operand {
+                Operand::Lhs => 1,
+                Operand::Rhs => 0,
+            };
+            injection.tally.add(calls, elements, injection.perturbation.scale(), energy);
         }
     }
 
     /// The operator's view of its input `[rows, width]`.
-    pub(crate) fn input<'a>(&self, operand: Operand, x: &'a [f32]) -> Cow<'a, [f32]> {
+    pub(crate) fn input<'a>(&self, operand: Operand, width: usize, x: &'a [f32]) -> Cow<'a, [f32]> {
         if self.injections(Point::Input).is_empty() {
             return Cow::Borrowed(x);
         }
         let mut x = x.to_vec();
-        self.perturb_rows(Point::Input, operand, &mut x);
+        self.perturb_rows(Point::Input, operand, width, &mut x);
         Cow::Owned(x)
     }
 
@@ -157,15 +161,16 @@ impl At {
     }
 
     /// Injects the errors of the output `[rows, width]` and notes its magnitude.
-    pub(crate) fn output(&self, y: &mut [f32]) {
-        self.perturb_rows(Point::Output, Operand::Lhs, y);
+    pub(crate) fn output(&self, width: usize, y: &mut [f32]) {
+        self.perturb_rows(Point::Output, Operand::Lhs, width, y);
         self.note_magnitude(y);
     }
 
     /// Keeps the largest |y| where the noise is watched.
     pub(crate) fn note_magnitude(&self, y: &[f32]) {
         if let Some((all, site)) = &self.watch {
-            let largest = y.iter().fold(0.0_f32, |max, v| if v.is_nan() { f32::INFINITY } else { max.max(v.abs()) });
+            let largest =
+                y.iter().fold(0.0_f32, |max, v| if v.is_nan() { f32::INFINITY } else { max.max(v.abs()) });
             // The bits of non-negative floats are ordered as the floats are.
             all[*site].fetch_max(largest.to_bits(), Ordering::Relaxed);
         }
@@ -212,7 +217,7 @@ impl ByRow<'_> {
             }
         }
         for (injection, (elements, energy)) in self.injections.iter().zip(totals) {
-            self.at.count(injection, elements, energy);
+            self.at.count(injection, self.operand, elements, energy);
         }
     }
 }

@@ -15,11 +15,7 @@ use burn::{
             ops::{Backward, Ops, OpsKind},
         },
     },
-    tensor::{
-        TensorData, TensorMetadata,
-        backend::Backend,
-        ops::FloatTensor,
-    },
+    tensor::{TensorData, TensorMetadata, backend::Backend, ops::FloatTensor},
 };
 use burn_flex::{Flex, FlexTensor};
 
@@ -51,7 +47,12 @@ pub trait NoisyBackend: Backend {
     }
 
     /// See [`linear::linear`].
-    fn noisy_linear(x: &Primitive<Self>, w: &Primitive<Self>, b: Option<&Primitive<Self>>, at: &At) -> Primitive<Self> {
+    fn noisy_linear(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        b: Option<&Primitive<Self>>,
+        at: &At,
+    ) -> Primitive<Self> {
         linear::forward::<Self>(x, w, b, at)
     }
 
@@ -177,7 +178,12 @@ pub trait NoisyBackend: Backend {
     }
 
     /// Gradient of [`NoisyBackend::noisy_embedding`] with respect to the table.
-    fn noisy_embedding_backward(w: &Primitive<Self>, ids: &[u32], grad: &Primitive<Self>, at: &At) -> Primitive<Self> {
+    fn noisy_embedding_backward(
+        w: &Primitive<Self>,
+        ids: &[u32],
+        grad: &Primitive<Self>,
+        at: &At,
+    ) -> Primitive<Self> {
         embedding::backward::<Self>(w, ids, grad, at)
     }
 
@@ -244,7 +250,12 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         B::host(&x.primitive)
     }
 
-    fn noisy_linear(x: &Primitive<Self>, w: &Primitive<Self>, b: Option<&Primitive<Self>>, at: &At) -> Primitive<Self> {
+    fn noisy_linear(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        b: Option<&Primitive<Self>>,
+        at: &At,
+    ) -> Primitive<Self> {
         let y = B::noisy_linear(&x.primitive, &w.primitive, b.map(|b| &b.primitive), at);
         // Without a bias the weight stands in its place, and no gradient is asked for there.
         let state = (x.primitive.clone(), w.primitive.clone(), b.is_some(), at.clone());
@@ -321,7 +332,9 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     fn rotary(x: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
         let y = B::rotary(&x.primitive, angles);
-        record::<B, C, _, 1>([x], y, angles.clone(), |angles, grad, _| [Some(B::rotary_backward(&grad, angles))])
+        record::<B, C, _, 1>([x], y, angles.clone(), |angles, grad, _| {
+            [Some(B::rotary_backward(&grad, angles))]
+        })
     }
 
     fn gather_rows(x: &Primitive<Self>, rows: &[u32]) -> Primitive<Self> {

@@ -68,13 +68,27 @@ impl Plan {
         for (index, rule) in self.rules.iter().enumerate() {
             let number = index + 1;
             rule.validate().map_err(|source| BindError::Rule { number, source })?;
+            if !rule.pass.contains(&Pass::Forward) && !rule.acts_in(Phase::Train, otherwise) {
+                return Err(BindError::Rule { number, source: RuleError::NoBackward });
+            }
             let before = slots.len();
             let selected = sites.iter().enumerate().filter(|(_, site)| rule.selects(site));
             for (site, at) in selected {
-                for phase in Phase::ALL.into_iter().filter(|&phase| rule.acts_in(phase, otherwise)) {
-                    for point in rule.points(at.op) {
-                        push_slot(&mut slots, phase, SiteId(site), point, index);
-                    }
+                for point in rule.points(at.op) {
+                    let earlier = self.rules[..index].iter();
+                    let ordinal = earlier
+                        .filter(|rule| rule.selects(at) && rule.points(at.op).contains(&point))
+                        .count();
+                    let acts =
+                        |phase: &Phase| rule.acts_in(*phase, otherwise) && has_pass(*phase, point.pass());
+                    slots.extend(Phase::ALL.into_iter().filter(acts).map(|phase| Slot {
+                        phase,
+                        site: SiteId(site),
+                        point,
+                        rule: index,
+                        ordinal,
+                        tally: Arc::default(),
+                    }));
                 }
             }
             if slots.len() == before {
@@ -92,15 +106,15 @@ struct Slot {
     site: SiteId,
     point: Point,
     rule: usize,
-    /// How many earlier rules act at the same point: part of the address, so that meeting rules draw apart.
+    /// How many earlier rules act at the same point, in whatever phase: part of the address, so that meeting rules draw
+    /// apart, and a rule draws the same in every phase where phases share their noise.
     ordinal: usize,
     tally: Arc<Tally>,
 }
 
-fn push_slot(slots: &mut Vec<Slot>, phase: Phase, site: SiteId, point: Point, rule: usize) {
-    let same = |slot: &&Slot| (slot.phase, slot.site, slot.point) == (phase, site, point);
-    let ordinal = slots.iter().filter(same).count();
-    slots.push(Slot { phase, site, point, rule, ordinal, tally: Arc::default() });
+/// Only training has a backward pass.
+fn has_pass(phase: Phase, pass: Pass) -> bool {
+    pass == Pass::Forward || phase == Phase::Train
 }
 
 /// The sites in one line, layers folded together.
@@ -179,7 +193,7 @@ impl BoundPlan {
             kind: self.plan.rules[slot.rule].error.kind_name().to_owned(),
             calls: counts.calls,
             elements: counts.elements,
-            asked: if counts.elements == 0 { 0.0 } else { counts.asked / counts.elements as f64 },
+            asked: counts.asked,
             measured: counts.energy.relative(),
             error_energy: counts.energy.error,
             signal_energy: counts.energy.signal,
@@ -200,7 +214,7 @@ impl BoundPlan {
                 counts.armed = true;
                 counts.calls = receipt.calls;
                 counts.elements = receipt.elements;
-                counts.asked = receipt.asked * receipt.elements as f64;
+                counts.asked = receipt.asked;
                 counts.energy.error = receipt.error_energy;
                 counts.energy.signal = receipt.signal_energy;
             });
@@ -208,14 +222,11 @@ impl BoundPlan {
     }
 
     /// What was asked for and never happened: one sentence for each rule, phase and pass in which noise was asked
-    /// for and no element was perturbed. Only training has a backward pass.
+    /// for and no element was perturbed.
     pub fn unfired(&self) -> Vec<String> {
         let mut asked: Vec<(usize, Phase, Pass, u64)> = Vec::new();
         for slot in self.slots.iter().filter(|slot| slot.tally.counts().armed) {
             let pass = slot.point.pass();
-            if pass == Pass::Backward && slot.phase != Phase::Train {
-                continue;
-            }
             let elements = slot.tally.counts().elements;
             match asked.iter_mut().find(|row| (row.0, row.1, row.2) == (slot.rule, slot.phase, pass)) {
                 Some(row) => row.3 += elements,
@@ -225,9 +236,13 @@ impl BoundPlan {
         let silent = asked.into_iter().filter(|row| row.3 == 0);
         silent
             .map(|(rule, phase, pass, _)| {
-                let (phase, pass) = (phase.name(), if pass == Pass::Forward { "forward" } else { "backward" });
+                let (phase, pass) =
+                    (phase.name(), if pass == Pass::Forward { "forward" } else { "backward" });
                 let what = &self.plan.rules[rule];
-                format!("rule {} ({what}) asked for noise in {phase}, {pass}, but none was injected", rule + 1)
+                format!(
+                    "rule {} ({what}) asked for noise in {phase}, {pass}, but none was injected",
+                    rule + 1
+                )
             })
             .collect()
     }

@@ -42,18 +42,19 @@ pub struct Receipt {
 impl Receipt {
     /// Adds the counts of `other` and measures anew.
     fn absorb(&mut self, other: &Self) {
-        let elements = self.elements + other.elements;
-        if elements > 0 {
-            let sum = self.asked * self.elements as f64 + other.asked * other.elements as f64;
-            self.asked = sum / elements as f64;
-        }
+        self.elements += other.elements;
+        self.asked = mean_with(self.asked, other.asked, other.elements, self.elements);
         self.calls += other.calls;
-        self.elements = elements;
         self.error_energy += other.error_energy;
         self.signal_energy += other.signal_energy;
-        self.measured =
-            ErrorEnergy { error: self.error_energy, signal: self.signal_energy }.relative();
+        self.measured = ErrorEnergy { error: self.error_energy, signal: self.signal_energy }.relative();
     }
+}
+
+/// The mean over `total` elements, of which `new` ask for `scale` and the others on average for `mean`. Where all
+/// ask for the same it is that to the bit.
+fn mean_with(mean: f64, scale: f64, new: u64, total: u64) -> f64 {
+    if new == 0 { mean } else { mean + (scale - mean) * (new as f64 / total as f64) }
 }
 
 /// Sums receipts over the sites that share operator, point, phase, pass and rule; the group's name says how many.
@@ -91,18 +92,18 @@ pub(crate) struct Counts {
     pub armed: bool,
     pub calls: u64,
     pub elements: u64,
-    /// Σ over elements of the scale asked for.
+    /// The mean over elements of the scale asked for.
     pub asked: f64,
     pub energy: ErrorEnergy,
 }
 
 impl Tally {
-    /// Counts one call.
-    pub fn add(&self, elements: u64, scale: f64, energy: ErrorEnergy) {
+    /// Counts `calls` in which `elements` were perturbed.
+    pub fn add(&self, calls: u64, elements: u64, scale: f64, energy: ErrorEnergy) {
         self.update(|counts| {
-            counts.calls += 1;
+            counts.calls += calls;
             counts.elements += elements;
-            counts.asked += scale * elements as f64;
+            counts.asked = mean_with(counts.asked, scale, elements, counts.elements);
             counts.energy += energy;
         });
     }

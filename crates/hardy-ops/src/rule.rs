@@ -64,6 +64,19 @@ pub enum RuleError {
     /// The list of phases or passes is empty, so that the rule could never act.
     #[error("`{0}` is empty, so the rule could never act; name at least one")]
     Never(&'static str),
+    /// The schedule holds a scale that is negative or not finite.
+    #[error("step {step} of the schedule: {wrong}")]
+    Schedule {
+        /// The step, from 0.
+        step: usize,
+        /// What is wrong.
+        wrong: String,
+    },
+    /// An error of the backward pass alone, in phases that have none.
+    #[error(
+        "`pass` names only `backward`, which only the phase `train` has, and the rule does not act there"
+    )]
+    NoBackward,
     /// The pass excludes the point.
     #[error("`at = \"{0}\"` is a point of the backward pass, but `pass` does not name `backward`")]
     PassExcludesPoint(&'static str),
@@ -104,6 +117,10 @@ impl Rule {
     /// A scale that is negative or not finite, or a rule that could never act.
     pub fn validate(&self) -> Result<(), RuleError> {
         self.error.validate().map_err(RuleError::Scale)?;
+        for (step, &sigma) in self.schedule.iter().flat_map(|schedule| schedule.iter().enumerate()) {
+            let check = self.error.with_scale(sigma).validate();
+            check.map_err(|wrong| RuleError::Schedule { step, wrong })?;
+        }
         if self.during.as_ref().is_some_and(Vec::is_empty) {
             return Err(RuleError::Never("during"));
         }
@@ -232,7 +249,11 @@ impl<'de> Deserialize<'de> for Ops {
         if names.is_empty() {
             return Err(D::Error::custom("`ops` is empty; name an operator, or write \"all\""));
         }
-        names.iter().map(|name| op_named(name).map_err(D::Error::custom)).collect::<Result<_, _>>().map(Self::Some)
+        names
+            .iter()
+            .map(|name| op_named(name).map_err(D::Error::custom))
+            .collect::<Result<_, _>>()
+            .map(Self::Some)
     }
 }
 
@@ -309,9 +330,13 @@ impl<'de> Deserialize<'de> for Layers {
         }
         let wrong = "`layers` must be \"all\", a range such as \"4..8\", or a list such as [1, 3]";
         match Raw::deserialize(deserializer).map_err(|_| D::Error::custom(wrong))? {
-            Raw::Text(text) => Self::parse(&text)
-                .ok_or_else(|| D::Error::custom(format!("{wrong}, but is \"{text}\""))),
+            Raw::Text(text) => {
+                Self::parse(&text).ok_or_else(|| D::Error::custom(format!("{wrong}, but is \"{text}\"")))
+            }
             Raw::One(layer) => Ok(Self::List(vec![layer])),
+            Raw::List(list) if list.is_empty() => {
+                Err(D::Error::custom("`layers` is empty; name a layer, or write \"all\""))
+            }
             Raw::List(list) => Ok(Self::List(list)),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hardy_ops::{Plan, Rule, Streams};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     presets,
     reward::Extraction,
     schedule::Schedule,
-    toml_errors,
+    toml_errors::{self, TomlError},
 };
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.
@@ -112,7 +112,7 @@ pub struct TrainSection {
     /// Passes over the training problems; where neither this nor `steps` is given, 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<usize>,
-    /// Steps in all, in place of `epochs`.
+    /// Steps in all; where both are given this wins over `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
     /// Prompts of a step.
@@ -308,14 +308,7 @@ impl RunConfig {
     /// # Errors
     /// What can not be read or understood, with the line or key.
     pub fn load(spec: &str, set: &[String]) -> Result<Self> {
-        let (text, source) = presets::read(spec)?;
-        let typed: Self = toml_errors::parse(&text, &source)?;
-        if set.is_empty() {
-            return typed.checked();
-        }
-        let mut table: Table = toml_errors::parse(&text, &source)?;
-        set.iter().try_for_each(|change| apply_change(&mut table, change))?;
-        from_table(&table, "--set")
+        read_with_changes::<Self>(spec, set)?.checked()
     }
 
     /// The runs that this configuration stands for: itself, or its arms, named `NAME/ARM`.
@@ -335,7 +328,7 @@ impl RunConfig {
             };
             let mut table = base.clone();
             merge(&mut table, changes);
-            let mut arm: Self = from_table(&table, &format!("[[arm]] {name}"))?;
+            let mut arm: Self = from_table::<Self>(&table, &format!("[[arm]] {name}"))?.checked()?;
             if arms.iter().any(|other| other.name == *name) {
                 return Err(Error::config(format!("two [[arm]]s are called `{name}`")));
             }
@@ -380,9 +373,6 @@ impl RunConfig {
         if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(Error::config(format!("`{key}` is 0, but must be at least 1")));
         }
-        if train.epochs.is_some() && train.steps.is_some() {
-            return Err(Error::config("`train.epochs` and `train.steps` are both given; give one"));
-        }
         if train.minibatches > train.prompts_per_step {
             return Err(Error::config("`train.minibatches` exceeds `train.prompts_per_step`"));
         }
@@ -417,10 +407,22 @@ impl RunConfig {
     }
 }
 
-fn from_table(table: &Table, source: &str) -> Result<RunConfig> {
+/// Reads a preset or file, with `key=value` changes.
+pub(crate) fn read_with_changes<T: DeserializeOwned>(spec: &str, set: &[String]) -> Result<T> {
+    let (text, source) = presets::read(spec)?;
+    let unchanged: T = toml_errors::parse(&text, &source)?;
+    if set.is_empty() {
+        return Ok(unchanged);
+    }
+    let mut table: Table = toml_errors::parse(&text, &source)?;
+    set.iter().try_for_each(|change| apply_change(&mut table, change))?;
+    from_table(&table, "--set")
+}
+
+fn from_table<T: DeserializeOwned>(table: &Table, source: &str) -> Result<T> {
     let text = toml::to_string(table).map_err(|error| Error::config(error.to_string()))?;
-    let config: RunConfig = toml_errors::parse(&text, source)?;
-    config.checked()
+    // The lines of a table that was put together are nobody's lines.
+    Ok(toml_errors::parse(&text, source).map_err(|error| TomlError { line: None, ..error })?)
 }
 
 /// Lays `changes` over `base`: tables are merged, everything else is replaced.

@@ -13,17 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     adamw::AdamW,
     builtin,
-    config::DataSection,
+    config::{DataSection, read_with_changes},
     data::{self, Problem, Split, styled_answer},
     diagnosis::not_finite,
     error::{Error, Result},
     gradients::Gradients,
     learning_rate::{Decay, LearningRate},
     policy::{Policy, log_probs, prompt_sequence, sample_sequence},
-    presets,
     sampler::prompts_at_step,
     sequence::{Packed, Sequence, micro_batches},
-    toml_errors,
 };
 
 /// A supervised run.
@@ -161,14 +159,13 @@ pub struct SftRecord {
 }
 
 impl SftConfig {
-    /// Reads a configuration: a file, or the name of a preset.
+    /// Reads a configuration: a file, or the name of a preset; `set` holds `key=value` changes.
     ///
     /// # Errors
     /// What can not be read or understood, with the line or key.
-    pub fn load(spec: &str) -> Result<Self> {
-        let (text, source) = presets::read(spec)?;
-        let config: Self = toml_errors::parse(&text, &source)?;
-        let wrong = |message: String| Err(Error::config(format!("{source}: {message}")));
+    pub fn load(spec: &str, set: &[String]) -> Result<Self> {
+        let config: Self = read_with_changes(spec, set)?;
+        let wrong = |message: String| Err(Error::config(format!("{spec}: {message}")));
         if config.train.steps == 0 || config.train.batch == 0 {
             return wrong("`train.steps` and `train.batch` must be at least 1".to_owned());
         }

@@ -1,2 +1,58 @@
-//! The `hardy` command line.
-fn main() {}
+//! The `hardy` command line: it parses, calls the library and prints.
+//!
+//! Results go to standard output, one JSON document with `--json`; everything else goes to standard error. The exit
+//! code is 0 on success, 1 for a failed run, 2 for bad usage or input.
+
+mod allocator;
+mod batch_file;
+mod build_info;
+mod cli;
+mod commands;
+mod device;
+mod failure;
+mod model_source;
+mod new_directory;
+mod noise_args;
+mod output;
+mod progress;
+mod receipt_table;
+mod sparkline;
+mod tensor_index;
+mod threads;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::Failure;
+use output::Output;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    allocator::keep_freed_pages();
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    match threads::build_pool(cli.threads).and_then(|()| run(cli.command, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => commands::run::run(&args, output),
+        Command::Sft(args) => commands::sft::run(&args, output),
+        Command::Eval(args) => commands::eval::run(&args, output),
+        Command::Compare(args) => commands::compare::run(&args, output),
+        Command::Report(args) => commands::report::run(&args, output),
+        Command::Score(args) => commands::score::run(&args, output),
+        Command::Generate(args) => commands::generate::run(&args, output),
+        Command::Perturb(args) => commands::perturb::run(&args, output),
+        Command::Schedule(args) => commands::schedule::run(&args, output),
+        Command::Export(args) => commands::export::run(&args, output),
+        Command::Doctor(args) => commands::doctor::run(&args, output),
+    }
+}

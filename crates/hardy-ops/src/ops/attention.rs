@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{
     gemm::{Mat, product},
-    primitive,
+    parallel, primitive,
     rms_norm::dot,
     softmax::softmax_row,
     tensor,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Queries that are worked on together.
 const BLOCK: usize = 64;
+/// Up to so many new queries, as in decoding, are worked on one by one.
+const FEW: usize = 4;
 /// The element of key `j` in the scores of head `h` is `h·2²⁰ + j`: independent of the length so far.
 const HEAD_SHIFT: u32 = 20;
 
@@ -129,6 +131,9 @@ pub fn attention<B: NoisyBackend>(
 
 /// The same for new tokens that follow what the caches hold, one cache a sequence; their keys and values are added
 /// to the caches. Not differentiable.
+///
+/// # Panics
+/// If there is not one cache a sequence.
 pub fn cached_attention<B: NoisyBackend>(
     q: Tensor<B, 2>,
     k: Tensor<B, 2>,
@@ -138,7 +143,13 @@ pub fn cached_attention<B: NoisyBackend>(
     segments: &Segments,
     at: &AttentionAt,
 ) -> Tensor<B, 2> {
-    tensor(B::noisy_cached_attention([&primitive(q), &primitive(k), &primitive(v)], caches, heads, segments, at))
+    tensor(B::noisy_cached_attention(
+        [&primitive(q), &primitive(k), &primitive(v)],
+        caches,
+        heads,
+        segments,
+        at,
+    ))
 }
 
 /// The forward pass on host slices.
@@ -149,9 +160,9 @@ pub fn forward<B: NoisyBackend>(
     at: &AttentionAt,
 ) -> Primitive<B> {
     let (q_host, k_host, v_host) = (B::host(q), B::host(k), B::host(v));
-    let q_seen = at.scores.input(Operand::Lhs, &q_host);
-    let k_seen = at.scores.input(Operand::Rhs, &k_host);
-    let v_seen = at.values.input(Operand::Rhs, &v_host);
+    let q_seen = at.scores.input(Operand::Lhs, heads.query_width(), &q_host);
+    let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     let sequences: Vec<Sequence> =
         segments.ranges().map(|rows| Sequence::packed(&q_seen, &k_seen, &v_seen, rows, heads, at)).collect();
     let y = attend(&sequences, heads, segments, at);
@@ -159,6 +170,9 @@ pub fn forward<B: NoisyBackend>(
 }
 
 /// The cached forward pass on host slices.
+///
+/// # Panics
+/// If there is not one cache a sequence.
 pub fn forward_cached<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
     caches: &mut [&mut LayerCache],
@@ -167,9 +181,10 @@ pub fn forward_cached<B: NoisyBackend>(
     at: &AttentionAt,
 ) -> Primitive<B> {
     let (q_host, k_host, v_host) = (B::host(q), B::host(k), B::host(v));
-    let q_seen = at.scores.input(Operand::Lhs, &q_host);
-    let k_seen = at.scores.input(Operand::Rhs, &k_host);
-    let v_seen = at.values.input(Operand::Rhs, &v_host);
+    let q_seen = at.scores.input(Operand::Lhs, heads.query_width(), &q_host);
+    let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    assert_eq!(caches.len(), segments.ranges().len(), "one cache a sequence");
     let width = heads.kv_width();
     for (cache, rows) in caches.iter_mut().zip(segments.ranges()) {
         cache.keys.extend_from_slice(&k_seen[rows.start * width..rows.end * width]);
@@ -195,7 +210,14 @@ struct Sequence<'a> {
 }
 
 impl<'a> Sequence<'a> {
-    fn packed(q: &'a [f32], k: &'a [f32], v: &'a [f32], rows: Range<usize>, heads: Heads, at: &'a AttentionAt) -> Self {
+    fn packed(
+        q: &'a [f32],
+        k: &'a [f32],
+        v: &'a [f32],
+        rows: Range<usize>,
+        heads: Heads,
+        at: &'a AttentionAt,
+    ) -> Self {
         let of = |x: &'a [f32], width: usize| &x[rows.start * width..rows.end * width];
         Self {
             q: of(q, heads.query_width()),
@@ -217,8 +239,12 @@ impl<'a> Sequence<'a> {
     }
 
     fn queries(&self, block: &Range<usize>, head: usize, heads: Heads) -> Mat<'a> {
-        let start = block.start * heads.query_width() + head * heads.dim;
-        Mat::new(&self.q[start..], block.len(), heads.dim, heads.query_width())
+        Mat::new(self.query(block.start, head, heads), block.len(), heads.dim, heads.query_width())
+    }
+
+    /// From one query's head on.
+    fn query(&self, index: usize, head: usize, heads: Heads) -> &'a [f32] {
+        &self.q[index * heads.query_width() + head * heads.dim..]
     }
 
     fn keys(&self, count: usize, head: usize, heads: Heads) -> Mat<'a> {
@@ -237,7 +263,6 @@ struct ForwardSums {
     softmax_input: Sums,
     softmax_output: Sums,
     probabilities: Sums,
-    values: Sums,
 }
 
 impl ForwardSums {
@@ -247,7 +272,6 @@ impl ForwardSums {
         softmax.by_row(Point::Input, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_input));
         softmax.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_output));
         values.by_row(Point::Input, Operand::Lhs).count(all.iter().map(|sums| &sums.probabilities));
-        values.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.values));
     }
 }
 
@@ -256,36 +280,61 @@ fn attend(sequences: &[Sequence], heads: Heads, segments: &Segments, at: &Attent
     let tokens: usize = sequences.iter().map(|sequence| sequence.rows.len()).sum();
     let mut y = vec![0.0; tokens * heads.query_width()];
     let work: Vec<_> = sequences.iter().zip(segments.split(&mut y, heads.query_width())).collect();
-    let one = |(sequence, y): (&Sequence, &mut [f32])| dispatch(#[inline(always)] || attend_one(sequence, y, heads, at));
+    let one = |(sequence, y): (&Sequence, &mut [f32])| {
+        dispatch(
+            #[inline(always)]
+            || attend_one(sequence, y, heads, at),
+        )
+    };
     let sums: Vec<ForwardSums> = work.into_par_iter().map(one).collect();
     ForwardSums::count(&sums, at);
-    at.values.note_magnitude(&y);
+    at.values.output(heads.query_width(), &mut y);
     y
 }
 
 #[inline(always)]
 fn attend_one(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &AttentionAt) -> ForwardSums {
-    let mut sums = ForwardSums::default();
+    if sequence.rows.len() <= FEW {
+        return attend_by_query(sequence, y, heads, at);
+    }
+    let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
     let width = heads.query_width();
     for head in 0..heads.query {
         for block in sequence.blocks() {
-            let (_, seen) = probabilities(sequence, &block, head, heads, at, &mut sums);
-            let keys = seen.len() / block.len();
-            let seen = Mat::new(&seen, block.len(), keys, keys);
+            let keys = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
+            perturb_probabilities(sequence, &block, head, keys, at, &mut p, &mut sums);
             let out = &mut y[block.start * width + head * heads.dim..];
-            product(out, width, seen, sequence.values(keys, head, heads), false, false);
-            let errors = at.values.by_row(Point::Output, Operand::Lhs);
-            for (i, row) in sequence.rows[block].iter().enumerate() {
-                let y = &mut out[i * width..][..heads.dim];
-                errors.apply(*row, (head * heads.dim) as u64, y, &mut sums.values);
-            }
+            let seen = Mat::new(&p, block.len(), keys, keys);
+            product(out, width, seen, sequence.values(keys, head, heads), false);
         }
     }
     sums
 }
 
-/// The probabilities of a block of queries over the keys that its last query sees, `[block, keys]`, zero above the
-/// diagonal: as the softmax made them, and as the product with the values sees them.
+/// The same, query by query, the query heads that share keys and values together.
+#[inline(always)]
+fn attend_by_query(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &AttentionAt) -> ForwardSums {
+    let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
+    let (group, dim) = (heads.query / heads.kv, heads.dim);
+    for (query, (row, y)) in sequence.rows.iter().zip(y.chunks_exact_mut(heads.query_width())).enumerate() {
+        let keys = sequence.offset(heads) + query + 1;
+        p.resize(group * keys, 0.0);
+        for (first, y) in (0..heads.query).step_by(group).zip(y.chunks_exact_mut(group * dim)) {
+            let q = Mat::new(sequence.query(query, first, heads), group, dim, dim);
+            product(&mut p, keys, q, sequence.keys(keys, first, heads).t(), false);
+            for (head, p) in (first..).zip(p.chunks_exact_mut(keys)) {
+                softmax_of_scores(*row, head, heads, at, p, &mut sums);
+                perturb_row(*row, head, at, p, &mut sums);
+            }
+            let p = Mat::new(&p, group, keys, keys);
+            product(y, dim, p, sequence.values(keys, first, heads), false);
+        }
+    }
+    sums
+}
+
+/// The probabilities `p` of a block of queries over the keys that its last query sees, `[block, keys]`, zero above
+/// the diagonal, as the softmax makes them; gives the number of keys.
 #[inline(always)]
 fn probabilities(
     sequence: &Sequence,
@@ -293,45 +342,74 @@ fn probabilities(
     head: usize,
     heads: Heads,
     at: &AttentionAt,
+    p: &mut Vec<f32>,
     sums: &mut ForwardSums,
-) -> (Vec<f32>, Vec<f32>) {
+) -> usize {
     let offset = sequence.offset(heads);
     let keys = offset + block.end;
-    let mut p = vec![0.0; block.len() * keys];
-    let k = sequence.keys(keys, head, heads);
-    product(&mut p, keys, sequence.queries(block, head, heads), k.t(), false, false);
-    at.scores.note_magnitude(&p);
-    let first = (head as u64) << HEAD_SHIFT;
-    let (scores, input) = (at.scores.by_row(Point::Output, Operand::Lhs), at.softmax.by_row(Point::Input, Operand::Lhs));
-    let output = at.softmax.by_row(Point::Output, Operand::Lhs);
+    p.resize(block.len() * keys, 0.0);
+    product(p, keys, sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t(), false);
     for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-        let row = sequence.rows[block.start + i];
         let (visible, hidden) = p.split_at_mut(offset + block.start + i + 1);
         hidden.fill(0.0);
-        scores.apply(row, first, visible, &mut sums.scores);
-        visible.iter_mut().for_each(|s| *s *= heads.scale());
-        input.apply(row, first, visible, &mut sums.softmax_input);
-        softmax_row(visible);
+        softmax_of_scores(sequence.rows[block.start + i], head, heads, at, visible, sums);
     }
-    let mut seen = p.clone();
-    let lhs = at.values.by_row(Point::Input, Operand::Lhs);
-    for (i, p) in seen.chunks_exact_mut(keys).enumerate() {
-        let row = sequence.rows[block.start + i];
-        let visible = &mut p[..offset + block.start + i + 1];
-        output.apply(row, first, visible, &mut sums.softmax_output);
-        lhs.apply(row, first, visible, &mut sums.probabilities);
+    keys
+}
+
+/// Makes of the scores that a query sees its probabilities.
+#[inline(always)]
+fn softmax_of_scores(
+    row: Row,
+    head: usize,
+    heads: Heads,
+    at: &AttentionAt,
+    visible: &mut [f32],
+    sums: &mut ForwardSums,
+) {
+    let first = first_score(head);
+    at.scores.by_row(Point::Output, Operand::Lhs).apply(row, first, visible, &mut sums.scores);
+    at.scores.note_magnitude(visible);
+    visible.iter_mut().for_each(|s| *s *= heads.scale());
+    at.softmax.by_row(Point::Input, Operand::Lhs).apply(row, first, visible, &mut sums.softmax_input);
+    softmax_row(visible);
+}
+
+/// Makes of the probabilities of a block what the product with the values sees.
+#[inline(always)]
+fn perturb_probabilities(
+    sequence: &Sequence,
+    block: &Range<usize>,
+    head: usize,
+    keys: usize,
+    at: &AttentionAt,
+    p: &mut [f32],
+    sums: &mut ForwardSums,
+) {
+    for (i, p) in p.chunks_exact_mut(keys).enumerate() {
+        let visible = keys - block.len() + i + 1;
+        perturb_row(sequence.rows[block.start + i], head, at, &mut p[..visible], sums);
     }
-    (p, seen)
+}
+
+#[inline(always)]
+fn perturb_row(row: Row, head: usize, at: &AttentionAt, visible: &mut [f32], sums: &mut ForwardSums) {
+    let first = first_score(head);
+    at.softmax.by_row(Point::Output, Operand::Lhs).apply(row, first, visible, &mut sums.softmax_output);
+    at.softmax.note_magnitude(visible);
+    at.values.by_row(Point::Input, Operand::Lhs).apply(row, first, visible, &mut sums.probabilities);
+}
+
+/// The element of a head's first score.
+fn first_score(head: usize) -> u64 {
+    (head as u64) << HEAD_SHIFT
 }
 
 /// What was injected backward into one sequence.
 #[derive(Default)]
 struct BackwardSums {
     probabilities: Sums,
-    values: Sums,
     softmax: Sums,
-    queries: Sums,
-    keys: Sums,
 }
 
 /// The errors of a site's `∂x`.
@@ -351,33 +429,59 @@ pub fn backward<B: NoisyBackend>(
 ) -> [Primitive<B>; 3] {
     let (q_host, k_host, v_host, grad_host) = (B::host(q), B::host(k), B::host(v), B::host(grad));
     let again = at.again();
-    let q_seen = again.scores.input(Operand::Lhs, &q_host);
-    let k_seen = again.scores.input(Operand::Rhs, &k_host);
-    let v_seen = again.values.input(Operand::Rhs, &v_host);
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q_host.len()], vec![0.0; k_host.len()], vec![0.0; v_host.len()]);
-    let (qs, ks) = (segments.split(&mut dq, heads.query_width()), segments.split(&mut dk, heads.kv_width()));
-    let outputs = qs.into_iter().zip(ks).zip(segments.split(&mut dv, heads.kv_width()));
-    let outputs = outputs.map(|((dq, dk), dv)| [dq, dk, dv]);
+    let q_seen = again.scores.input(Operand::Lhs, heads.query_width(), &q_host);
+    let k_seen = again.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let v_seen = again.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; q_host.len()]);
+    let [qs, ks, vs] = [&mut dq, &mut dk, &mut dv].map(|x| segments.split(x, heads.query_width()));
+    let outputs = qs.into_iter().zip(ks).zip(vs).map(|((dq, dk), dv)| [dq, dk, dv]);
     let work: Vec<_> = segments.ranges().zip(outputs).collect();
     let one = |(rows, outputs): (Range<usize>, [&mut [f32]; 3])| {
         let dy = &grad_host[rows.start * heads.query_width()..rows.end * heads.query_width()];
         let sequence = Sequence::packed(&q_seen, &k_seen, &v_seen, rows, heads, at);
-        dispatch(#[inline(always)] || backward_one(&sequence, dy, outputs, heads, at, &again))
+        dispatch(
+            #[inline(always)]
+            || backward_one(&sequence, dy, outputs, heads, at, &again),
+        )
     };
     let sums: Vec<BackwardSums> = work.into_par_iter().map(one).collect();
     let of = |at: &At, operand, pick: fn(&BackwardSums) -> &Sums| {
         grad_input(at, operand).count(sums.iter().map(pick));
     };
     of(&at.values, Operand::Lhs, |sums| &sums.probabilities);
-    of(&at.values, Operand::Rhs, |sums| &sums.values);
     of(&at.softmax, Operand::Lhs, |sums| &sums.softmax);
-    of(&at.scores, Operand::Lhs, |sums| &sums.queries);
-    of(&at.scores, Operand::Rhs, |sums| &sums.keys);
+    let width = heads.query_width();
+    at.values.perturb_rows(Point::GradInput, Operand::Rhs, width, &mut dv);
+    at.scores.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dq);
+    at.scores.perturb_rows(Point::GradInput, Operand::Rhs, width, &mut dk);
     [
         B::upload(dq, shape_of::<B>(q), q),
-        B::upload(dk, shape_of::<B>(k), k),
-        B::upload(dv, shape_of::<B>(v), v),
+        B::upload(sum_groups(dk, heads), shape_of::<B>(k), k),
+        B::upload(sum_groups(dv, heads), shape_of::<B>(v), v),
     ]
+}
+
+/// The sum over the query heads that share a key-value head: from `[tokens, heads·d]` to `[tokens, kv_heads·d]`.
+fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
+    let group = heads.query / heads.kv;
+    if group == 1 {
+        return x;
+    }
+    let mut sum = vec![0.0; x.len() / group];
+    parallel::for_chunks(
+        &mut sum,
+        heads.kv_width(),
+        #[inline(always)]
+        |first, sum| {
+            let parts = x[first * heads.query_width()..].chunks_exact(group * heads.dim);
+            for (sum, parts) in sum.chunks_exact_mut(heads.dim).zip(parts) {
+                for part in parts.chunks_exact(heads.dim) {
+                    sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+                }
+            }
+        },
+    );
+    sum
 }
 
 #[inline(always)]
@@ -390,23 +494,24 @@ fn backward_one(
     again: &AttentionAt,
 ) -> BackwardSums {
     let mut sums = BackwardSums::default();
+    let mut uncounted = ForwardSums::default();
     let (width, dim) = (heads.query_width(), heads.dim);
+    let (mut p, mut seen, mut ds) = (Vec::new(), Vec::new(), Vec::new());
     for head in 0..heads.query {
-        let column = (head * dim) as u64;
-        let mut dk_head = vec![0.0; sequence.rows.len() * dim];
-        let mut dv_head = dk_head.clone();
+        let column = head * dim;
         for block in sequence.blocks() {
-            let (p, seen) = probabilities(sequence, &block, head, heads, again, &mut ForwardSums::default());
-            let keys = block.end;
-            let dy = Mat::new(&dy[block.start * width + head * dim..], block.len(), dim, width);
-            product(&mut dv_head, dim, Mat::new(&seen, block.len(), keys, keys).t(), dy, true, false);
-            let mut ds = vec![0.0; block.len() * keys];
-            product(&mut ds, keys, dy, sequence.values(keys, head, heads).t(), false, false);
+            let keys = probabilities(sequence, &block, head, heads, again, &mut p, &mut uncounted);
+            seen.clone_from(&p);
+            perturb_probabilities(sequence, &block, head, keys, again, &mut seen, &mut uncounted);
+            let dy = Mat::new(&dy[block.start * width + column..], block.len(), dim, width);
+            product(&mut dv[column..], width, Mat::new(&seen, block.len(), keys, keys).t(), dy, true);
+            ds.resize(block.len() * keys, 0.0);
+            product(&mut ds, keys, dy, sequence.values(keys, head, heads).t(), false);
             for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
                 let (row, last) = (sequence.rows[block.start + i], block.start + i + 1);
                 let (visible, hidden) = ds.split_at_mut(last);
                 hidden.fill(0.0);
-                let first = (head as u64) << HEAD_SHIFT;
+                let first = first_score(head);
                 grad_input(&at.values, Operand::Lhs).apply(row, first, visible, &mut sums.probabilities);
                 let mean = dot(visible, &p[..last]);
                 visible.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
@@ -414,23 +519,10 @@ fn backward_one(
                 visible.iter_mut().for_each(|ds| *ds *= heads.scale());
             }
             let ds = Mat::new(&ds, block.len(), keys, keys);
-            let out = &mut dq[block.start * width + head * dim..];
-            product(out, width, ds, sequence.keys(keys, head, heads), false, false);
-            for (i, row) in sequence.rows[block.clone()].iter().enumerate() {
-                let dq = &mut out[i * width..][..dim];
-                grad_input(&at.scores, Operand::Lhs).apply(*row, column, dq, &mut sums.queries);
-            }
-            product(&mut dk_head, dim, ds.t(), sequence.queries(&block, head, heads), true, false);
+            let out = &mut dq[block.start * width + column..];
+            product(out, width, ds, sequence.keys(keys, head, heads), false);
+            product(&mut dk[column..], width, ds.t(), sequence.queries(&block, head, heads), true);
         }
-        let add = |sum: &mut [f32], part: &mut [f32], at: &At, sums: &mut Sums| {
-            for ((i, part), row) in part.chunks_exact_mut(dim).enumerate().zip(sequence.rows) {
-                grad_input(at, Operand::Rhs).apply(*row, column, part, sums);
-                let sum = &mut sum[i * heads.kv_width() + heads.kv_columns(head)..];
-                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
-            }
-        };
-        add(dk, &mut dk_head, &at.scores, &mut sums.keys);
-        add(dv, &mut dv_head, &at.values, &mut sums.values);
     }
     sums
 }

@@ -26,12 +26,17 @@ pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primi
     for &id in ids {
         y.extend_from_slice(&w_seen[id as usize * width..][..width]);
     }
-    at.output(&mut y);
+    at.output(width, &mut y);
     B::upload(y, [ids.len(), width], w)
 }
 
 /// `∂W[id] = Σ ∂y[t]` over the tokens with that id, in their order.
-pub fn backward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], grad: &Primitive<B>, at: &At) -> Primitive<B> {
+pub fn backward<B: NoisyBackend>(
+    w: &Primitive<B>,
+    ids: &[u32],
+    grad: &Primitive<B>,
+    at: &At,
+) -> Primitive<B> {
     let [vocab, width] = shape_of::<B>(w);
     let mut dw = scatter(&B::host(grad), ids, vocab, width);
     at.perturb_flat(Point::GradWeight, &mut dw);

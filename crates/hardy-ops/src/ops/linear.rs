@@ -7,7 +7,7 @@
 use burn::tensor::Tensor;
 
 use super::{
-    gemm::{Mat, product},
+    gemm::{Mat, multiply},
     parallel, primitive, tensor,
 };
 use crate::{
@@ -35,15 +35,12 @@ pub fn forward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
-    let (seen_x, seen_w) = (at.input(Operand::Lhs, &x_host), at.weight(&w_host));
-    let mut y = Vec::with_capacity(tokens * outer);
-    match b {
-        Some(b) => (0..tokens).for_each(|_| y.extend_from_slice(&B::host(b))),
-        None => y.resize(tokens * outer, 0.0),
+    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(&w_host));
+    let mut y = multiply(Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner).t());
+    if let Some(b) = b {
+        add_to_rows(&mut y, &B::host(b));
     }
-    let weight = Mat::new(&seen_w, outer, inner, inner);
-    product(&mut y, outer, Mat::new(&seen_x, tokens, inner, inner), weight.t(), b.is_some(), true);
-    at.output(&mut y);
+    at.output(outer, &mut y);
     B::upload(y, [tokens, outer], x)
 }
 
@@ -60,17 +57,15 @@ pub fn backward<B: NoisyBackend>(
     let dy = Mat::new(&grad_host, tokens, outer, outer);
     let dx = needs[0].then(|| {
         let w_host = B::host(w);
-        let seen_w = at_again.weight(&w_host);
-        let mut dx = vec![0.0; tokens * inner];
-        product(&mut dx, inner, dy, Mat::new(&seen_w, outer, inner, inner), false, true);
-        at.perturb_rows(Point::GradInput, Operand::Lhs, &mut dx);
+        let w_seen = at_again.weight(&w_host);
+        let mut dx = multiply(dy, Mat::new(&w_seen, outer, inner, inner));
+        at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });
     let dw = needs[1].then(|| {
         let x_host = B::host(x);
-        let seen_x = at_again.input(Operand::Lhs, &x_host);
-        let mut dw = vec![0.0; outer * inner];
-        product(&mut dw, inner, dy.t(), Mat::new(&seen_x, tokens, inner, inner), false, true);
+        let x_seen = at_again.input(Operand::Lhs, inner, &x_host);
+        let mut dw = multiply(dy.t(), Mat::new(&x_seen, tokens, inner, inner));
         at.perturb_flat(Point::GradWeight, &mut dw);
         B::upload(dw, [outer, inner], x)
     });
@@ -78,11 +73,31 @@ pub fn backward<B: NoisyBackend>(
     [dx, dw, db]
 }
 
+/// Adds `bias` to every row of `y`.
+fn add_to_rows(y: &mut [f32], bias: &[f32]) {
+    parallel::for_chunks(
+        y,
+        bias.len(),
+        #[inline(always)]
+        |_, y| {
+            for y in y.chunks_exact_mut(bias.len()) {
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        },
+    );
+}
+
 /// The sum of the rows of `x` `[rows, width]`.
 pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    parallel::sum_over_chunks(x.len() / width, width, width, #[inline(always)] |first, last, sum| {
-        for row in x[first * width..last * width].chunks_exact(width) {
-            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    })
+    parallel::sum_over_chunks(
+        x.len() / width,
+        width,
+        width,
+        #[inline(always)]
+        |first, last, sum| {
+            for row in x[first * width..last * width].chunks_exact(width) {
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+        },
+    )
 }

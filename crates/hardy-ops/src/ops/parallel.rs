@@ -12,13 +12,60 @@ pub(crate) fn chunk_rows(width: usize) -> usize {
 }
 
 /// Calls `kernel(first_row, rows)` on every chunk of `y` `[rows, width]`, under the best SIMD level.
+///
+/// Here and below, everything between `dispatch` and the loop is `#[inline(always)]`: what is not inlined is compiled
+/// without SIMD.
 pub(crate) fn for_chunks(y: &mut [f32], width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    for_chunks_of(y, chunk_rows(width) * width, |first, chunk| kernel(first / width, chunk));
+    let size = chunk_rows(width) * width;
+    for_chunks_of(
+        y,
+        size,
+        #[inline(always)]
+        |first, chunk| kernel(first / width, chunk),
+    );
+}
+
+/// `f` of every element of `x`.
+pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for_chunks_of(
+        &mut y,
+        CHUNK,
+        #[inline(always)]
+        |first, y| {
+            for (y, x) in y.iter_mut().zip(&x[first..]) {
+                *y = f(*x);
+            }
+        },
+    );
+    y
+}
+
+/// `f` of every pair of elements of `a` and `b`.
+pub(crate) fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "elements of a pair");
+    let mut y = vec![0.0; a.len()];
+    for_chunks_of(
+        &mut y,
+        CHUNK,
+        #[inline(always)]
+        |first, y| {
+            for ((y, a), b) in y.iter_mut().zip(&a[first..]).zip(&b[first..]) {
+                *y = f(*a, *b);
+            }
+        },
+    );
+    y
 }
 
 /// Calls `kernel(first_element, elements)` on every chunk of `size` elements of `y`.
 pub(crate) fn for_chunks_of(y: &mut [f32], size: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    let one = |(index, chunk): (usize, &mut [f32])| dispatch(#[inline(always)] || kernel(index * size, chunk));
+    let one = |(index, chunk): (usize, &mut [f32])| {
+        dispatch(
+            #[inline(always)]
+            || kernel(index * size, chunk),
+        )
+    };
     if y.len() <= size {
         return one((0, y));
     }
@@ -35,7 +82,10 @@ pub(crate) fn sum_over_chunks(
     let step = chunk_rows(width);
     let part = |first: usize| {
         let mut sum = vec![0.0; size];
-        dispatch(#[inline(always)] || kernel(first, rows.min(first + step), &mut sum));
+        dispatch(
+            #[inline(always)]
+            || kernel(first, rows.min(first + step), &mut sum),
+        );
         sum
     };
     let starts: Vec<usize> = (0..rows).step_by(step).collect();

@@ -12,24 +12,35 @@ use crate::{
 
 /// Normalises every row of `x` `[tokens, width]` and scales it by `weight` `[1, width]`. A row may also hold several
 /// heads, `width` being a multiple of the weight's: then each head is normalised by itself (Qwen3's q and k norms).
-pub fn rms_norm<B: NoisyBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, epsilon: f32, at: &At) -> Tensor<B, 2> {
+pub fn rms_norm<B: NoisyBackend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    epsilon: f32,
+    at: &At,
+) -> Tensor<B, 2> {
     tensor(B::noisy_rms_norm(&primitive(x), &primitive(weight), epsilon, at))
 }
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32, at: &At) -> Primitive<B> {
     let (x_host, w_host) = (B::host(x), B::host(w));
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, &x_host), at.weight(&w_host));
+    let [_, row] = shape_of::<B>(x);
+    let (x_seen, w_seen) = (at.input(Operand::Lhs, row, &x_host), at.weight(&w_host));
     let width = w_seen.len();
     let mut y = vec![0.0; x_seen.len()];
-    parallel::for_chunks(&mut y, width, #[inline(always)] |first, y| {
-        let x = &x_seen[first * width..];
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let r = reciprocal_rms(x, epsilon);
-            y.iter_mut().zip(x).zip(&*w_seen).for_each(|((y, x), w)| *y = w * (x * r));
-        }
-    });
-    at.output(&mut y);
+    parallel::for_chunks(
+        &mut y,
+        width,
+        #[inline(always)]
+        |first, y| {
+            let x = &x_seen[first * width..];
+            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let r = reciprocal_rms(x, epsilon);
+                y.iter_mut().zip(x).zip(&*w_seen).for_each(|((y, x), w)| *y = w * (x * r));
+            }
+        },
+    );
+    at.output(row, &mut y);
     B::upload(y, shape_of::<B>(x), x)
 }
 
@@ -42,29 +53,40 @@ pub fn backward<B: NoisyBackend>(
     at: &At,
 ) -> [Primitive<B>; 2] {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
-    let again = at.again();
-    let (x_seen, w_seen) = (again.input(Operand::Lhs, &x_host), again.weight(&w_host));
+    let ([_, row], at_again) = (shape_of::<B>(x), at.again());
+    let (x_seen, w_seen) = (at_again.input(Operand::Lhs, row, &x_host), at_again.weight(&w_host));
     let width = w_seen.len();
     let mut dx = vec![0.0; x_seen.len()];
-    parallel::for_chunks(&mut dx, width, #[inline(always)] |first, dx| {
-        let rows = first * width..;
-        let (x, grad) = (x_seen[rows.clone()].chunks_exact(width), grad_host[rows].chunks_exact(width));
-        for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x).zip(grad) {
-            let r = reciprocal_rms(x, epsilon);
-            dx.iter_mut().zip(dy).zip(&*w_seen).for_each(|((dx, dy), w)| *dx = dy * w);
-            let pull = dot(dx, x) * r * r * r / width as f32;
-            dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = *dx * r - x * pull);
-        }
-    });
-    let mut dw = parallel::sum_over_chunks(dx.len() / width, width, width, #[inline(always)] |first, last, sum| {
-        let rows = first * width..last * width;
-        let (x, grad) = (x_seen[rows.clone()].chunks_exact(width), grad_host[rows].chunks_exact(width));
-        for (x, dy) in x.zip(grad) {
-            let r = reciprocal_rms(x, epsilon);
-            sum.iter_mut().zip(dy).zip(x).for_each(|((sum, dy), x)| *sum += dy * x * r);
-        }
-    });
-    at.perturb_rows(Point::GradInput, Operand::Lhs, &mut dx);
+    parallel::for_chunks(
+        &mut dx,
+        width,
+        #[inline(always)]
+        |first, dx| {
+            let rows = first * width..;
+            let (x, grad) = (x_seen[rows.clone()].chunks_exact(width), grad_host[rows].chunks_exact(width));
+            for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x).zip(grad) {
+                let r = reciprocal_rms(x, epsilon);
+                dx.iter_mut().zip(dy).zip(&*w_seen).for_each(|((dx, dy), w)| *dx = dy * w);
+                let pull = dot(dx, x) * r * r * r / width as f32;
+                dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = *dx * r - x * pull);
+            }
+        },
+    );
+    let mut dw = parallel::sum_over_chunks(
+        dx.len() / width,
+        width,
+        width,
+        #[inline(always)]
+        |first, last, sum| {
+            let rows = first * width..last * width;
+            let (x, grad) = (x_seen[rows.clone()].chunks_exact(width), grad_host[rows].chunks_exact(width));
+            for (x, dy) in x.zip(grad) {
+                let r = reciprocal_rms(x, epsilon);
+                sum.iter_mut().zip(dy).zip(x).for_each(|((sum, dy), x)| *sum += dy * x * r);
+            }
+        },
+    );
+    at.perturb_rows(Point::GradInput, Operand::Lhs, row, &mut dx);
     at.perturb_flat(Point::GradWeight, &mut dw);
     [B::upload(dx, shape_of::<B>(x), x), B::upload(dw, [1, width], x)]
 }

@@ -47,17 +47,22 @@ fn turn<B: NoisyBackend>(x: &Primitive<B>, angles: &Angles, sign: f32) -> Primit
     let [tokens, width] = shape_of::<B>(x);
     let half = angles.half;
     let mut y = B::host(x).to_vec();
-    parallel::for_chunks(&mut y, width, #[inline(always)] |first, y| {
-        let rows = angles.table[first * half..].chunks_exact(half);
-        for (y, angles) in y.chunks_exact_mut(width).zip(rows) {
-            for head in y.chunks_exact_mut(2 * half) {
-                let (low, high) = head.split_at_mut(half);
-                for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-                    let sin = sign * sin;
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    parallel::for_chunks(
+        &mut y,
+        width,
+        #[inline(always)]
+        |first, y| {
+            let rows = angles.table[first * half..].chunks_exact(half);
+            for (y, angles) in y.chunks_exact_mut(width).zip(rows) {
+                for head in y.chunks_exact_mut(2 * half) {
+                    let (low, high) = head.split_at_mut(half);
+                    for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
+                        let sin = sign * sin;
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     B::upload(y, [tokens, width], x)
 }

@@ -17,26 +17,32 @@ pub fn silu<B: NoisyBackend>(x: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
-    let shape = shape_of::<B>(x);
-    let mut y = at.input(Operand::Lhs, &B::host(x)).into_owned();
-    parallel::for_chunks(&mut y, shape[1], #[inline(always)] |_, y| y.iter_mut().for_each(|y| *y *= sigmoid(*y)));
-    at.output(&mut y);
-    B::upload(y, shape, x)
+    let (x_host, [rows, width]) = (B::host(x), shape_of::<B>(x));
+    let x_seen = at.input(Operand::Lhs, width, &x_host);
+    let mut y = parallel::map(
+        &x_seen,
+        #[inline(always)]
+        |x| x * sigmoid(x),
+    );
+    at.output(width, &mut y);
+    B::upload(y, [rows, width], x)
 }
 
 /// `∂y/∂x = σ(x)·(1 + x·(1 − σ(x)))`.
 pub fn backward<B: NoisyBackend>(x: &Primitive<B>, grad: &Primitive<B>, at: &At) -> Primitive<B> {
-    let shape = shape_of::<B>(x);
-    let grad_host = B::host(grad);
-    let mut dx = at.again().input(Operand::Lhs, &B::host(x)).into_owned();
-    parallel::for_chunks(&mut dx, shape[1], #[inline(always)] |first, dx| {
-        for (dx, dy) in dx.iter_mut().zip(&grad_host[first * shape[1]..]) {
-            let s = sigmoid(*dx);
-            *dx = dy * s * (1.0 + *dx * (1.0 - s));
-        }
-    });
-    at.perturb_rows(Point::GradInput, Operand::Lhs, &mut dx);
-    B::upload(dx, shape, x)
+    let (x_host, [rows, width], at_again) = (B::host(x), shape_of::<B>(x), at.again());
+    let x_seen = at_again.input(Operand::Lhs, width, &x_host);
+    let mut dx = parallel::map2(
+        &x_seen,
+        &B::host(grad),
+        #[inline(always)]
+        |x, dy| {
+            let s = sigmoid(x);
+            dy * s * (1.0 + x * (1.0 - s))
+        },
+    );
+    at.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dx);
+    B::upload(dx, [rows, width], x)
 }
 
 /// `σ(x) = 1/(1 + e⁻ˣ)`.

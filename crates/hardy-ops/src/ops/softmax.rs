@@ -18,9 +18,18 @@ pub fn softmax<B: NoisyBackend>(x: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
     let [rows, width] = shape_of::<B>(x);
-    let mut p = at.input(Operand::Lhs, &B::host(x)).into_owned();
-    parallel::for_chunks(&mut p, width, #[inline(always)] |_, p| p.chunks_exact_mut(width).for_each(softmax_row));
-    at.output(&mut p);
+    let mut p = at.input(Operand::Lhs, width, &B::host(x)).into_owned();
+    parallel::for_chunks(
+        &mut p,
+        width,
+        #[inline(always)]
+        |_, p| {
+            for p in p.chunks_exact_mut(width) {
+                softmax_row(p);
+            }
+        },
+    );
+    at.output(width, &mut p);
     B::upload(p, [rows, width], x)
 }
 
@@ -28,16 +37,21 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
 pub fn backward<B: NoisyBackend>(x: &Primitive<B>, grad: &Primitive<B>, at: &At) -> Primitive<B> {
     let [rows, width] = shape_of::<B>(x);
     let grad_host = B::host(grad);
-    let mut dx = at.again().input(Operand::Lhs, &B::host(x)).into_owned();
-    parallel::for_chunks(&mut dx, width, #[inline(always)] |first, dx| {
-        let grad = grad_host[first * width..].chunks_exact(width);
-        for (p, dp) in dx.chunks_exact_mut(width).zip(grad) {
-            softmax_row(p);
-            let mean = dot(p, dp);
-            p.iter_mut().zip(dp).for_each(|(p, dp)| *p *= dp - mean);
-        }
-    });
-    at.perturb_rows(Point::GradInput, Operand::Lhs, &mut dx);
+    let mut dx = at.again().input(Operand::Lhs, width, &B::host(x)).into_owned();
+    parallel::for_chunks(
+        &mut dx,
+        width,
+        #[inline(always)]
+        |first, dx| {
+            let grad = grad_host[first * width..].chunks_exact(width);
+            for (p, dp) in dx.chunks_exact_mut(width).zip(grad) {
+                softmax_row(p);
+                let mean = dot(p, dp);
+                p.iter_mut().zip(dp).for_each(|(p, dp)| *p *= dp - mean);
+            }
+        },
+    );
+    at.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dx);
     B::upload(dx, [rows, width], x)
 }
 

@@ -1,0 +1,312 @@
+//! What noise does not depend on: how sequences are batched and in which order, the cache, the number of threads, how
+//! often a plan is bound.
+
+mod common;
+
+use burn::tensor::Tensor;
+use burn_flex::Flex;
+use common::{Tape, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
+use hardy_ops::{
+    At, BoundPlan, Noise, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId, Streams,
+    ops::{
+        attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
+        embedding::embedding,
+        linear::linear,
+        log_prob::log_prob,
+        rms_norm::rms_norm,
+        silu::silu,
+    },
+};
+use proptest::prelude::*;
+
+const HEADS: Heads = Heads { query: 4, kv: 2, dim: 8 };
+const BOTH: [Pass; 2] = [Pass::Forward, Pass::Backward];
+
+/// The three sites of attention, then one site of every other kind that [`network`] has.
+const OPS: [(&str, Op); 7] = [
+    ("scores", Op::Matmul),
+    ("softmax", Op::Softmax),
+    ("values", Op::Matmul),
+    ("embed", Op::Embedding),
+    ("norm", Op::RmsNorm),
+    ("proj", Op::Linear),
+    ("act", Op::Silu),
+];
+
+fn sites() -> Vec<Site> {
+    OPS.iter().map(|(module, op)| Site { module: (*module).to_owned(), op: *op, layer: Some(0) }).collect()
+}
+
+/// 5 % at every point of every operator, in both passes.
+fn everywhere() -> BoundPlan {
+    let rules = [Point::Input, Point::Output, Point::Weight].map(|point| rule(point, &BOTH));
+    Plan { rules: rules.to_vec(), seed: 5, ..Plan::default() }.bind(&sites(), &Phase::ALL).unwrap()
+}
+
+fn attention_at(noise: &Noise, rows: &Rows) -> AttentionAt {
+    AttentionAt {
+        scores: noise.at(SiteId(0), rows),
+        softmax: noise.at(SiteId(1), rows),
+        values: noise.at(SiteId(2), rows),
+    }
+}
+
+/// The rows `range` of `x` `[tokens, width]`.
+fn part(x: &[f32], width: usize, range: std::ops::Range<usize>) -> Tensor<Flex, 2> {
+    tensor(&x[range.start * width..range.end * width], width)
+}
+
+/// Attention over a sequence of `length` in steps of the given sizes, with a cache.
+fn by_steps(qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) -> Vec<f32> {
+    let (mut cache, mut start, mut y) = (LayerCache::default(), 0, Vec::new());
+    for step in steps {
+        let range = start..start + step;
+        let [q, k, v] = [0, 1, 2].map(|i| part(&qkv[i], [32, 16, 16][i], range.clone()));
+        let addresses: Rows = rows[range.clone()].into();
+        let at = attention_at(noise, &addresses);
+        let segments = Segments::from_lengths([*step]);
+        y.extend(host(cached_attention(q, k, v, &mut [&mut cache], HEADS, &segments, &at)));
+        start = range.end;
+    }
+    y
+}
+
+#[test]
+fn cached_attention_is_full_attention_clean_and_under_noise() {
+    let length = 140;
+    let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(length * width, seed));
+    let rows = rows(&[(3, length)]);
+    let plan = everywhere();
+    for noise in [Noise::clean(), plan.noise(Phase::Eval, 2)] {
+        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+        let full = attention(q, k, v, HEADS, &Segments::from_lengths([length]), &attention_at(&noise, &rows));
+        let full = host(full);
+        let one_by_one = vec![1; length];
+        let steps: [&[usize]; 4] = [&[140], &one_by_one, &[100, 1, 4, 5, 30], &[3, 64, 65, 8]];
+        for steps in steps {
+            let cached = by_steps(&qkv, &rows, steps, &noise);
+            let worst = full.iter().zip(&cached).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 1e-5, "{worst} in steps {:?}", &steps[..steps.len().min(5)]);
+        }
+    }
+}
+
+#[test]
+fn cached_sequences_of_a_batch_do_not_see_each_other() {
+    let plan = everywhere();
+    let noise = plan.noise(Phase::Eval, 2);
+    let lengths = [5, 1, 66];
+    let together = rows(&[(1, 5), (2, 1), (3, 66)]);
+    let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(72 * width, seed));
+    let mut caches = vec![LayerCache::default(); 3];
+    let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+    let mut all: Vec<&mut LayerCache> = caches.iter_mut().collect();
+    let segments = Segments::from_lengths(lengths);
+    let y = host(cached_attention(q, k, v, &mut all, HEADS, &segments, &attention_at(&noise, &together)));
+    for range in segments.ranges() {
+        let alone = [0, 1, 2].map(|i| {
+            let width = [32, 16, 16][i];
+            qkv[i][range.start * width..range.end * width].to_vec()
+        });
+        let addresses: Rows = together[range.clone()].into();
+        assert_eq!(by_steps(&alone, &addresses, &[range.len()], &noise), y[range.start * 32..range.end * 32]);
+    }
+}
+
+/// A sequence: its id and its inputs to [`per_token`], by position.
+type Batch<'a> = &'a [(u64, usize)];
+
+fn inputs(batch: Batch, width: usize) -> Vec<f32> {
+    batch.iter().flat_map(|&(id, length)| integers(length * width, id)).collect()
+}
+
+/// Operators on a batch, whose clean values are exact or computed row by row.
+fn per_token(batch: Batch, noise: &Noise) -> Vec<Vec<f32>> {
+    let rows = rows(batch);
+    let x = || tensor::<Flex>(&inputs(batch, 32), 32);
+    let output = {
+        let outputs = Plan { rules: vec![rule(Point::Output, &BOTH)], seed: 5, ..Plan::default() };
+        outputs.bind(&sites(), &Phase::ALL).unwrap().noise(Phase::Eval, 1)
+    };
+    let w = tensor::<Flex>(&integers(24 * 32, 1), 32);
+    let (k, v) = (tensor::<Flex>(&inputs(batch, 16), 16), tensor::<Flex>(&inputs(batch, 16), 16));
+    let lengths = batch.iter().map(|(_, length)| *length);
+    let ids: Vec<u32> = inputs(batch, 1).iter().map(|x| (x + 4.0) as u32).collect();
+    vec![
+        host(linear(x(), w, None, &output.at(SiteId(5), &rows))),
+        host(rms_norm(x(), tensor(&values(32, 2), 32), 1e-6, &noise.at(SiteId(4), &rows))),
+        host(silu(x(), &noise.at(SiteId(6), &rows))),
+        host(embedding(tensor::<Flex>(&values(9 * 32, 3), 32), &ids, &noise.at(SiteId(3), &rows))),
+        host(attention(x(), k, v, HEADS, &Segments::from_lengths(lengths), &attention_at(noise, &rows))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn values_do_not_depend_on_how_sequences_are_batched(
+        lengths in prop::collection::vec(1_usize..80, 2..6),
+        turn in 0_usize..5,
+    ) {
+        let batch: Vec<(u64, usize)> = lengths.iter().enumerate().map(|(i, &length)| (100 + i as u64, length)).collect();
+        let mut turned = batch.clone();
+        turned.rotate_left(turn % batch.len());
+        turned.reverse();
+        let plan = everywhere();
+        let noise = plan.noise(Phase::Eval, 1);
+        let (first, second) = (per_token(&batch, &noise), per_token(&turned, &noise));
+        let start_in = |batch: Batch, id: u64| {
+            batch.iter().take_while(|(other, _)| *other != id).map(|(_, length)| length).sum::<usize>()
+        };
+        for &(id, length) in &batch {
+            let alone = per_token(&[(id, length)], &noise);
+            for ((first, second), alone) in first.iter().zip(&second).zip(alone) {
+                let width = alone.len() / length;
+                for (whole, batch) in [(first, &batch), (second, &turned)] {
+                    let start = start_in(batch, id) * width;
+                    prop_assert_eq!(&whole[start..start + alone.len()], &alone[..]);
+                }
+            }
+        }
+    }
+}
+
+/// Everything that [`network`] computes.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    log_probs: Vec<f32>,
+    entropy: Vec<f32>,
+    gradients: Vec<Vec<f32>>,
+    receipts: Vec<Receipt>,
+}
+
+/// A small decoder, forward and backward, under noise everywhere; large enough that every kernel has several chunks.
+fn network() -> Outcome {
+    let plan = everywhere();
+    let noise = plan.noise(Phase::Train, 4);
+    let batch = [(1, 200), (2, 1), (3, 333), (4, 64), (5, 500)];
+    let (count, width) = (1098, 64);
+    let rows = rows(&batch);
+    let at = |site: usize| noise.at(SiteId(site), &rows);
+    let heads = Heads { query: 8, kv: 4, dim: 8 };
+    let ids: Vec<u32> = (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % 50).collect();
+    let parameter = |height: usize, width: usize, seed| {
+        tensor::<Tape>(&values(height * width, seed), width).require_grad()
+    };
+    let parameters = [
+        parameter(50, width, 1),
+        parameter(1, width, 2),
+        parameter(width, width, 3),
+        parameter(32, width, 4),
+        parameter(32, width, 5),
+        parameter(50, width, 6),
+        parameter(1, 50, 7),
+    ];
+    let [table, norm, q, k, v, head, bias] = &parameters;
+    let x = rms_norm(embedding(table.clone(), &ids, &at(3)), norm.clone(), 1e-6, &at(4));
+    let [q, k, v] = [q, k, v].map(|w| linear(x.clone(), w.clone(), None, &at(5)));
+    let segments = Segments::from_lengths(batch.iter().map(|(_, length)| *length));
+    let x = silu(attention(q, k, v, heads, &segments, &attention_at(&noise, &rows)), &at(6));
+    let logits = linear(x, head.clone(), Some(bias.clone()), &at(5));
+    let (y, entropy) = log_prob(logits, &ids, 0.9);
+    let gradients = gradients(&y, &values(count, 8), &parameters.iter().collect::<Vec<_>>());
+    Outcome { log_probs: host(y), entropy, gradients, receipts: plan.receipts() }
+}
+
+#[test]
+fn outputs_gradients_and_receipts_do_not_depend_on_the_number_of_threads() {
+    let run =
+        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(network);
+    let one = run(1);
+    assert!(one.gradients.iter().flatten().all(|x| x.is_finite()));
+    assert!(one.receipts.iter().any(|receipt| receipt.calls > 1));
+    assert_eq!(run(2), one);
+    assert_eq!(run(3), one);
+    assert_eq!(run(2), one, "nor on chance");
+}
+
+/// Silu under `plan`, in `phase` at `step`.
+fn seen(plan: &BoundPlan, phase: Phase, step: u64) -> Vec<f32> {
+    let rows = rows(&[(1, 6)]);
+    host(silu(tensor::<Flex>(&values(60, 1), 10), &plan.noise(phase, step).at(SiteId(0), &rows)))
+}
+
+#[test]
+fn a_plan_bound_twice_or_asked_twice_gives_the_same_values() {
+    let (a, b) =
+        (bind(vec![rule(Point::Output, &BOTH)], Op::Silu), bind(vec![rule(Point::Output, &BOTH)], Op::Silu));
+    assert_eq!(seen(&a, Phase::Train, 1), seen(&b, Phase::Train, 1));
+    assert_eq!(seen(&a, Phase::Train, 1), seen(&a, Phase::Train, 1));
+}
+
+#[test]
+fn a_step_a_phase_and_a_seed_change_the_noise() {
+    let plan = bind(vec![rule(Point::Output, &BOTH)], Op::Silu);
+    let base = seen(&plan, Phase::Train, 1);
+    assert_ne!(base, seen(&plan, Phase::Train, 2));
+    assert_ne!(base, seen(&plan, Phase::Rollout, 1));
+    let seed = Plan { seed: 12, ..plan.plan().clone() }.bind(&[common::site(Op::Silu)], &Phase::ALL).unwrap();
+    assert_ne!(base, seen(&seed, Phase::Train, 1));
+}
+
+#[test]
+fn shared_streams_give_every_phase_the_same_noise() {
+    let shared =
+        Plan { rules: vec![rule(Point::Output, &BOTH)], streams: Streams::Shared, ..Plan::default() };
+    let plan = shared.bind(&[common::site(Op::Silu)], &Phase::ALL).unwrap();
+    assert_eq!(seen(&plan, Phase::Train, 1), seen(&plan, Phase::Rollout, 1));
+    assert_ne!(seen(&plan, Phase::Train, 1), seen(&plan, Phase::Train, 2));
+}
+
+#[test]
+fn shared_noise_of_a_rule_does_not_depend_on_rules_of_other_phases() {
+    let only_rollout = Rule {
+        during: Some(vec![Phase::Rollout]),
+        error: hardy_numerics::Perturbation::Truncation { scale: 1e-30 },
+        ..rule(Point::Output, &[Pass::Forward])
+    };
+    let shared = Plan {
+        rules: vec![only_rollout, rule(Point::Output, &[Pass::Forward])],
+        streams: Streams::Shared,
+        ..Plan::default()
+    };
+    let plan = shared.bind(&[common::site(Op::Silu)], &Phase::ALL).unwrap();
+    assert_eq!(seen(&plan, Phase::Train, 1), seen(&plan, Phase::Rollout, 1));
+}
+
+#[test]
+fn adaptive_noise_follows_its_schedule_and_leaves_the_weights_alone() {
+    let site = Site { module: "model.norm".to_owned(), op: Op::RmsNorm, layer: None };
+    let plan = Plan { rules: vec![Rule::aqn(vec![0.1, 0.0, 0.2])], ..Plan::default() };
+    let plan = plan.bind(&[site], &[]).unwrap();
+    let (width, rows) = (20_000, rows(&[(1, 1)]));
+    let (x, w) = (tensor::<Flex>(&vec![1.0; width], width), tensor::<Flex>(&vec![0.5; width], width));
+    let run = |phase, step| {
+        host(rms_norm(x.clone(), w.clone(), 0.0, &plan.noise(phase, step).at(SiteId(0), &rows)))
+    };
+    let calm = host(rms_norm(x.clone(), w.clone(), 0.0, &clean(&rows)));
+    let deviation = |y: &[f32]| {
+        let sum: f64 = y.iter().zip(&calm).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (sum / width as f64).sqrt()
+    };
+    assert!((deviation(&run(Phase::Rollout, 0)) - 0.1).abs() < 0.002);
+    assert_eq!(run(Phase::Rollout, 1), calm, "silent at 0");
+    assert!((deviation(&run(Phase::Rollout, 2)) - 0.2).abs() < 0.004);
+    assert_eq!(run(Phase::Rollout, 3), calm, "silent after its end");
+    assert_eq!(run(Phase::Train, 0), calm);
+    assert_eq!(run(Phase::Eval, 0), calm);
+    assert_eq!(host(w), vec![0.5; width]);
+    let receipt = &plan.receipts()[0];
+    assert_eq!((receipt.calls, receipt.elements), (2, 40_000));
+    assert!((receipt.asked - 0.15).abs() < 1e-12);
+}
+
+#[test]
+fn a_clean_part_is_the_operator_without_errors() {
+    let rows = rows(&[(1, 6)]);
+    let nothing = bind(vec![Rule::noise(0.0)], Op::Linear);
+    let x = || tensor::<Flex>(&values(60, 1), 10);
+    let run = |at: &At| host(linear(x(), x(), None, at));
+    assert_eq!(run(&at(&nothing, &rows)), run(&At::clean(&rows)));
+    assert!(nothing.receipts().is_empty() && nothing.unfired().is_empty());
+}

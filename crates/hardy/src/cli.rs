@@ -1,0 +1,72 @@
+//! What can be asked of `hardy`.
+
+use clap::{Parser, Subcommand};
+
+use crate::{build_info, commands};
+
+/// Train language models under the numerical errors of the hardware they will run on, and show what survives
+#[derive(Debug, Parser)]
+#[command(name = "hardy", version = build_info::version(), after_help = EXAMPLE, max_term_width = 100)]
+pub struct Cli {
+    /// Print one JSON document on standard output, everything else on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads to compute with; results do not depend on it [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLE: &str = "\
+Example: train a small model clean and under 5 % error, and see what survives
+  hardy run quickstart
+
+Exit codes: 0 success, 1 a failed run, 2 bad usage or input.";
+
+/// The commands, in the order in which they are listed to people.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train, evaluate and report, as a configuration says
+    Run(commands::run::Arguments),
+    /// Warm a base model up on worked answers
+    Sft(commands::sft::Arguments),
+    /// Measure what a model loses under noise
+    Eval(commands::eval::Arguments),
+    /// Say whether the differences between runs are real
+    Compare(commands::compare::Arguments),
+    /// Write one self-contained HTML page on runs
+    Report(commands::report::Arguments),
+    /// Log-probabilities, loss, logits and gradients of a batch
+    Score(commands::score::Arguments),
+    /// Continue prompts
+    Generate(commands::generate::Arguments),
+    /// Apply one perturbation to every tensor of a file
+    Perturb(commands::perturb::Arguments),
+    /// Print the sigma of every step of a noise schedule
+    Schedule(commands::schedule::Arguments),
+    /// Write a run's model as a Hugging Face directory
+    Export(commands::export::Arguments),
+    /// Show devices, threads, SIMD level, versions, and what is missing
+    Doctor(commands::doctor::Arguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("hardy {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+}

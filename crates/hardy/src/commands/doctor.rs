@@ -1,0 +1,179 @@
+//! `hardy doctor`: what this build and this machine have, and what is missing.
+
+use std::{env, fs, io::IsTerminal, path::PathBuf};
+
+use clap::Args;
+use hardy_lab::text_table::wrap;
+use serde::Serialize;
+
+use crate::{build_info, failure::Failure, output::Output};
+
+const EXAMPLE: &str = "\
+Example:
+  hardy doctor --json";
+
+/// Device backends that a build may have, beside the CPU.
+const ACCELERATORS: [&str; 4] = ["cuda", "vulkan", "metal", "rocm"];
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+/// Arguments of `hardy doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Arguments {}
+
+/// Everything that was found.
+#[derive(Serialize)]
+struct Findings {
+    versions: Versions,
+    devices: Vec<Device>,
+    missing_backends: Vec<&'static str>,
+    threads: usize,
+    cores: Option<usize>,
+    simd: &'static str,
+    memory_gib: Option<f64>,
+    available_memory_gib: Option<f64>,
+    terminal: Terminal,
+    golden: Golden,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Versions {
+    hardy: &'static str,
+    revision: &'static str,
+    burn: &'static str,
+    rustc: &'static str,
+    target: &'static str,
+    debug_build: bool,
+}
+
+#[derive(Serialize)]
+struct Device {
+    name: &'static str,
+    backend: &'static str,
+    hardware: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Terminal {
+    stdout: bool,
+    stderr: bool,
+    term: Option<String>,
+    columns: Option<u16>,
+}
+
+/// Reference data that only tests read.
+#[derive(Serialize)]
+struct Golden {
+    path: Option<PathBuf>,
+    found: bool,
+}
+
+/// Looks around.
+///
+/// # Errors
+/// Standard output that can not be written.
+pub fn run(_: &Arguments, output: Output) -> Result<(), Failure> {
+    let findings = Findings::new();
+    output.show(&findings, |width| findings.text(width))
+}
+
+impl Findings {
+    fn new() -> Self {
+        let golden = env::var_os("HARDY_GOLDEN").map(PathBuf::from);
+        let mut findings = Self {
+            versions: Versions {
+                hardy: build_info::HARDY,
+                revision: build_info::REVISION,
+                burn: build_info::BURN,
+                rustc: build_info::RUSTC,
+                target: build_info::TARGET,
+                debug_build: cfg!(debug_assertions),
+            },
+            devices: vec![Device { name: "cpu", backend: "Flex", hardware: processor() }],
+            missing_backends: ACCELERATORS.to_vec(),
+            threads: rayon::current_num_threads(),
+            cores: std::thread::available_parallelism().ok().map(usize::from),
+            simd: hardy_numerics::simd::level(),
+            memory_gib: memory("MemTotal"),
+            available_memory_gib: memory("MemAvailable"),
+            terminal: Terminal {
+                stdout: std::io::stdout().is_terminal(),
+                stderr: std::io::stderr().is_terminal(),
+                term: env::var("TERM").ok(),
+                columns: terminal_size::terminal_size().map(|(width, _)| width.0),
+            },
+            golden: Golden { found: golden.as_ref().is_some_and(|path| path.is_dir()), path: golden },
+            notes: Vec::new(),
+        };
+        findings.notes = findings.remarks();
+        findings
+    }
+
+    /// What would make this better.
+    fn remarks(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.versions.debug_build {
+            notes.push("this is a debug build, several times slower; build with --release".to_owned());
+        }
+        if self.cores.is_some_and(|cores| self.threads < cores) {
+            notes.push(format!("{} threads on {} cores", self.threads, self.cores.unwrap_or_default()));
+        }
+        if self.simd == "baseline" {
+            notes.push("no vector instructions beyond the baseline of the target".to_owned());
+        }
+        let backends = self.missing_backends.join(", ");
+        notes.push(format!("no {backends}: they are not available in this build, which computes on the CPU"));
+        notes
+    }
+
+    fn text(&self, width: usize) -> String {
+        let Self { versions, terminal, golden, .. } = self;
+        let gib =
+            |size: Option<f64>| size.map_or_else(|| "unknown".to_owned(), |size| format!("{size:.1} GiB"));
+        let device = |device: &Device| {
+            let hardware = device.hardware.as_deref().unwrap_or("unknown processor");
+            format!("{} ({}, {hardware})", device.name, device.backend)
+        };
+        let devices: Vec<String> = self.devices.iter().map(device).collect();
+        let yes = |yes: bool| if yes { "yes" } else { "no" };
+        let golden = match &golden.path {
+            Some(path) => format!("{}: {}", path.display(), if golden.found { "found" } else { "not found" }),
+            None => "HARDY_GOLDEN is not set (only tests read it)".to_owned(),
+        };
+        let rows = [
+            ("hardy", format!("{}, revision {}", versions.hardy, versions.revision)),
+            ("burn", versions.burn.to_owned()),
+            ("rustc", format!("{}, {}", versions.rustc, versions.target)),
+            ("devices", devices.join(", ")),
+            ("threads", format!("{} of {} cores", self.threads, self.cores.unwrap_or(self.threads))),
+            ("SIMD", self.simd.to_owned()),
+            ("memory", format!("{}, {} available", gib(self.memory_gib), gib(self.available_memory_gib))),
+            (
+                "terminal",
+                format!("{}, TERM {}", yes(terminal.stdout), terminal.term.as_deref().unwrap_or("unset")),
+            ),
+            ("golden data", golden),
+        ];
+        let mut out: String = rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect();
+        for note in &self.notes {
+            out += &wrap(&format!("note: {note}"), width, 0);
+        }
+        out
+    }
+}
+
+/// The processor's name, where the system tells it.
+fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map(|(_, name)| name.trim().to_owned())
+}
+
+/// A size in `/proc/meminfo`, in GiB.
+fn memory(key: &str) -> Option<f64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0 / GIB)
+}

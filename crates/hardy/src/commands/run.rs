@@ -1,0 +1,153 @@
+//! `hardy run`: training under noise, with evaluations and a report.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hardy_lab::{Comparison, EvalRecord, LabError, RobustnessTable, run as lab};
+use hardy_ops::Rule;
+use hardy_train::config::{RunConfig, refuse_existing};
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::{
+    build_info,
+    device::{Backend, DeviceArgs},
+    failure::Failure,
+    noise_args,
+    output::Output,
+};
+
+mod teller;
+
+use teller::Teller;
+
+const EXAMPLE: &str = "\
+CONFIG is a TOML file or the name of a preset: quickstart, baseline, e5, e5a, e5b, e8c, e8d. A run directory that \
+exists is never overwritten. HARDY_NOISE adds rules to the plan of every run.
+
+Examples:
+  hardy run quickstart
+  hardy run e5b --set train.steps=40 --set model.path=DIR --out runs/e5b-short
+  hardy run e5b --resume";
+
+/// Arguments of `hardy run`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Arguments {
+    /// A TOML file, or a preset's name
+    #[arg(value_name = "CONFIG")]
+    config: String,
+    /// Change a key of the configuration, as in train.steps=10; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The run directory [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the last checkpoint in the run directory
+    #[arg(long)]
+    resume: bool,
+    /// Check everything and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What came of a configuration.
+#[derive(Serialize)]
+struct Outcome {
+    directory: PathBuf,
+    report: PathBuf,
+    arms: Vec<Arm>,
+    /// The arms against the first, where there are several.
+    comparison: Option<Comparison>,
+}
+
+/// What came of one run.
+#[derive(Serialize)]
+struct Arm {
+    name: String,
+    directory: PathBuf,
+    table: RobustnessTable,
+}
+
+/// What a run would do.
+#[derive(Serialize)]
+struct Planned {
+    name: String,
+    directory: PathBuf,
+    steps: u64,
+}
+
+/// Trains, evaluates and reports.
+///
+/// # Errors
+/// Input that can not be used, or a run that fails.
+pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    let mut config = RunConfig::load(&args.config, &args.set)?;
+    config.build = Some(build_info::table());
+    if let Some(environment) = noise_args::environment()? {
+        add_rules(&mut config, &environment.noise)?;
+    }
+    let directory = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
+    if args.dry_run {
+        return dry_run(args, &config, &directory, output);
+    }
+    let mut teller = Teller::default();
+    let device = args.device.device();
+    let finished = lab::run_arms::<Backend>(&config, &directory, args.resume, &device, &mut |event| {
+        teller.tell(&event)
+    })?;
+    let outcome = Outcome::new(directory, &finished)?;
+    output.show(&outcome, |width| outcome.text(width))
+}
+
+fn dry_run(args: &Arguments, config: &RunConfig, directory: &Path, output: Output) -> Result<(), Failure> {
+    if !args.resume {
+        refuse_existing(directory)?;
+    }
+    let plan = |arm: &RunConfig| {
+        let steps = lab::dry_run::<Backend>(arm, &args.device.device())?;
+        let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
+        Ok(Planned { name: arm.name.clone(), directory: own, steps })
+    };
+    let planned = config.arms()?.iter().map(plan).collect::<Result<Vec<_>, LabError>>()?;
+    let line =
+        |p: &Planned| format!("{}: {} steps, would write {}\n", p.name, p.steps, p.directory.display());
+    output.show(&planned, |_| planned.iter().map(line).collect())
+}
+
+/// Adds rules to a configuration and to those of its arms that have their own.
+fn add_rules(config: &mut RunConfig, rules: &[Rule]) -> Result<(), Failure> {
+    config.noise.extend_from_slice(rules);
+    for arm in &mut config.arm {
+        let Some(Value::Array(own)) = arm.get_mut("noise") else { continue };
+        for rule in rules {
+            let table = Table::try_from(rule).map_err(|error| Failure::input(error.to_string()))?;
+            own.push(Value::Table(table));
+        }
+    }
+    Ok(())
+}
+
+impl Outcome {
+    fn new(directory: PathBuf, finished: &[(String, PathBuf, EvalRecord)]) -> Result<Self, Failure> {
+        let arm = |(name, directory, record): &(String, PathBuf, EvalRecord)| {
+            let table = RobustnessTable::from_record(record)?;
+            Ok(Arm { name: name.clone(), directory: directory.clone(), table })
+        };
+        let arms = finished.iter().map(arm).collect::<Result<_, LabError>>()?;
+        let named: Vec<_> = finished.iter().map(|(name, _, record)| (name.as_str(), record)).collect();
+        let comparison = if named.len() > 1 { Some(Comparison::new(&named)?) } else { None };
+        Ok(Self { report: directory.join("report.html"), directory, arms, comparison })
+    }
+
+    fn text(&self, width: usize) -> String {
+        let tables = self.arms.iter().map(|arm| format!("== {}\n{}\n", arm.name, arm.table.render(width)));
+        let mut out: String = tables.collect();
+        if let Some(comparison) = &self.comparison {
+            out += &format!("== Are the differences real?\n{}\n", comparison.render(width));
+        }
+        out + &format!("report: {}\n", self.report.display())
+    }
+}

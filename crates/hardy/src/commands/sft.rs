@@ -1,0 +1,172 @@
+//! `hardy sft`: supervised warm-up of a base model on worked answers.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use hardy_lab::{
+    EvalRecord,
+    evaluate::{EVAL_DATA_SEED, Evaluation, Level},
+    format,
+};
+use hardy_model::files::write_atomically;
+use hardy_train::{
+    config::refuse_existing,
+    data::{self, Split},
+    error::Error,
+    sft::{SftConfig, SftRecord, SftTrainer},
+};
+use serde::Serialize;
+
+use crate::{
+    device::{Backend, DeviceArgs},
+    failure::Failure,
+    new_directory, noise_args,
+    output::{Output, note},
+    progress::Progress,
+};
+
+/// Tokens after which an answer of the final evaluation is cut off.
+const MAX_NEW_TOKENS: usize = 256;
+/// Sequences of the final evaluation that are computed at once.
+const AT_ONCE: usize = 256;
+
+const EXAMPLE: &str = "\
+CONFIG is a TOML file or the name of a preset: tiny-base. The directory it writes is a Hugging Face directory, with \
+the configuration (sft.toml), the metrics of every step (sft.jsonl) and the final evaluation (eval.json) beside the \
+model. HARDY_NOISE adds rules to the plan.
+
+Example: make the built-in base model again
+  hardy sft tiny-base --out tiny";
+
+/// Arguments of `hardy sft`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Arguments {
+    /// A TOML file, or a preset's name
+    #[arg(value_name = "CONFIG")]
+    config: String,
+    /// Change a key of the configuration, as in train.steps=10; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The directory to write; must not exist [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Check everything and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What came of it.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    out: &'a Path,
+    steps: usize,
+    parameters: usize,
+    last: Option<SftRecord>,
+    strict_accuracy: Option<f64>,
+    flexible_accuracy: Option<f64>,
+    eval_problems: usize,
+}
+
+/// Trains, evaluates and writes the model.
+///
+/// # Errors
+/// Input that can not be used, or training that fails.
+pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    let mut config = SftConfig::load(&args.config, &args.set)?;
+    config.noise.extend(noise_args::environment()?.unwrap_or_default().noise);
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
+    refuse_existing(&out)?;
+    let mut trainer = SftTrainer::<Backend>::new(config.clone(), &args.device.device())?;
+    let parameters = trainer.policy.decoder.blueprint.parameters.iter();
+    let parameters = parameters.map(|spec| spec.shape.iter().product::<usize>()).sum();
+    note(&format!("{}: {} parameters", config.name, format::count(parameters as u64)));
+    let steps = if args.dry_run { 0 } else { config.train.steps };
+    let mut outcome = Outcome {
+        out: &out,
+        steps,
+        parameters,
+        last: None,
+        strict_accuracy: None,
+        flexible_accuracy: None,
+        eval_problems: config.eval_problems,
+    };
+    if !args.dry_run {
+        new_directory::create(&out, |partial| train(&config, &mut trainer, partial, &mut outcome))?;
+    }
+    output.show(&outcome, |_| text(&outcome))
+}
+
+/// Trains step by step and writes everything into `directory`.
+fn train(
+    config: &SftConfig,
+    trainer: &mut SftTrainer<Backend>,
+    directory: &Path,
+    outcome: &mut Outcome<'_>,
+) -> Result<(), Failure> {
+    let path = directory.join("sft.jsonl");
+    let failed = |error: std::io::Error| Failure::run(format!("{}: {error}", path.display()));
+    let mut log = BufWriter::new(File::create(&path).map_err(failed)?);
+    let mut progress = Progress::new("sft", config.train.steps);
+    for done in 1..=config.train.steps {
+        let record = trainer.step()?;
+        let line = serde_json::to_string(&record).map_err(|error| Failure::run(error.to_string()))?;
+        writeln!(log, "{line}").map_err(failed)?;
+        progress.at(done);
+        if done % 50 == 0 || done == config.train.steps {
+            progress.line(&format!("step {done}/{}  loss {:.4}", config.train.steps, record.loss));
+        }
+        outcome.last = Some(record);
+    }
+    log.flush().map_err(failed)?;
+    drop(progress);
+    noise_args::check_fired(&trainer.plan)?;
+    trainer.policy.save(directory, config.save_dtype())?;
+    let text = toml::to_string(config).map_err(|error| Failure::run(error.to_string()))?;
+    write_atomically(&directory.join("sft.toml"), text.as_bytes())?;
+    if config.eval_problems > 0 {
+        let record = evaluate(config, trainer)?;
+        record.write(&directory.join("eval.json"))?;
+        outcome.strict_accuracy = record.levels.first().map(|level| level.accuracy);
+        outcome.flexible_accuracy = record.levels.first().map(|level| level.flexible_accuracy);
+    }
+    Ok(())
+}
+
+/// Greedy answers without noise.
+fn evaluate(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<EvalRecord, Failure> {
+    let data = &config.data;
+    let problems = data::load(&data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval_problems));
+    let problems = problems.map_err(Error::from)?;
+    let evaluation = Evaluation {
+        policy: &trainer.policy,
+        problems: &problems,
+        wording: &data.prompt,
+        model: &config.name,
+        data: &data.eval,
+        step: Some(trainer.steps),
+        seed: config.seed,
+        max_new_tokens: MAX_NEW_TOKENS,
+        batch: AT_ONCE,
+    };
+    let mut progress = Progress::new("evaluation", problems.len());
+    Ok(evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| progress.at(done))?)
+}
+
+fn text(outcome: &Outcome<'_>) -> String {
+    let Outcome { out, steps, last, strict_accuracy, flexible_accuracy, eval_problems, .. } = outcome;
+    let Some(last) = last else { return "the configuration can be used; nothing was written\n".to_owned() };
+    let mut text = format!("{steps} steps, loss {:.4}, written to {}\n", last.loss, out.display());
+    if let (Some(strict), Some(flexible)) = (strict_accuracy, flexible_accuracy) {
+        let (strict, flexible) = (format::percent(*strict), format::percent(*flexible));
+        text +=
+            &format!("greedy on {eval_problems} held-out problems: strict {strict}, flexible {flexible}\n");
+    }
+    text
+}

@@ -1,0 +1,10 @@
+//! The binary from outside: what it prints, what it writes, and its exit codes.
+
+mod bad_input;
+mod golden_models;
+mod golden_schedule;
+mod help;
+mod noise;
+mod perturb;
+mod runs;
+mod support;

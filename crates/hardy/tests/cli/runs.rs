@@ -1,0 +1,152 @@
+//! `run` and what follows it: a few steps, then comparing, reporting and exporting.
+
+use std::{fs, path::Path};
+
+use crate::support::{arg, golden, hardy, json, refuses, succeeded, text};
+
+const CONFIG: &str = "\
+name = \"short\"
+[model]
+path = \"builtin:tiny\"
+[data]
+train_problems = 8
+[train]
+steps = 2
+prompts_per_step = 2
+samples_per_prompt = 2
+learning_rate = 1e-4
+max_new_tokens = 8
+[eval]
+n = 4
+noise_levels = [0.0, 0.05]
+[[arm]]
+name = \"clean\"
+[[arm]]
+name = \"noise\"
+[[arm.noise]]
+error = { kind = \"relative_gaussian\", scale = 0.05 }
+ops = [\"linear\"]
+pass = [\"forward\", \"backward\"]
+";
+
+fn config(dir: &Path, text: &str) -> std::path::PathBuf {
+    let path = dir.join("short.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// `metrics.jsonl` without what a clock says.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let line = |line: &str| {
+        let mut metrics: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        metrics.retain(|key, _| !key.ends_with("_seconds") && !key.ends_with("_per_second"));
+        serde_json::Value::Object(metrics)
+    };
+    fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().map(line).collect()
+}
+
+#[test]
+fn a_run_is_the_same_with_any_number_of_threads_and_can_be_compared_reported_and_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), CONFIG);
+    let path = |name: &str| dir.path().join(name);
+    let said = json(&["run", arg(&config), "--out", arg(&path("one")), "--threads", "1"]);
+    assert_eq!(said["arms"].as_array().unwrap().len(), 2);
+    assert!(said["comparison"].is_object() && path("one/report.html").exists());
+    succeeded(&hardy(&["run", arg(&config), "--out", arg(&path("two")), "--threads", "2"]));
+    for arm in ["clean", "noise"] {
+        let (one, two) = (path("one").join(arm), path("two").join(arm));
+        assert_eq!(metrics(&one).len(), 2);
+        assert_eq!(metrics(&one), metrics(&two));
+        assert!(fs::read_to_string(one.join("config.toml")).unwrap().contains("revision"));
+    }
+    refuses(&["run", arg(&config), "--out", arg(&path("one"))], &["exists and is never overwritten"]);
+    let (clean, noise) = (path("one/clean"), path("one/noise"));
+    let compared = json(&["compare", arg(&clean), arg(&noise)]);
+    assert_eq!(compared["runs"][0]["levels"].as_array().unwrap().len(), 2);
+    succeeded(&hardy(&["compare", arg(&clean), arg(&noise), "--step", "0"]));
+    refuses(&["compare", arg(&clean), arg(&noise), "--step", "1"], &["no evaluation at step 1", "0, 2"]);
+    let page = path("page.html");
+    succeeded(&hardy(&["report", arg(&clean), arg(&noise), "--out", arg(&page)]));
+    assert!(fs::read_to_string(page).unwrap().contains("</html>"));
+    let exported = path("exported");
+    succeeded(&hardy(&["export", arg(&noise), "--out", arg(&exported), "--dtype", "bf16"]));
+    json(&["generate", "--model", arg(&exported), "--prompt", "x", "--max-new-tokens", "1"]);
+    refuses(&["export", arg(&noise), "--out", arg(&exported)], &["exists and is never overwritten"]);
+    refuses(&["export", arg(&noise), "--out", arg(&path("other")), "--step", "7"], &["checkpoint of step 7"]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_finds_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let path = config(dir.path(), CONFIG);
+    let planned = json(&["run", arg(&path), "--dry-run", "--out", arg(&out), "--set", "train.steps=7"]);
+    assert_eq!((&planned[1]["name"], &planned[1]["steps"]), (&"noise".into(), &7.into()));
+    assert!(!out.exists());
+    let refuses_config = |text: &str, parts: &[&str]| {
+        refuses(&["run", arg(&config(dir.path(), text)), "--out", arg(&out)], parts);
+        assert!(!out.exists());
+    };
+    let unknown = CONFIG.replace("prompts_per_step", "promts_per_step");
+    refuses_config(
+        &unknown,
+        &["short.toml:8: unknown key `promts_per_step` in [train]; did you mean `prompts_per_step`?"],
+    );
+    refuses_config(&CONFIG.replace("scale = 0.05", "scale = -1.0"), &["scale"]);
+    refuses_config(&CONFIG.replace("ops = [\"linear\"]", "ops = [\"gelu\"]"), &["matches no site"]);
+    let data = dir.path().join("data.jsonl");
+    let with_data = CONFIG.replace("[data]", &format!("[data]\ntrain = {:?}", arg(&data)));
+    fs::write(&data, "").unwrap();
+    refuses_config(&with_data, &["data.jsonl"]);
+    fs::write(&data, "{\"question\": \"1+1?\", \"answer\": \"#### 2\"}\nno JSON\n").unwrap();
+    refuses_config(&with_data, &["data.jsonl:2"]);
+    fs::write(&data, "{\"question\": \"1+1?\"}\n").unwrap();
+    refuses_config(&with_data, &["data.jsonl:1", "answer"]);
+    refuses(&["run", "no-such-preset"], &["no-such-preset", "quickstart"]);
+}
+
+#[test]
+fn a_rule_in_the_environment_reaches_every_arm() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), CONFIG);
+    let out = dir.path().join("out");
+    let arguments = ["run", arg(&path), "--out", arg(&out), "--dry-run"];
+    let wrong = "[[noise]]\nlayers = [99]\nerror = { kind = \"truncation\", scale = 0.5 }\n";
+    let output = crate::support::command(&arguments).env("HARDY_NOISE", wrong).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("matches no site"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn supervised_training_writes_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("sft.toml"), dir.path().join("warm"));
+    let text = "name = \"warm\"\neval_problems = 2\n[model]\npath = \"builtin:tiny\"\n[data]\ntrain_problems = 8\n\
+        [train]\nsteps = 2\nbatch = 2\n";
+    fs::write(&path, text).unwrap();
+    let said = json(&["sft", arg(&path), "--out", arg(&out)]);
+    assert_eq!(said["last"]["step"], 2);
+    assert_eq!(fs::read_to_string(out.join("sft.jsonl")).unwrap().lines().count(), 2);
+    json(&["generate", "--model", arg(&out), "--prompt", "x", "--max-new-tokens", "1"]);
+    refuses(&["sft", arg(&path), "--out", arg(&out)], &["exists and is never overwritten"]);
+}
+
+#[test]
+fn golden_checkpoints_can_be_trained_on_real_problems() {
+    let Some(root) = golden() else { return };
+    let (model, problems) = (root.join("qwen2"), root.join("../gsm8k/train.jsonl"));
+    if !model.exists() || !problems.exists() {
+        println!("skipped: no {} or no {}", model.display(), problems.display());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (config(dir.path(), CONFIG), dir.path().join("out"));
+    let set = |key: &str, path: &Path| format!("{key}={:?}", arg(path));
+    let (model, train, eval) =
+        (set("model.path", &model), set("data.train", &problems), set("data.eval", &problems));
+    let said =
+        json(&["run", arg(&path), "--out", arg(&out), "--set", &model, "--set", &train, "--set", &eval]);
+    assert_eq!(said["arms"].as_array().unwrap().len(), 2);
+    assert_eq!(metrics(&out.join("noise")).len(), 2);
+}
