@@ -30,8 +30,6 @@ const HEADS: Heads = Heads { query: 8, kv: 4, dim: 32 };
 const VOCAB: usize = 512;
 /// Sequences of a decoding step.
 const SEQUENCES: usize = 256;
-const DECODE_HIDDEN: usize = 128;
-const DECODE_MLP: usize = 384;
 
 fn main() {
     divan::main();
@@ -133,19 +131,23 @@ fn plain_product<const THREADS: usize>(bencher: Bencher, [outer, inner]: [usize;
     plain(bencher, TOKENS, outer, inner, THREADS);
 }
 
+/// `[tokens, outer, inner]` of the layers of a decoding step.
+const DECODING: [[usize; 3]; 4] =
+    [[SEQUENCES, 384, 128], [SEQUENCES, 128, 128], [32, 384, 128], [32, 704, 256]];
+
 /// The same for one decoding step.
-#[divan::bench(args = [[DECODE_MLP, DECODE_HIDDEN], [DECODE_HIDDEN, DECODE_HIDDEN]], consts = [1, 2])]
-fn plain_product_decoding<const THREADS: usize>(bencher: Bencher, [outer, inner]: [usize; 2]) {
-    plain(bencher, SEQUENCES, outer, inner, THREADS);
+#[divan::bench(args = DECODING, consts = [1, 2])]
+fn plain_product_decoding<const THREADS: usize>(bencher: Bencher, [tokens, outer, inner]: [usize; 3]) {
+    plain(bencher, tokens, outer, inner, THREADS);
 }
 
 /// The layers of one decoding step.
-#[divan::bench(args = [[DECODE_MLP, DECODE_HIDDEN], [DECODE_HIDDEN, DECODE_HIDDEN]])]
-fn linear_decoding(bencher: Bencher, [outer, inner]: [usize; 2]) {
-    let (x, w) = (tensor(SEQUENCES, inner, 1), tensor(outer, inner, 2));
-    let at = At::clean(&rows(SEQUENCES, 1));
+#[divan::bench(args = DECODING)]
+fn linear_decoding(bencher: Bencher, [tokens, outer, inner]: [usize; 3]) {
+    let (x, w) = (tensor(tokens, inner, 1), tensor(outer, inner, 2));
+    let at = At::clean(&rows(tokens, 1));
     bencher
-        .counter(multiply_adds(SEQUENCES, outer, inner))
+        .counter(multiply_adds(tokens, outer, inner))
         .bench_local(|| Flex::noisy_linear(&x, &w, None, &at));
 }
 

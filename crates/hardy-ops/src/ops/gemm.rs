@@ -48,11 +48,11 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
 }
 
 /// Up to so many rows, a product is split by columns over the threads; `gemm` itself scales badly there.
-const FEW_ROWS: usize = 256;
+const FEW_ROWS: usize = 128;
 /// Columns of a part.
-const COLUMNS: usize = 128;
-/// Multiplications below which a product is not split.
-const WORTH_SPLITTING: usize = 1 << 20;
+const COLUMNS: usize = 64;
+/// Multiplications below which the calling thread does all: waking others takes longer.
+const WORTH_THREADS: usize = 1 << 21;
 
 /// `a·b`, row-major, on all threads. The order of every sum depends on the shapes alone.
 ///
@@ -66,7 +66,9 @@ pub(crate) fn multiply(a: Mat, b: Mat) -> Vec<f32> {
     }
     let mut out = Vec::with_capacity(rows * cols);
     let start = Start(out.as_mut_ptr());
-    if rows <= FEW_ROWS && cols > COLUMNS && rows * cols * a.cols >= WORTH_SPLITTING {
+    let threads = rayon::current_num_threads();
+    let worth_threads = rows * cols * a.cols >= WORTH_THREADS;
+    if worth_threads && rows <= FEW_ROWS {
         (0..cols.div_ceil(COLUMNS)).into_par_iter().for_each(|index| {
             let first = index * COLUMNS;
             let part = b.columns(first, COLUMNS.min(cols - first));
@@ -75,8 +77,8 @@ pub(crate) fn multiply(a: Mat, b: Mat) -> Vec<f32> {
             unsafe { run(start.at(first), cols, a, part, false, Parallelism::None) };
         });
     } else {
-        let threads = rayon::current_num_threads();
-        let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+        let alone = threads == 1 || !worth_threads;
+        let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(threads) };
         // SAFETY: `out` has room for the product, and is not read.
         unsafe { run(start.at(0), cols, a, b, false, parallelism) };
     }
@@ -159,6 +161,7 @@ mod tests {
         for (m, n, k) in [
             (1, 128, 704),
             (33, 384, 128),
+            (100, 200, 128),
             (256, 200, 128),
             (300, 512, 256),
             (128, 384, 3000),
