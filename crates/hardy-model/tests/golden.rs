@@ -12,8 +12,8 @@ use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase, Plan, Rule, ops::log_prob
 
 /// The checkpoints of the golden directory that bring numbers with them.
 fn checkpoints() -> Vec<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    let root = std::env::var_os("HARDY_GOLDEN").map_or(default, PathBuf::from);
+    let named = std::env::var_os("HARDY_GOLDEN").unwrap_or_else(|| "../shared/golden".into());
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(named);
     let Ok(entries) = std::fs::read_dir(&root) else {
         println!("skipped: no golden directory at {}", root.display());
         return Vec::new();

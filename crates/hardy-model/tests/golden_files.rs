@@ -11,8 +11,8 @@ use tempfile::tempdir;
 
 /// The subdirectories with a `config.json`, sorted.
 fn checkpoints() -> Vec<PathBuf> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden");
-    let root = std::env::var_os("HARDY_GOLDEN").map_or_else(|| default.into(), PathBuf::from);
+    let named = std::env::var_os("HARDY_GOLDEN").unwrap_or_else(|| "../shared/golden".into());
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(named);
     let Ok(entries) = fs::read_dir(&root) else {
         println!("skipped: there is no directory {}; set HARDY_GOLDEN", root.display());
         return Vec::new();

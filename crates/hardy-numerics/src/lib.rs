@@ -15,6 +15,7 @@
 
 pub mod address;
 mod energy;
+pub mod formats;
 pub mod gaussian;
 pub mod math;
 pub mod metrics;
@@ -24,6 +25,8 @@ pub mod simd;
 
 pub use address::{NoiseKey, Row};
 pub use energy::ErrorEnergy;
+pub use formats::Format;
+pub use formats::pack::PackError;
 pub use gaussian::fill_gaussian;
 pub use metrics::ErrorMetrics;
 pub use perturb::Perturbation;

@@ -13,8 +13,8 @@ const TOLERANCE: f64 = 1e-5;
 const SIGMA_TOLERANCE: f64 = 1e-9;
 
 fn directory() -> PathBuf {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden");
-    std::env::var_os("HARDY_GOLDEN").map_or_else(|| default.into(), PathBuf::from)
+    let named = std::env::var_os("HARDY_GOLDEN").unwrap_or_else(|| "../shared/golden".into());
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(named)
 }
 
 /// A part of `rl.json`, or `None` and a printed reason where there is none.

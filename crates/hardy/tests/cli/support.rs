@@ -55,8 +55,8 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// The golden directory, if it is there.
 pub fn golden() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    let root = std::env::var_os("HARDY_GOLDEN").map_or(default, PathBuf::from);
+    let named = std::env::var_os("HARDY_GOLDEN").unwrap_or_else(|| "../shared/golden".into());
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(named);
     let found = root.is_dir();
     if !found {
         println!("skipped: no golden directory at {}", root.display());
