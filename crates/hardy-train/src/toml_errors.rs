@@ -127,6 +127,7 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
+    // Only the errors of reading these are looked at, not what was read.
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     #[allow(dead_code)]

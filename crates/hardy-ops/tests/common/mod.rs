@@ -1,4 +1,5 @@
 //! What the tests share: tensors of reproducible values, addresses, and plans bound to a handful of sites.
+// Every test binary compiles this file by itself, and none uses all of it.
 #![allow(dead_code)]
 
 use burn::{
