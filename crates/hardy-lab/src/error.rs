@@ -137,6 +137,32 @@ pub enum LabError {
         /// The second side's levels.
         levels_second: String,
     },
+    /// A level that one side was not evaluated at.
+    #[error("{run} was not evaluated at {level}, only at {levels}")]
+    NoSuchLevel {
+        /// The run or preset.
+        run: String,
+        /// The level.
+        level: String,
+        /// The levels it has.
+        levels: String,
+    },
+    /// A preset that the suite does not have.
+    #[error("a hypothesis speaks of {preset}, which is not among the suite's presets {known}")]
+    NoSuchPreset {
+        /// The preset.
+        preset: String,
+        /// Those of the suite.
+        known: String,
+    },
+    /// A run of a suite.
+    #[error("{label}: {error}")]
+    Member {
+        /// The preset and seed.
+        label: String,
+        /// What went wrong.
+        error: Box<LabError>,
+    },
     /// A comparison of fewer than two, or a report of no run.
     #[error("{what} needs at least {least}, got {got}")]
     TooFew {
@@ -155,6 +181,7 @@ impl LabError {
         match self {
             Self::Train(error) => error.is_input(),
             Self::NoReceipt { .. } => false,
+            Self::Member { error, .. } => error.is_input(),
             _ => true,
         }
     }

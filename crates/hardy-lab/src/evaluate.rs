@@ -40,6 +40,26 @@ impl Level {
         let rules = if clean { Vec::new() } else { vec![Rule::noise(scale)] };
         Self { label, noise: Some(scale), plan: Plan { rules, seed, streams: Streams::PerPhase } }
     }
+
+    /// The same level on hardware that has errors of its own: those of `rules` that name the phase of evaluation, which
+    /// come first and are named in the label. So a run in W4A4 is judged in W4A4.
+    #[must_use]
+    pub fn under(mut self, rules: &[Rule]) -> Self {
+        let names_eval = |rule: &&Rule| rule.during.as_ref().is_some_and(|d| d.contains(&Phase::Eval));
+        let standing = rules.iter().filter(names_eval);
+        let standing = standing.map(|rule| Rule { during: Some(vec![Phase::Eval]), ..rule.clone() });
+        let own = std::mem::take(&mut self.plan.rules);
+        self.plan.rules = standing.collect();
+        let mut kinds: Vec<&str> = self.plan.rules.iter().map(|rule| rule.error.kind_name()).collect();
+        kinds.dedup();
+        if !kinds.is_empty() {
+            let clean = self.noise == Some(0.0);
+            let label = if clean { Vec::new() } else { vec![self.label.as_str()] };
+            self.label = [kinds, label].concat().join(" + ");
+        }
+        self.plan.rules.extend(own);
+        self
+    }
 }
 
 /// Ten decimals, so that 100·0.07 reads as 7.

@@ -4,7 +4,7 @@
 use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     error::Error,
-    policy::{log_probs, prompt_sequence, sample_sequence},
+    policy::{columns, log_probs, prompt_sequence, sample_sequence},
     sequence::{Packed, Sequence, micro_batches},
 };
 use serde::Serialize;
@@ -55,8 +55,7 @@ pub fn nll<B: NoisyBackend>(what: &Evaluation<'_, B>, levels: &[Level]) -> Resul
         let mut problems = Vec::with_capacity(sequences.len());
         for part in micro_batches(&sequences, TOKENS) {
             let packed = Packed::new(&sequences[part.clone()]);
-            let (log_probs, _) = log_probs(&what.policy.decoder, &packed, &noise, 1.0);
-            let log_probs = B::host(&log_probs.into_primitive().tensor()).to_vec();
+            let [log_probs, _] = columns(&log_probs(&what.policy.decoder, &packed, &noise, 1.0));
             let mut rest = &log_probs[..];
             for sequence in &sequences[part] {
                 let (own, after) = rest.split_at(sequence.response_length());
@@ -86,7 +85,7 @@ pub fn nll<B: NoisyBackend>(what: &Evaluation<'_, B>, levels: &[Level]) -> Resul
 }
 
 /// Every problem with its worked answer and the end-of-sequence token.
-fn sequences<B: NoisyBackend>(what: &Evaluation<'_, B>) -> Result<Vec<Sequence>, LabError> {
+pub(crate) fn sequences<B: NoisyBackend>(what: &Evaluation<'_, B>) -> Result<Vec<Sequence>, LabError> {
     let sequence = |problem: &hardy_train::data::Problem| {
         let tokenizer = &what.policy.tokenizer;
         let mut ids = tokenizer.encode(&what.policy.prompt_text(&problem.question, what.wording)?)?;

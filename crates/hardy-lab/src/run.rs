@@ -15,15 +15,17 @@ use hardy_train::{
     config::{RunConfig, refuse_existing},
     data::{self, Problem, Split},
     error::Error,
-    grpo::{StepRecord, Trainer, step_counts, training_problems},
     policy::Policy,
+    scan_file::ScanFile,
+    step_record::StepRecord,
+    trainer::{Trainer, step_counts, training_problems},
 };
 
 use crate::{
     error::LabError,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
     record::EvalRecord,
-    report, run_records,
+    report, run_records, scan,
     tensorboard::TensorBoardWriter,
 };
 
@@ -58,6 +60,7 @@ struct Prepared<B: NoisyBackend> {
     trainer: Trainer<B>,
     eval_problems: Vec<Problem>,
     levels: Vec<Level>,
+    scan: Option<ScanFile>,
 }
 
 /// Checks a configuration as far as can be without writing: its model, data and plan.
@@ -74,11 +77,14 @@ fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Pr
         .map_err(Error::from)?;
     let (total, per_epoch) = step_counts(config, problems.len())?;
     let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
-    let plan = config.plan(total, per_epoch)?;
+    let scan = scan::for_run(config, &policy, &problems)?;
+    let layers = policy.decoder.blueprint.config.layers;
+    let plan = config.plan(total, per_epoch, layers, scan.as_ref())?;
     let plan =
         plan.bind(&policy.decoder.blueprint.sites, &[Phase::Rollout, Phase::Train]).map_err(Error::from)?;
-    let levels = config.eval.noise_levels.iter().map(|&scale| Level::noise(scale, config.seed)).collect();
-    Ok(Prepared { trainer: Trainer::new(config, policy, plan, problems)?, eval_problems, levels })
+    let level = |&scale: &f64| Level::noise(scale, config.seed).under(&config.noise);
+    let levels = config.eval.noise_levels.iter().map(level).collect();
+    Ok(Prepared { trainer: Trainer::new(config, policy, plan, problems)?, eval_problems, levels, scan })
 }
 
 /// Runs `config` in `directory`; gives the last evaluation.
@@ -95,7 +101,7 @@ pub fn run<B: NoisyBackend>(
     if !resume {
         refuse_existing(directory)?;
     }
-    let Prepared { mut trainer, eval_problems, levels } = prepare::<B>(config, device)?;
+    let Prepared { mut trainer, eval_problems, levels, scan } = prepare::<B>(config, device)?;
     let text = config.to_toml();
     if resume && directory.join("config.toml").exists() {
         check_same_config(directory, config)?;
@@ -104,6 +110,10 @@ pub fn run<B: NoisyBackend>(
         }
     } else {
         fs::create_dir_all(directory.join("eval")).map_err(Error::file(directory))?;
+        if let Some(scan) = &scan {
+            let scan = serde_json::to_value(scan).unwrap_or_default();
+            write_json(&directory.join("scan.json"), &scan).map_err(Error::from)?;
+        }
         write_atomically(&directory.join("config.toml"), text.as_bytes()).map_err(Error::from)?;
     }
     let (from, total) = (trainer.steps, trainer.total_steps);
@@ -251,6 +261,17 @@ impl Log {
     }
 }
 
+/// Whether a run of `config` in `directory` is finished; its report is the last thing that it writes.
+///
+/// # Errors
+/// The directory holds a run of another configuration.
+pub fn is_finished(directory: &Path, config: &RunConfig) -> Result<bool, LabError> {
+    if directory.join("config.toml").exists() {
+        check_same_config(directory, config)?;
+    }
+    Ok(directory.join("report.html").exists())
+}
+
 /// A resumed run must be the run that was started.
 fn check_same_config(directory: &Path, config: &RunConfig) -> Result<(), LabError> {
     let path = directory.join("config.toml");
@@ -258,7 +279,7 @@ fn check_same_config(directory: &Path, config: &RunConfig) -> Result<(), LabErro
     let mut before: RunConfig =
         hardy_train::toml_errors::parse(&text, &path.display().to_string()).map_err(Error::from)?;
     before.build.clone_from(&config.build);
-    if before != *config {
+    if before.resolved() != config.resolved() {
         let what = first_difference(&before, config);
         return Err(Error::config(format!(
             "{}: was started with another configuration ({what}); --resume goes on with the same one",

@@ -45,7 +45,7 @@ fn run(parent: &Path, name: &str, lost: u64) -> RunRecords {
         record.write(&directory.join(format!("eval/step-{step:06}.json"))).unwrap();
     }
     let lines =
-        (0..10).map(|step| json!({"step": step, "reward_mean": 0.1 * f64::from(step), "kl": 0.0, "new": 1}));
+        (0..10).map(|step| json!({"step": step, "reward_mean": 0.1 * f64::from(step), "kl": 0.0, "effective_sample_size": 0.8, "new": 1}));
     fs::write(directory.join("metrics.jsonl"), lines.map(|line| format!("{line}\n")).collect::<String>())
         .unwrap();
     fs::write(directory.join("receipts.json"), "[]").unwrap();
@@ -73,6 +73,7 @@ fn a_page_says_what_the_tables_say() {
         "0 throughout, and not drawn: KL to the reference",
         "5.01 %",
         "Reward, mean",
+        "Effective sample size of training on rollouts",
         "w4a4",
         "The runs have the same configuration.",
     ] {

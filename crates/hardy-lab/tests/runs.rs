@@ -119,6 +119,54 @@ fn receipts_show_the_noise_that_was_asked_for() {
 }
 
 #[test]
+fn a_run_in_a_format_is_judged_in_that_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let w4a4 = CONFIG.split("[[noise]]").next().unwrap().to_owned()
+        + r#"
+[[noise]]
+ops = ["linear"]
+at = "weight"
+exclude = ["lm_head"]
+during = ["rollout", "train", "eval"]
+error = { kind = "mxfp4" }
+[[noise]]
+ops = ["linear"]
+at = "input"
+during = ["rollout", "train", "eval"]
+error = { kind = "nvfp4", rounding = "stochastic", clip_gradient = true }
+[eval]
+n = 8
+noise_levels = [0.0, 0.05]
+"#;
+    let path = dir.path().join("w4a4.toml");
+    fs::write(&path, w4a4).unwrap();
+    let config = RunConfig::load(path.to_str().unwrap(), &["train.steps=1".to_owned()]).unwrap();
+    let own = dir.path().join("run");
+    go(&config, &own, false);
+    let kinds_of = |phase: &str, all: &[Value]| {
+        let fired = all.iter().filter(|r| r["phase"] == phase && r["calls"].as_u64() > Some(0));
+        let mut kinds: Vec<String> = fired.map(|r| r["kind"].as_str().unwrap().to_owned()).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    };
+    let trained = receipts(&own);
+    assert!(trained.iter().all(|r| r["asked"].is_null()));
+    let weights = trained.iter().find(|r| r["kind"] == "mxfp4").unwrap();
+    assert!((0.08..0.15).contains(&weights["measured"].as_f64().unwrap()), "{weights}");
+    for phase in ["rollout", "train"] {
+        assert_eq!(kinds_of(phase, &trained), ["mxfp4", "nvfp4"], "{phase}");
+    }
+    let record: Value = serde_json::from_str(&evaluation(&own, 1)).unwrap();
+    let levels = record["levels"].as_array().unwrap().clone();
+    let labels: Vec<&str> = levels.iter().map(|level| level["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["mxfp4 + nvfp4", "mxfp4 + nvfp4 + 5 %"]);
+    assert_eq!(levels[0]["noise"], 0.0);
+    assert_eq!(kinds_of("eval", levels[0]["receipts"].as_array().unwrap()), ["mxfp4", "nvfp4"]);
+    assert!(levels[0]["plan"].as_str().unwrap().contains("mxfp4"));
+}
+
+#[test]
 fn a_run_does_not_depend_on_the_number_of_threads() {
     let with = |threads: usize| {
         let dir = tempfile::tempdir().unwrap();
@@ -270,4 +318,24 @@ fn shared_streams_give_rollouts_and_training_the_same_noise() {
     };
     assert!(mismatch("shared") < 1e-4);
     assert!(mismatch("per_phase") > 1e-2);
+}
+
+#[test]
+fn training_sees_the_rollouts_log_probabilities_to_the_bit_clean_and_under_shared_noise() {
+    let everywhere = "train.old_log_probs=rollout";
+    // Forward errors alone: those of the backward pass have no counterpart in a rollout.
+    let shared = ["streams=shared", everywhere, "train.steps=2", "train.micro_batch_tokens=300"];
+    let clean = [everywhere, "noise=[]", "train.steps=2", "train.rollout_batch=7"];
+    for changes in [&shared, &clean] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(changes);
+        config.aqn = None;
+        config.eval.n = 2;
+        go(&config, &directory.path().join("run"), false);
+        for line in metrics(&directory.path().join("run")) {
+            assert_eq!(line["logprob_mismatch"], 0.0, "{changes:?}");
+            assert_eq!(line["first_ratio_mean"], 1.0, "{changes:?}");
+            assert_eq!(line["first_ratio_deviation"], 0.0, "{changes:?}");
+        }
+    }
 }

@@ -10,14 +10,15 @@ use burn::{
 use hardy_ops::{
     At, Noise, NoisyBackend, Row, Rows, SiteId,
     ops::{
-        attention::{AttentionAt, LayerCache, Segments, attention, cached_attention},
+        attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
         embedding::embedding,
         gather::gather_rows,
         gelu::gelu,
-        linear::linear,
+        head::head,
+        linear::{frozen_linear, linear},
         rms_norm::rms_norm,
         rotary::{Angles, rotary},
-        silu::silu,
+        silu::silu_up,
     },
 };
 
@@ -25,6 +26,7 @@ use crate::{
     Result,
     config::ModelConfig,
     files::{HostTensor, read_checkpoint},
+    frozen::Frozen,
     sites::{Blueprint, Layer, Linear, Norm},
 };
 
@@ -73,6 +75,33 @@ impl KvCache {
     pub fn new(layers: usize) -> Self {
         Self { layers: vec![LayerCache::default(); layers] }
     }
+
+    /// Makes what it holds, a prompt, common to all clones that are taken from now on.
+    ///
+    /// # Panics
+    /// If it holds a common part already.
+    pub fn share(&mut self) {
+        self.layers.iter_mut().for_each(LayerCache::share);
+    }
+
+    /// Makes room for `tokens` more tokens of a model with these heads.
+    pub fn reserve(&mut self, tokens: usize, heads: Heads) {
+        self.layers.iter_mut().for_each(|layer| layer.reserve(tokens, heads));
+    }
+}
+
+/// What all layers of one pass have in common: its tokens, the angles of their positions, and its errors.
+#[derive(Clone, Debug)]
+pub struct Scene<'a> {
+    batch: &'a Batch,
+    angles: Angles,
+    noise: &'a Noise,
+}
+
+/// What a pass of a generation goes on from: the weights as it sees them, and one cache a sequence.
+pub(crate) struct Continuing<'a, 'b, B: Backend> {
+    pub frozen: &'a Frozen<'a, B>,
+    pub caches: &'a mut [&'b mut KvCache],
 }
 
 /// A decoder with its parameters, all `[rows, width]`, vectors as `[1, width]`.
@@ -109,6 +138,11 @@ impl<B: NoisyBackend> Decoder<B> {
         Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(upload).collect() }
     }
 
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.blueprint.layers.len()
+    }
+
     /// The parameters on the host, under their Hugging Face names.
     pub fn to_host(&self) -> Vec<HostTensor> {
         let specs = self.blueprint.parameters.iter();
@@ -134,82 +168,161 @@ impl<B: NoisyBackend> Decoder<B> {
         self.run(batch, noise, None)
     }
 
-    /// The same for tokens that continue what `caches` hold, one cache a sequence.
-    pub fn hidden_cached(&self, batch: &Batch, noise: &Noise, caches: &mut [&mut KvCache]) -> Tensor<B, 2> {
-        self.run(batch, noise, Some(caches))
-    }
-
     /// The logits of some rows of the hidden states, `[rows, vocab]`; the head computes no others.
     pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32], noise: &Noise) -> Tensor<B, 2> {
-        let all = rows.len() == batch.ids.len() && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
-        let chosen = if all { hidden } else { gather_rows(hidden, rows) };
-        let addresses: Rows = rows.iter().map(|&row| batch.rows[row as usize]).collect();
-        self.linear(&self.blueprint.head, chosen, &noise.at(self.blueprint.head.site, &addresses))
+        self.head(hidden, batch, rows, noise, None)
     }
 
-    fn run(&self, batch: &Batch, noise: &Noise, mut caches: Option<&mut [&mut KvCache]>) -> Tensor<B, 2> {
-        let at = |site: SiteId| noise.at(site, &batch.rows);
+    /// The log-probability of `targets`, one for each of some rows, and the entropy of the row, `[rows, 2]`; no
+    /// logits are kept.
+    pub fn log_probs(
+        &self,
+        hidden: Tensor<B, 2>,
+        batch: &Batch,
+        rows: &[u32],
+        (targets, temperature): (&[u32], f32),
+        noise: &Noise,
+    ) -> Tensor<B, 2> {
+        let (x, addresses) = select(hidden, batch, rows);
+        let part = &self.blueprint.head;
+        head(x, self.parameters[part.weight].clone(), targets, temperature, &noise.at(part.site, &addresses))
+    }
+
+    pub(crate) fn head(
+        &self,
+        hidden: Tensor<B, 2>,
+        batch: &Batch,
+        rows: &[u32],
+        noise: &Noise,
+        frozen: Option<&Frozen<B>>,
+    ) -> Tensor<B, 2> {
+        let (chosen, addresses) = select(hidden, batch, rows);
+        self.linear(&self.blueprint.head, chosen, &noise.at(self.blueprint.head.site, &addresses), frozen)
+    }
+
+    pub(crate) fn run(
+        &self,
+        batch: &Batch,
+        noise: &Noise,
+        mut continuing: Option<Continuing<B>>,
+    ) -> Tensor<B, 2> {
+        let scene = self.scene(batch, noise);
+        let mut x = self.embed(batch, noise);
+        for index in 0..self.blueprint.layers.len() {
+            let frozen = continuing.as_ref().map(|continuing| continuing.frozen);
+            let caches: Option<Vec<&mut LayerCache>> = continuing
+                .as_mut()
+                .map(|all| all.caches.iter_mut().map(|cache| &mut cache.layers[index]).collect());
+            x = self.layer_from(index, x, &scene, frozen, caches);
+        }
+        self.last_norm(x, batch, noise)
+    }
+
+    /// What all layers of one pass have in common.
+    pub fn scene<'a>(&self, batch: &'a Batch, noise: &'a Noise) -> Scene<'a> {
         let frequencies = self.blueprint.config.inverse_frequencies();
         let angles = Angles::new(batch.rows.iter().map(|row| row.position), &frequencies);
+        Scene { batch, angles, noise }
+    }
+
+    /// What goes into the first layer, `[tokens, hidden]`.
+    pub fn embed(&self, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
         let table = &self.blueprint.embedding;
-        let mut x = embedding(self.parameters[table.weight].clone(), &batch.ids, &at(table.site));
-        for (index, layer) in self.blueprint.layers.iter().enumerate() {
-            let caches: Option<Vec<&mut LayerCache>> = caches
-                .as_deref_mut()
-                .map(|all| all.iter_mut().map(|cache| &mut cache.layers[index]).collect());
-            let normed = self.norm(&layer.input_norm, x.clone(), &at);
-            x = x + self.attention(layer, &normed, batch, &angles, &at, caches);
-            let normed = self.norm(&layer.post_norm, x.clone(), &at);
-            x = x + self.mlp(layer, normed, &at);
-        }
-        self.norm(&self.blueprint.norm, x, &at)
+        embedding(self.parameters[table.weight].clone(), &batch.ids, &noise.at(table.site, &batch.rows))
+    }
+
+    /// Layer `index` on `x` `[tokens, hidden]`.
+    pub fn layer(&self, index: usize, x: Tensor<B, 2>, scene: &Scene) -> Tensor<B, 2> {
+        self.layer_from(index, x, scene, None, None)
+    }
+
+    /// The hidden states after the last norm, from the output of the last layer.
+    pub fn last_norm(&self, x: Tensor<B, 2>, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
+        self.norm(&self.blueprint.norm, x, &|site| noise.at(site, &batch.rows))
+    }
+
+    fn layer_from(
+        &self,
+        index: usize,
+        x: Tensor<B, 2>,
+        scene: &Scene,
+        frozen: Option<&Frozen<B>>,
+        caches: Option<Vec<&mut LayerCache>>,
+    ) -> Tensor<B, 2> {
+        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
+        let layer = &self.blueprint.layers[index];
+        let normed = self.norm(&layer.input_norm, x.clone(), &at);
+        let x = x + self.attention(layer, &normed, scene, frozen, caches);
+        let normed = self.norm(&layer.post_norm, x.clone(), &at);
+        x + self.mlp(layer, normed, &at, frozen)
     }
 
     fn attention(
         &self,
         layer: &Layer,
         x: &Tensor<B, 2>,
-        batch: &Batch,
-        angles: &Angles,
-        at: &impl Fn(SiteId) -> At,
+        scene: &Scene,
+        frozen: Option<&Frozen<B>>,
         caches: Option<Vec<&mut LayerCache>>,
     ) -> Tensor<B, 2> {
-        let [mut q, mut k, v] =
-            [&layer.q, &layer.k, &layer.v].map(|part| self.linear_at(part, x.clone(), at));
+        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
+        let linear = |part: &Linear, x| self.linear(part, x, &at(part.site), frozen);
+        let [mut q, mut k, v] = [&layer.q, &layer.k, &layer.v].map(|part| linear(part, x.clone()));
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
-            (q, k) = (self.norm(q_norm, q, at), self.norm(k_norm, k, at));
+            (q, k) = (self.norm(q_norm, q, &at), self.norm(k_norm, k, &at));
         }
-        let (q, k) = (rotary(q, angles), rotary(k, angles));
+        let (q, k) = (rotary(q, &scene.angles), rotary(k, &scene.angles));
         let sites =
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
-        let heads = self.blueprint.heads;
+        let (heads, segments) = (self.blueprint.heads, &scene.batch.segments);
         let mixed = match caches {
-            None => attention(q, k, v, heads, &batch.segments, &sites),
-            Some(mut caches) => cached_attention(q, k, v, &mut caches, heads, &batch.segments, &sites),
+            None => attention(q, k, v, heads, segments, &sites),
+            Some(mut caches) => cached_attention(q, k, v, &mut caches, heads, segments, &sites),
         };
-        self.linear_at(&layer.o, mixed, at)
+        linear(&layer.o, mixed)
     }
 
-    fn mlp(&self, layer: &Layer, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
-        let gate = self.linear_at(&layer.gate, x.clone(), at);
-        let up = self.linear_at(&layer.up, x, at);
-        let gate = match layer.act.gelu {
-            None => silu(gate, &at(layer.act.site)),
-            Some(approximation) => gelu(gate, approximation, &at(layer.act.site)),
+    fn mlp(
+        &self,
+        layer: &Layer,
+        x: Tensor<B, 2>,
+        at: &impl Fn(SiteId) -> At,
+        frozen: Option<&Frozen<B>>,
+    ) -> Tensor<B, 2> {
+        let linear = |part: &Linear, x| self.linear(part, x, &at(part.site), frozen);
+        let gate = linear(&layer.gate, x.clone());
+        let up = linear(&layer.up, x);
+        let gated = match layer.act.gelu {
+            None => silu_up(gate, up, &at(layer.act.site)),
+            Some(approximation) => gelu(gate, approximation, &at(layer.act.site)) * up,
         };
-        self.linear_at(&layer.down, gate * up, at)
+        linear(&layer.down, gated)
     }
 
     fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
         rms_norm(x, self.parameters[norm.weight].clone(), self.blueprint.config.rms_norm_eps, &at(norm.site))
     }
 
-    fn linear_at(&self, part: &Linear, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
-        self.linear(part, x, &at(part.site))
-    }
-
-    fn linear(&self, part: &Linear, x: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
+    fn linear(&self, part: &Linear, x: Tensor<B, 2>, at: &At, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
         let bias = part.bias.map(|bias| self.parameters[bias].clone());
-        linear(x, self.parameters[part.weight].clone(), bias, at)
+        match frozen.and_then(|frozen| frozen.weight(part)) {
+            Some(weight) => frozen_linear(x, weight, bias, at),
+            None => linear(x, self.parameters[part.weight].clone(), bias, at),
+        }
     }
+}
+
+impl<B: NoisyBackend> Decoder<Autodiff<B>> {
+    /// The same decoder without a tape.
+    pub fn inner(&self) -> Decoder<B> {
+        let parameters = self.parameters.iter().map(|tensor| tensor.clone().inner()).collect();
+        Decoder { blueprint: Arc::clone(&self.blueprint), parameters }
+    }
+}
+
+/// Some rows of the hidden states, and their addresses.
+fn select<B: NoisyBackend>(hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> (Tensor<B, 2>, Rows) {
+    let all = rows.len() == batch.ids.len() && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
+    let addresses = rows.iter().map(|&row| batch.rows[row as usize]).collect();
+    (if all { hidden } else { gather_rows(hidden, rows) }, addresses)
 }

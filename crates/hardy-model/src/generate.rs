@@ -1,14 +1,15 @@
 //! Generation in batches with a KV cache: every prompt is computed once for all its samples, a finished sequence
-//! leaves the batch, and the next prompts take its place. What a sequence becomes depends on its own address alone.
+//! leaves the batch, and the next sample takes its place at once. What a sequence becomes depends on its own address alone.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::VecDeque, ops::Range};
 
 use hardy_numerics::NoiseKey;
-use hardy_ops::{Noise, NoisyBackend, Row};
+use hardy_ops::{Noise, NoisyBackend, Row, ops::attention::Heads};
 use rayon::prelude::*;
 
 use crate::{
     decoder::{Batch, Decoder, KvCache, sequence_rows},
+    frozen::Frozen,
     sampling::Sampler,
 };
 
@@ -46,7 +47,7 @@ impl Generation {
 }
 
 /// One generated sequence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// The new tokens, with the stop token where there was one.
     pub ids: Vec<u32>,
@@ -66,6 +67,14 @@ struct Active {
     out: Sample,
 }
 
+/// A prompt that has been computed, some of whose samples still wait for a place.
+struct Ready {
+    prompt: usize,
+    started: usize,
+    cache: KvCache,
+    logits: Vec<f32>,
+}
+
 /// Generates every sample of every prompt; the result is in the order of the prompts and their samples.
 /// `progress` is told the number of finished sequences.
 ///
@@ -79,22 +88,27 @@ pub fn generate<B: NoisyBackend>(
     mut progress: impl FnMut(usize),
 ) -> Vec<Vec<Sample>> {
     let mut results: Vec<Vec<Option<Sample>>> = prompts.iter().map(|p| vec![None; p.samples.len()]).collect();
-    let (mut active, mut next, mut finished) = (Vec::new(), 0, 0);
-    while next < prompts.len() || !active.is_empty() {
-        let room = how.batch.saturating_sub(active.len());
-        let admitted = admit(&prompts[next..], room, active.is_empty());
-        if admitted > 0 {
-            active.extend(prefill(decoder, prompts, next..next + admitted, how, noise));
-            next += admitted;
-        } else {
-            decode(decoder, &mut active, how, noise);
+    let total: usize = prompts.iter().map(|p| p.samples.len()).sum();
+    let frozen = Frozen::new(decoder, noise);
+    let heads = decoder.blueprint.heads;
+    let (mut active, mut ready, mut next, mut finished) = (Vec::new(), VecDeque::new(), 0, 0);
+    while finished < total {
+        let room = how.batch.max(1) - active.len();
+        let waiting: usize = ready.iter().map(|ready: &Ready| ready.waiting(prompts)).sum();
+        let admitted = admit(&prompts[next..], room.saturating_sub(waiting));
+        ready.extend(prefill(&frozen, decoder, prompts, next..next + admitted));
+        next += admitted;
+        let before = active.len();
+        active.extend((0..room).map_while(|_| start(&mut ready, prompts, heads, how)));
+        // Those that start have drawn a token already.
+        if active.len() == before {
+            decode(&frozen, decoder, &mut active, how);
         }
         active.retain_mut(|sequence: &mut Active| {
             let done = sequence.out.stopped || sequence.out.ids.len() >= how.max_new_tokens;
             if done {
                 finished += 1;
-                let empty = Sample { ids: Vec::new(), log_probs: Vec::new(), stopped: false };
-                results[sequence.prompt][sequence.sample] = Some(std::mem::replace(&mut sequence.out, empty));
+                results[sequence.prompt][sequence.sample] = Some(std::mem::take(&mut sequence.out));
             }
             !done
         });
@@ -104,65 +118,88 @@ pub fn generate<B: NoisyBackend>(
     results.into_iter().map(all).collect()
 }
 
-/// How many of the waiting prompts fit into `room`; at least one where the batch is empty.
-fn admit(waiting: &[Prompt], room: usize, empty: bool) -> usize {
-    // A few finished sequences are not worth a prefill of their own: wait until the first group fits.
+/// How many of the waiting prompts it takes to fill `room`.
+fn admit(waiting: &[Prompt], room: usize) -> usize {
     let mut used = 0;
-    let fits = |prompt: &&Prompt| {
+    let needed = |prompt: &&Prompt| {
+        let needed = used < room;
         used += prompt.samples.len();
-        used <= room
+        needed
     };
-    let count = waiting.iter().take_while(fits).count();
-    if empty { count.max(1).min(waiting.len()) } else { count }
+    waiting.iter().take_while(needed).count()
 }
 
-/// Computes prompts once each and draws the first token of all their samples.
+/// Computes prompts once each.
 fn prefill<B: NoisyBackend>(
+    frozen: &Frozen<B>,
     decoder: &Decoder<B>,
     prompts: &[Prompt],
-    range: std::ops::Range<usize>,
-    how: &Generation,
-    noise: &Noise,
-) -> Vec<Active> {
+    range: Range<usize>,
+) -> Vec<Ready> {
+    if range.is_empty() {
+        return Vec::new();
+    }
     let chosen = &prompts[range.clone()];
     let rows: Vec<Vec<Row>> =
         chosen.iter().map(|p| sequence_rows(p.sequence, p.sequence, p.ids.len(), p.ids.len())).collect();
     let batch = Batch::pack(chosen.iter().zip(&rows).map(|(p, rows)| (&p.ids[..], &rows[..])));
     let mut caches = vec![KvCache::new(decoder.blueprint.config.layers); chosen.len()];
-    let hidden = decoder.hidden_cached(&batch, noise, &mut caches.iter_mut().collect::<Vec<_>>());
+    let hidden = frozen.hidden(&batch, &mut caches.iter_mut().collect::<Vec<_>>());
     let last: Vec<u32> = batch.segments.ranges().map(|rows| rows.end as u32 - 1).collect();
-    let logits = B::host(&decoder.logits(hidden, &batch, &last, noise).into_primitive().tensor());
-    let vocab = decoder.blueprint.config.vocab_size;
-    let mut active = Vec::new();
-    for (((index, prompt), cache), logits) in range.zip(chosen).zip(caches).zip(logits.chunks_exact(vocab)) {
-        for (sample, &sequence) in prompt.samples.iter().enumerate() {
-            let mut started = Active {
-                prompt: index,
-                sample,
-                sequence,
-                position: prompt.ids.len() as u32,
-                cache: cache.clone(),
-                out: Sample { ids: Vec::new(), log_probs: Vec::new(), stopped: false },
-            };
-            started.draw(logits, how);
-            active.push(started);
-        }
+    let logits = B::host(&frozen.logits(hidden, &batch, &last).into_primitive().tensor());
+    let rows = logits.chunks_exact(decoder.blueprint.config.vocab_size);
+    let one = |((prompt, mut cache), logits): ((usize, KvCache), &[f32])| {
+        cache.share();
+        Ready { prompt, started: 0, cache, logits: logits.to_vec() }
+    };
+    range.zip(caches).zip(rows).map(one).collect()
+}
+
+/// Starts the next waiting sample: draws its first token.
+fn start(ready: &mut VecDeque<Ready>, prompts: &[Prompt], heads: Heads, how: &Generation) -> Option<Active> {
+    while ready.front().is_some_and(|ready| ready.waiting(prompts) == 0) {
+        ready.pop_front();
     }
-    active
+    let from = ready.front_mut()?;
+    let prompt = &prompts[from.prompt];
+    let mut started = Active {
+        prompt: from.prompt,
+        sample: from.started,
+        sequence: prompt.samples[from.started],
+        position: prompt.ids.len() as u32,
+        cache: from.cache.clone(),
+        out: Sample::default(),
+    };
+    from.started += 1;
+    started.cache.reserve(how.max_new_tokens, heads);
+    started.draw(&from.logits, how);
+    Some(started)
 }
 
 /// One more token for every sequence in the batch.
-fn decode<B: NoisyBackend>(decoder: &Decoder<B>, active: &mut [Active], how: &Generation, noise: &Noise) {
+fn decode<B: NoisyBackend>(
+    frozen: &Frozen<B>,
+    decoder: &Decoder<B>,
+    active: &mut [Active],
+    how: &Generation,
+) {
     let tokens: Vec<([u32; 1], [Row; 1])> = active.iter().map(Active::last_token).collect();
     let batch = Batch::pack(tokens.iter().map(|(id, row)| (&id[..], &row[..])));
     let mut caches: Vec<&mut KvCache> = active.iter_mut().map(|sequence| &mut sequence.cache).collect();
-    let hidden = decoder.hidden_cached(&batch, noise, &mut caches);
+    let hidden = frozen.hidden(&batch, &mut caches);
     let every: Vec<u32> = (0..batch.ids.len() as u32).collect();
-    let logits = B::host(&decoder.logits(hidden, &batch, &every, noise).into_primitive().tensor());
+    let logits = B::host(&frozen.logits(hidden, &batch, &every).into_primitive().tensor());
     let vocab = decoder.blueprint.config.vocab_size;
     active.par_iter_mut().zip(logits.par_chunks_exact(vocab)).for_each(|(sequence, logits)| {
         sequence.draw(logits, how);
     });
+}
+
+impl Ready {
+    /// How many samples wait.
+    fn waiting(&self, prompts: &[Prompt]) -> usize {
+        prompts[self.prompt].samples.len() - self.started
+    }
 }
 
 impl Active {

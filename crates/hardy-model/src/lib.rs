@@ -8,6 +8,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod files;
+pub mod frozen;
 pub mod generate;
 pub mod sampling;
 pub mod sites;
@@ -18,6 +19,7 @@ pub use config::{Activation, Architecture, ModelConfig, ParameterSpec, Qwen2Size
 pub use decoder::{Batch, Decoder, KvCache, sequence_rows};
 pub use error::{Error, Result};
 pub use files::{Dtype, HostTensor, NamedTensor, TensorData, TensorFile};
+pub use frozen::Frozen;
 pub use generate::{Generation, Prompt, Sample, generate};
 pub use sampling::Sampler;
 pub use sites::Blueprint;

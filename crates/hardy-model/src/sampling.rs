@@ -1,7 +1,8 @@
 //! From logits to a token: greedy at temperature 0, otherwise the inverse of the cumulative distribution at a given
 //! uniform number, after top-k and top-p.
 
-use hardy_numerics::math;
+use hardy_numerics::{math, simd::dispatch};
+use hardy_ops::ops::log_prob::token_log_prob;
 
 use crate::generate::descending;
 
@@ -20,17 +21,30 @@ impl Sampler {
     /// Always the most probable token, the first of equals.
     pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
 
-    /// The token for `uniform` in [0, 1) and its log-probability.
+    /// The token for `uniform` in [0, 1) and its log-probability, which is to the bit what training computes from the
+    /// same logits unless top-k or top-p leave tokens out.
     pub fn choose(&self, logits: &[f32], uniform: f32) -> (u32, f32) {
         if self.temperature == 0.0 {
-            return greedy(logits);
+            let id = greedy(logits);
+            return (id, token_log_prob(logits, id, 1.0));
         }
-        let max = maximum(logits);
-        let weights: Vec<f32> = logits.iter().map(|z| math::exp((z - max) / self.temperature)).collect();
+        let weights = self.weights(logits);
         if self.top_k == 0 && self.top_p >= 1.0 {
-            return draw(weights.iter().copied().enumerate(), uniform);
+            let (id, _) = draw(weights.iter().copied().enumerate(), uniform);
+            return (id, token_log_prob(logits, id, self.temperature));
         }
         draw(self.truncate(weights).into_iter(), uniform)
+    }
+
+    /// What is proportional to the probabilities, 1 for the largest.
+    fn weights(&self, logits: &[f32]) -> Vec<f32> {
+        dispatch(
+            #[inline(always)]
+            || {
+                let max = maximum(logits);
+                logits.iter().map(|z| math::exp((z - max) / self.temperature)).collect()
+            },
+        )
     }
 
     /// The weights that top-k and top-p leave, the most probable first.
@@ -54,10 +68,8 @@ impl Sampler {
     }
 }
 
-fn greedy(logits: &[f32]) -> (u32, f32) {
-    let best = logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best });
-    let total: f64 = logits.iter().map(|z| f64::from(math::exp(z - logits[best]))).sum();
-    (best as u32, -total.ln() as f32)
+fn greedy(logits: &[f32]) -> u32 {
+    logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best }) as u32
 }
 
 fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> (u32, f32) {
@@ -77,6 +89,7 @@ fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> (u
     (chosen.0 as u32, (f64::from(chosen.1) / total).ln() as f32)
 }
 
+#[inline(always)]
 fn maximum(x: &[f32]) -> f32 {
     x.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x))
 }

@@ -77,6 +77,15 @@ impl Blueprint {
         let Lister { parameters, sites } = list;
         Self { config: config.clone(), parameters, sites, embedding, layers, norm, head, heads }
     }
+
+    /// Every linear layer, the head last.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = Linear> {
+        let of_layer = |layer: &'_ Layer| {
+            let Layer { q, k, v, o, gate, up, down, .. } = layer;
+            [*q, *k, *v, *o, *gate, *up, *down]
+        };
+        self.layers.iter().flat_map(of_layer).chain([self.head])
+    }
 }
 
 /// The lists under construction.

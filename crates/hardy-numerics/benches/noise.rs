@@ -34,7 +34,7 @@ fn plain_copy(bencher: Bencher) {
 #[divan::bench]
 fn relative_gaussian_flat(bencher: Bencher) {
     let mut x = values();
-    bencher.counter(ItemsCount::new(ELEMENTS)).bench_local(|| FIVE_PERCENT.apply_flat(KEY, &mut x));
+    bencher.counter(ItemsCount::new(ELEMENTS)).bench_local(|| FIVE_PERCENT.apply_flat(KEY, WIDTH, &mut x));
 }
 
 #[divan::bench]
@@ -77,7 +77,10 @@ fn print_ns_per_element() {
         rayon::current_num_threads()
     );
     println!("  plain copy                    {:.3}", best(|| copy(&from, &mut x)));
-    println!("  relative_gaussian, flat       {:.3}", best(|| _ = FIVE_PERCENT.apply_flat(KEY, &mut x)));
+    println!(
+        "  relative_gaussian, flat       {:.3}",
+        best(|| _ = FIVE_PERCENT.apply_flat(KEY, WIDTH, &mut x))
+    );
     let in_rows = best(|| _ = FIVE_PERCENT.apply_rows(KEY, &rows, 0, WIDTH, &mut x));
     println!("  relative_gaussian, rows of {WIDTH} {in_rows:.3}");
     let one = best(|| _ = FIVE_PERCENT.apply(KEY, Row::WEIGHT, 0, &mut x));

@@ -36,6 +36,23 @@ impl Row {
     pub const WEIGHT: Self = Self { sequence: 0, position: 0 };
 }
 
+/// The keys of one place: of its noise, which is new in every step, and of what stays the same through steps, phases and
+/// rows, such as which channels are faulty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Keys {
+    /// The key of noise.
+    pub noise: NoiseKey,
+    /// The key of the faulty channels.
+    pub channels: NoiseKey,
+}
+
+impl From<NoiseKey> for Keys {
+    /// One key for both, where there is but one step.
+    fn from(key: NoiseKey) -> Self {
+        Self { noise: key, channels: key }
+    }
+}
+
 impl NoiseKey {
     /// The key of one tensor in one step of a run.
     ///

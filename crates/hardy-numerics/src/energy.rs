@@ -1,5 +1,7 @@
 //! How large an injected error was: the sums from which ‖error‖/‖signal‖ follows, which add up over calls.
 
+use crate::simd::dispatch;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
@@ -17,6 +19,30 @@ impl ErrorEnergy {
     /// ‖x̃ − x‖₂ / ‖x‖₂; 0 where there is no error, ∞ for an error on a signal of zeros.
     pub fn relative(&self) -> f64 {
         if self.error == 0.0 { 0.0 } else { (self.error / self.signal).sqrt() }
+    }
+
+    /// The energy of `image` against `signal`, slices of one length.
+    ///
+    /// # Panics
+    ///
+    /// Where the lengths differ.
+    pub fn between(signal: &[f32], image: &[f32]) -> Self {
+        assert_eq!(signal.len(), image.len(), "signal and image must have the same length");
+        let part = |(signal, image): (&[f32], &[f32])| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    let mut lanes = Lanes::new();
+                    lanes.compare(signal, image);
+                    lanes.sum()
+                },
+            )
+        };
+        if signal.len() <= 2 * TASK {
+            return signal.chunks(TASK).zip(image.chunks(TASK)).map(part).sum();
+        }
+        let parts = signal.par_chunks(TASK).zip(image.par_chunks(TASK)).map(part);
+        parts.collect::<Vec<_>>().into_iter().sum()
     }
 }
 
@@ -41,6 +67,8 @@ impl Sum for ErrorEnergy {
 }
 
 const LANES: usize = 16;
+/// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
+const TASK: usize = 16 * 1024;
 
 /// Sums of squares in 16 lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
 #[derive(Clone, Copy)]
@@ -73,6 +101,21 @@ impl Lanes {
             first += LANES;
         }
         self.replace_one_by_one(offset + first, rest, |i, x| f(first + i, x));
+    }
+
+    /// Counts the differences of two slices.
+    #[inline(always)]
+    pub fn compare(&mut self, before: &[f32], after: &[f32]) {
+        let (before, rest) = before.as_chunks::<LANES>();
+        let (after, rest_after) = after.as_chunks::<LANES>();
+        for (before, after) in before.iter().zip(after) {
+            self.add(before, after);
+        }
+        for (lane, (&before, &after)) in rest.iter().zip(rest_after).enumerate() {
+            let (error, before) = (f64::from(after - before), f64::from(before));
+            self.error[lane] += error * error;
+            self.signal[lane] += before * before;
+        }
     }
 
     #[inline(always)]
@@ -123,6 +166,16 @@ mod tests {
             [total, total].into_iter().sum::<ErrorEnergy>(),
             ErrorEnergy { error: 18.0, signal: 72.0 }
         );
+    }
+
+    #[test]
+    fn the_energy_between_slices_is_that_of_replacing_one_by_the_other() {
+        let before: Vec<f32> = (0..50_003).map(|i| (i as f32 * 0.37).sin()).collect();
+        let after: Vec<f32> = before.iter().map(|x| x * 1.25).collect();
+        let energy = ErrorEnergy::between(&before, &after);
+        assert!((energy.relative() - 0.25).abs() < 1e-7);
+        let signal: f64 = before.iter().map(|&x| f64::from(x).powi(2)).sum();
+        assert!((energy.signal / signal - 1.0).abs() < 1e-12);
     }
 
     #[test]

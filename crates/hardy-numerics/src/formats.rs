@@ -33,8 +33,10 @@ pub mod mx;
 pub mod nvfp4;
 pub mod pack;
 pub(crate) mod round;
+mod saturation;
 
 use crate::address::{NoiseKey, Row};
+use crate::random::fill_uniform;
 use crate::simd::dispatch;
 use mx::ScaleRule;
 use rayon::prelude::*;
@@ -240,24 +242,64 @@ impl Format {
     ///
     /// If the format has no square blocks or `x` is no whole number of rows.
     pub fn fake_quantize_2d(&self, x: &mut [f32], width: usize) {
+        let kernel = Kernel::new(*self, x);
+        self.squares(x, width, |_, square| kernel.square(square, Nearest));
+    }
+
+    /// As [`Format::fake_quantize_2d`] with stochastic rounding, the noise addressed by the index in the tensor.
+    ///
+    /// # Panics
+    ///
+    /// As [`Format::fake_quantize_2d`].
+    pub fn fake_quantize_2d_stochastic(&self, key: NoiseKey, x: &mut [f32], width: usize) {
+        let kernel = Kernel::new(*self, x);
+        self.squares(x, width, |rows, square| {
+            let mut noise = vec![0.0; square.len()];
+            let columns = square.len() / rows.len();
+            for (&first, noise) in rows.iter().zip(noise.chunks_mut(columns)) {
+                fill_uniform(key, Row::WEIGHT, first, noise);
+            }
+            kernel.square(square, Stochastic(&noise));
+        });
+    }
+
+    /// Replaces each square block; `quantize` is given where in the tensor each of its rows begins, and its values.
+    fn squares(&self, x: &mut [f32], width: usize, quantize: impl Fn(&[u64], &mut [f32]) + Sync) {
         let Some(side) = self.side_2d() else { panic!("{} has no square blocks", self.name()) };
         if x.is_empty() {
             return;
         }
         check_rows(x.len(), width);
-        let kernel = Kernel::new(*self, x);
-        x.par_chunks_mut(side * width).for_each(|band| {
+        x.par_chunks_mut(side * width).enumerate().for_each(|(index, band)| {
             let mut square = Vec::with_capacity(side * side);
             for first in (0..width).step_by(side) {
                 let columns = first..width.min(first + side);
+                let start = index * side * width + first;
+                let rows: Vec<u64> =
+                    (0..band.len() / width).map(|row| (start + row * width) as u64).collect();
                 square.clear();
                 band.chunks(width).for_each(|row| square.extend_from_slice(&row[columns.clone()]));
-                kernel.square(&mut square);
+                quantize(&rows, &mut square);
                 for (row, image) in band.chunks_mut(width).zip(square.chunks(columns.len())) {
                     row[columns.clone()].copy_from_slice(image);
                 }
             }
         });
+    }
+
+    /// Replaces one row, a tensor by itself, by its image, rounding to nearest, on the calling thread.
+    pub fn fake_quantize_row(&self, x: &mut [f32]) {
+        let kernel = Kernel::new(*self, x);
+        dispatch(
+            #[inline(always)]
+            || kernel.apply(x, Nearest),
+        );
+    }
+
+    /// As [`Format::fake_quantize_row`] with stochastic rounding; the noise is that of elements `first_element ..` of
+    /// `row`.
+    pub fn fake_quantize_row_stochastic(&self, key: NoiseKey, row: Row, first_element: u64, x: &mut [f32]) {
+        Kernel::new(*self, x).stochastic(x, key, row, first_element);
     }
 
     /// As [`Format::fake_quantize`] with stochastic rounding: a value goes to one of its two neighbours so that the
@@ -360,19 +402,19 @@ impl Kernel {
     }
 
     /// Quantises the values of a square block under one scale.
-    fn square(self, x: &mut [f32]) {
+    fn square<R: Round>(self, x: &mut [f32], r: R) {
         use ScaleRule::{Ceil, Floor};
         dispatch(
             #[inline(always)]
             || match self.format {
-                Format::Mxfp4 => mx::quantize::<E2m1, _>(x, Floor, Nearest),
-                Format::Mxfp4Rceil => mx::quantize::<E2m1, _>(x, Ceil, Nearest),
-                Format::Mxfp6E2m3 => mx::quantize::<E2m3, _>(x, Floor, Nearest),
-                Format::Mxfp6E3m2 => mx::quantize::<E3m2, _>(x, Floor, Nearest),
-                Format::Mxfp8E4m3 => mx::quantize::<E4m3, _>(x, Floor, Nearest),
-                Format::Mxfp8E5m2 => mx::quantize::<E5m2, _>(x, Floor, Nearest),
+                Format::Mxfp4 => mx::quantize::<E2m1, _>(x, Floor, r),
+                Format::Mxfp4Rceil => mx::quantize::<E2m1, _>(x, Ceil, r),
+                Format::Mxfp6E2m3 => mx::quantize::<E2m3, _>(x, Floor, r),
+                Format::Mxfp6E3m2 => mx::quantize::<E3m2, _>(x, Floor, r),
+                Format::Mxfp8E4m3 => mx::quantize::<E4m3, _>(x, Floor, r),
+                Format::Mxfp8E5m2 => mx::quantize::<E5m2, _>(x, Floor, r),
                 Format::Nvfp4 if self.scale == 0.0 => nvfp4::quantize_zeros(x),
-                _ => nvfp4::quantize(x, self.scale, Nearest),
+                _ => nvfp4::quantize(x, self.scale, r),
             },
         );
     }
@@ -381,8 +423,8 @@ impl Kernel {
         dispatch(
             #[inline(always)]
             || {
-                let noise: Vec<f32> =
-                    (0..x.len() as u64).map(|i| key.uniform(row, first_element + i)).collect();
+                let mut noise = vec![0.0; x.len()];
+                fill_uniform(key, row, first_element, &mut noise);
                 self.apply(x, Stochastic(&noise));
             },
         );

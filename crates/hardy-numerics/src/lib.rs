@@ -21,12 +21,16 @@ pub mod math;
 pub mod metrics;
 pub mod perturb;
 pub mod philox;
+mod random;
 pub mod simd;
 
-pub use address::{NoiseKey, Row};
+pub use address::{Keys, NoiseKey, Row};
 pub use energy::ErrorEnergy;
 pub use formats::Format;
 pub use formats::pack::PackError;
 pub use gaussian::fill_gaussian;
-pub use metrics::ErrorMetrics;
-pub use perturb::Perturbation;
+pub use metrics::{ErrorMetrics, ErrorSums};
+pub use perturb::{
+    Accumulation, Bits, Blocks, Fault, Image, OptionError, Options, Partial, Perturbation, Quantization,
+    Rounding,
+};

@@ -27,18 +27,14 @@ impl ErrorMetrics {
     ///
     /// Where the lengths differ.
     pub fn measure(reference: &[f32], image: &[f32]) -> Self {
-        assert_eq!(reference.len(), image.len(), "reference and image must have the same length");
-        let largest = image.iter().fold(0.0_f32, |largest, y| largest.max(y.abs()));
-        let mut sums = Sums::default();
-        for (&x, &y) in reference.iter().zip(image) {
-            sums.add(x, y, largest);
-        }
-        sums.metrics(reference.len())
+        ErrorSums::measure(reference, image).metrics()
     }
 }
 
-#[derive(Default)]
-struct Sums {
+/// The sums behind [`ErrorMetrics`], which add up over tensors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorSums {
+    elements: usize,
     error: f64,
     signal: f64,
     relative: f64,
@@ -48,8 +44,48 @@ struct Sums {
     saturated: usize,
 }
 
-impl Sums {
-    fn add(&mut self, x: f32, y: f32, largest: f32) {
+impl ErrorSums {
+    /// Measures `image` against `reference`, slices of one length.
+    ///
+    /// # Panics
+    ///
+    /// Where the lengths differ.
+    pub fn measure(reference: &[f32], image: &[f32]) -> Self {
+        assert_eq!(reference.len(), image.len(), "reference and image must have the same length");
+        let largest = image.iter().fold(0.0_f32, |largest, y| largest.max(y.abs()));
+        let mut sums = Self { elements: reference.len(), ..Self::default() };
+        for (&x, &y) in reference.iter().zip(image) {
+            sums.count(x, y, largest);
+        }
+        sums
+    }
+
+    /// The sums of both, each tensor with the saturation of its own.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let larger = self.max_error > other.max_error || self.max_error.is_nan();
+        Self {
+            elements: self.elements + other.elements,
+            error: self.error + other.error,
+            signal: self.signal + other.signal,
+            relative: self.relative + other.relative,
+            max_error: if larger { self.max_error } else { other.max_error },
+            nonzero: self.nonzero + other.nonzero,
+            dead: self.dead + other.dead,
+            saturated: self.saturated + other.saturated,
+        }
+    }
+
+    /// Adds those of an image of `reference`, slices of one length.
+    ///
+    /// # Panics
+    ///
+    /// Where the lengths differ.
+    pub fn add_image(&mut self, reference: &[f32], image: &[f32]) {
+        *self = self.plus(Self::measure(reference, image));
+    }
+
+    fn count(&mut self, x: f32, y: f32, largest: f32) {
         let error = (f64::from(y) - f64::from(x)).abs();
         self.error += error * error;
         self.signal += f64::from(x) * f64::from(x);
@@ -64,7 +100,13 @@ impl Sums {
         self.saturated += usize::from(y.abs() == largest && x.abs() > largest);
     }
 
-    fn metrics(&self, elements: usize) -> ErrorMetrics {
+    /// Elements of all images.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// What the sums say.
+    pub fn metrics(&self) -> ErrorMetrics {
         let share = |count: f64, of: usize| if of == 0 { 0.0 } else { count / of as f64 };
         ErrorMetrics {
             relative_rms: if self.error == 0.0 { 0.0 } else { (self.error / self.signal).sqrt() },
@@ -75,7 +117,7 @@ impl Sums {
                 10.0 * (self.signal / self.error).log10()
             },
             dead_zone: share(self.dead as f64, self.nonzero),
-            saturation: share(self.saturated as f64, elements),
+            saturation: share(self.saturated as f64, self.elements),
             max_error: self.max_error,
         }
     }
@@ -119,6 +161,13 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_parts_are_those_of_the_whole() {
+        let (x, y) = ([4.0, -8.0, 0.0, 0.5, 2.0, 8.0], [4.0, -4.0, 0.0, 0.0, 3.0, 4.0]);
+        let parts = ErrorSums::measure(&x[..3], &y[..3]).plus(ErrorSums::measure(&x[3..], &y[3..]));
+        assert_eq!(parts.metrics(), ErrorMetrics::measure(&x, &y));
+    }
+
+    #[test]
     fn values_that_are_not_finite_show_in_the_metrics() {
         let metrics = ErrorMetrics::measure(&[1.0, 2.0, 3.0], &[1.0, f32::NAN, 3.5]);
         assert!(metrics.relative_rms.is_nan() && metrics.max_error.is_nan());
@@ -128,8 +177,11 @@ mod tests {
     fn metrics_agree_with_the_energy_that_a_perturbation_reports() {
         let x: Vec<f32> = (1..5000).map(|i| (i as f32 * 0.11).cos()).collect();
         let mut image = x.clone();
-        let energy = crate::Perturbation::RelativeGaussian { scale: 0.05 }
-            .apply_flat(crate::NoiseKey([1, 2]), &mut image);
+        let energy = crate::Perturbation::RelativeGaussian { scale: 0.05 }.apply_flat(
+            crate::NoiseKey([1, 2]),
+            4999,
+            &mut image,
+        );
         let metrics = ErrorMetrics::measure(&x, &image);
         assert!((metrics.relative_rms - energy.relative()).abs() < 1e-6);
         assert!((metrics.sqnr_db + 20.0 * energy.relative().log10()).abs() < 1e-4);

@@ -3,17 +3,20 @@
 
 use std::{
     borrow::Cow,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use hardy_numerics::{ErrorEnergy, NoiseKey, Perturbation, Row};
+use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation, Row};
 
 use crate::{
+    clip::clips,
+    observer::Observer,
     receipt::Tally,
-    site::{Point, SiteId},
+    site::{Pass, Point, SiteId},
 };
 
 /// The addresses of the rows of an activation, `[tokens]`.
@@ -24,6 +27,8 @@ pub type Rows = Arc<[Row]>;
 pub struct Noise {
     sites: Arc<[Option<Arc<SiteNoise>>]>,
     magnitudes: Option<Arc<[AtomicU32]>>,
+    recomputed: bool,
+    observer: Option<Arc<Observer>>,
 }
 
 impl Noise {
@@ -33,7 +38,14 @@ impl Noise {
     }
 
     pub(crate) fn new(sites: Vec<Option<Arc<SiteNoise>>>) -> Self {
-        Self { sites: sites.into(), magnitudes: None }
+        Self { sites: sites.into(), magnitudes: None, observer: None, recomputed: false }
+    }
+
+    /// The same noise for a forward pass that is computed a second time: it is not counted again. That of the backward
+    /// pass which follows it is.
+    #[must_use]
+    pub fn recomputed(&self) -> Self {
+        Self { recomputed: true, ..self.clone() }
     }
 
     /// The same noise, with the largest magnitude of every site's output kept; see [`Noise::magnitudes`].
@@ -41,6 +53,12 @@ impl Noise {
     pub fn watched(self, sites: usize) -> Self {
         let magnitudes = (0..sites).map(|_| AtomicU32::new(0)).collect();
         Self { magnitudes: Some(magnitudes), ..self }
+    }
+
+    /// The same noise, with the inputs of linear layers shown to `observer`.
+    #[must_use]
+    pub fn observed(self, observer: &Arc<Observer>) -> Self {
+        Self { observer: Some(Arc::clone(observer)), ..self }
     }
 
     /// The largest |output| of every site seen since [`Noise::watched`]; NaN counts as infinite.
@@ -53,17 +71,24 @@ impl Noise {
     pub fn at(&self, site: SiteId, rows: &Rows) -> At {
         let noise = self.sites.get(site.0).cloned().flatten();
         let watch = self.magnitudes.as_ref().map(|all| (Arc::clone(all), site.0));
-        At { noise, rows: Arc::clone(rows), watch, counted: true }
+        let uncounted = self.recomputed.then_some(Pass::Forward);
+        let observer = self.observer.as_ref().map(|observer| (Arc::clone(observer), site.0));
+        At { noise, rows: Arc::clone(rows), watch, observer, counted: true, uncounted }
     }
 }
 
-/// The injections of one site, by point.
+/// The injections of one site, by point: into values, and into the sums of products.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SiteNoise([Vec<Injection>; 5]);
+pub(crate) struct SiteNoise {
+    values: [Vec<Injection>; 5],
+    sums: [Vec<Injection>; 5],
+}
 
 impl SiteNoise {
     pub fn push(&mut self, point: Point, injection: Injection) {
-        self.0[point as usize].push(injection);
+        let of_sums = matches!(injection.perturbation, Perturbation::Accumulation(_));
+        let points = if of_sums { &mut self.sums } else { &mut self.values };
+        points[point as usize].push(injection);
     }
 }
 
@@ -71,7 +96,7 @@ impl SiteNoise {
 #[derive(Clone, Debug)]
 pub(crate) struct Injection {
     pub perturbation: Perturbation,
-    pub keys: [NoiseKey; 2],
+    pub keys: [Keys; 2],
     pub tally: Arc<Tally>,
 }
 
@@ -88,19 +113,48 @@ pub struct At {
     noise: Option<Arc<SiteNoise>>,
     rows: Rows,
     watch: Option<(Arc<[AtomicU32]>, usize)>,
+    observer: Option<(Arc<Observer>, usize)>,
     counted: bool,
+    /// The pass whose injections were counted before.
+    uncounted: Option<Pass>,
 }
 
 impl At {
     /// A site without errors.
     pub fn clean(rows: &Rows) -> Self {
-        Self { noise: None, rows: Arc::clone(rows), watch: None, counted: true }
+        let rows = Arc::clone(rows);
+        Self { noise: None, rows, watch: None, observer: None, counted: true, uncounted: None }
     }
 
     /// The same errors once more, as the backward pass needs to see what the forward pass saw: addressed noise comes
     /// out the same, and is not counted a second time.
     pub(crate) fn again(&self) -> Self {
-        Self { counted: false, watch: None, ..self.clone() }
+        Self { counted: false, watch: None, observer: None, ..self.clone() }
+    }
+
+    /// Whether a rule touches what a fused operator does not keep: the sums of its product, or, to clip gradients, the
+    /// values before the errors of its output.
+    pub(crate) fn forbids_fusion(&self) -> bool {
+        let sums = [Point::Output, Point::GradInput, Point::GradWeight];
+        sums.into_iter().any(|point| self.accumulation(point).is_some())
+            || [Point::Input, Point::Weight, Point::Output].into_iter().any(|point| clips(self, point))
+    }
+
+    /// Whether nothing is injected and nobody watches.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.noise.is_none() && self.watch.is_none() && self.observer.is_none()
+    }
+
+    /// The same errors for rows with other addresses.
+    pub(crate) fn for_rows(&self, rows: &Rows) -> Self {
+        Self { rows: Arc::clone(rows), ..self.clone() }
+    }
+
+    /// The same errors but for those of the output's values, not counted: what the output is before them.
+    pub(crate) fn before_output(&self) -> Self {
+        let mut noise = self.noise.as_deref().cloned().unwrap_or_default();
+        noise.values[Point::Output as usize].clear();
+        Self { noise: Some(Arc::new(noise)), ..self.again() }
     }
 
     /// The addresses of the rows.
@@ -109,7 +163,16 @@ impl At {
     }
 
     pub(crate) fn injections(&self, point: Point) -> &[Injection] {
-        self.noise.as_deref().map_or(&[], |noise| &noise.0[point as usize])
+        self.noise.as_deref().map_or(&[], |noise| &noise.values[point as usize])
+    }
+
+    /// How the product of `point` sums, where a rule says so: the last such rule.
+    pub(crate) fn accumulation(&self, point: Point) -> Option<(Accumulation, &Injection)> {
+        let injection = self.noise.as_deref()?.sums[point as usize].last()?;
+        match injection.perturbation {
+            Perturbation::Accumulation(accumulation) => Some((accumulation, injection)),
+            _ => None,
+        }
     }
 
     /// Injects the errors of `point` into an activation `[rows, width]`.
@@ -117,26 +180,40 @@ impl At {
         for injection in self.injections(point) {
             let key = injection.keys[operand as usize];
             let energy = injection.perturbation.apply_rows(key, &self.rows, 0, width, x);
-            self.count(injection, operand, x.len() as u64, energy);
+            self.count(injection, point, operand, x.len() as u64, energy);
         }
     }
 
-    /// Injects the errors of `point` into a weight or its gradient.
-    pub(crate) fn perturb_flat(&self, point: Point, x: &mut [f32]) {
+    /// Injects the errors of `point` into a weight or its gradient `[rows, width]`.
+    pub(crate) fn perturb_flat(&self, point: Point, width: usize, x: &mut [f32]) {
         for injection in self.injections(point) {
-            let energy = injection.perturbation.apply_flat(injection.keys[0], x);
-            self.count(injection, Operand::Lhs, x.len() as u64, energy);
+            let energy = injection.perturbation.apply_flat(injection.keys[0], width, x);
+            self.count(injection, point, Operand::Lhs, x.len() as u64, energy);
         }
     }
 
     /// Counts what was injected; a call with two operands is counted with the first.
-    fn count(&self, injection: &Injection, operand: Operand, elements: u64, energy: ErrorEnergy) {
-        if self.counted {
+    pub(crate) fn count(
+        &self,
+        injection: &Injection,
+        point: Point,
+        operand: Operand,
+        elements: u64,
+        energy: ErrorEnergy,
+    ) {
+        if self.counted && self.uncounted != Some(point.pass()) {
             let calls = match operand {
                 Operand::Lhs => 1,
                 Operand::Rhs => 0,
             };
             injection.tally.add(calls, elements, injection.perturbation.scale(), energy);
+        }
+    }
+
+    /// Shows a linear layer's input `[rows, width]`, before any error, to the observer.
+    pub(crate) fn observe_input(&self, width: usize, x: &[f32]) {
+        if let Some((observer, site)) = &self.observer {
+            observer.observe(*site, width, x);
         }
     }
 
@@ -150,13 +227,13 @@ impl At {
         Cow::Owned(x)
     }
 
-    /// The operator's view of its weight; the stored one stays as it is.
-    pub(crate) fn weight<'a>(&self, w: &'a [f32]) -> Cow<'a, [f32]> {
+    /// The operator's view of its weight `[rows, width]`; the stored one stays as it is.
+    pub(crate) fn weight<'a>(&self, width: usize, w: &'a [f32]) -> Cow<'a, [f32]> {
         if self.injections(Point::Weight).is_empty() {
             return Cow::Borrowed(w);
         }
         let mut w = w.to_vec();
-        self.perturb_flat(Point::Weight, &mut w);
+        self.perturb_flat(Point::Weight, width, &mut w);
         Cow::Owned(w)
     }
 
@@ -178,7 +255,7 @@ impl At {
 
     /// The errors of `point` for a kernel that works row by row and counts for itself.
     pub(crate) fn by_row(&self, point: Point, operand: Operand) -> ByRow<'_> {
-        ByRow { at: self, injections: self.injections(point), operand }
+        ByRow { at: self, injections: self.injections(point), point, operand }
     }
 }
 
@@ -187,6 +264,7 @@ impl At {
 pub(crate) struct ByRow<'a> {
     at: &'a At,
     injections: &'a [Injection],
+    point: Point,
     operand: Operand,
 }
 
@@ -194,12 +272,22 @@ pub(crate) struct ByRow<'a> {
 pub(crate) type Sums = Vec<(u64, ErrorEnergy)>;
 
 impl ByRow<'_> {
-    /// Injects into part of a row and adds to `sums`.
+    /// Injects into part of a row, which is a tensor by itself to a number format, and adds to `sums`.
     pub fn apply(&self, row: Row, first_element: u64, x: &mut [f32], sums: &mut Sums) {
         sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
         for (injection, sum) in self.injections.iter().zip(sums) {
             let key = injection.keys[self.operand as usize];
             sum.1 += injection.perturbation.apply(key, row, first_element, x);
+            sum.0 += x.len() as u64;
+        }
+    }
+
+    /// Injects into the rows `range` of the activation, `x` `[range.len(), width]`, and adds to `sums`.
+    pub fn apply_rows(&self, range: Range<usize>, width: usize, x: &mut [f32], sums: &mut Sums) {
+        sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
+        for (injection, sum) in self.injections.iter().zip(sums) {
+            let (key, rows) = (injection.keys[self.operand as usize], &self.at.rows[range.clone()]);
+            sum.1 += injection.perturbation.apply_rows(key, rows, 0, width, x);
             sum.0 += x.len() as u64;
         }
     }
@@ -217,7 +305,7 @@ impl ByRow<'_> {
             }
         }
         for (injection, (elements, energy)) in self.injections.iter().zip(totals) {
-            self.at.count(injection, self.operand, elements, energy);
+            self.at.count(injection, self.point, self.operand, elements, energy);
         }
     }
 }

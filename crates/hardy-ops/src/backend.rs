@@ -21,10 +21,12 @@ use burn_flex::{Flex, FlexTensor};
 
 use crate::{
     at::At,
+    clip,
     ops::{
         attention::{self, AttentionAt, Heads, LayerCache, Segments},
-        embedding, gather, gelu, layer_norm, linear, log_prob, rms_norm, rotary, silu, softmax,
+        embedding, gather, gelu, head, layer_norm, linear, log_prob, rms_norm, rotary, silu, softmax,
     },
+    site::Point,
 };
 
 /// A float tensor as a backend holds it; all here are `[rows, width]`, vectors `[1, width]`.
@@ -65,6 +67,21 @@ pub trait NoisyBackend: Backend {
         at: &At,
     ) -> Grads<Self, 3> {
         linear::backward::<Self>(x, w, grad, needs, at)
+    }
+
+    /// See [`linear::freeze`].
+    fn freeze_weight(w: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        linear::frozen_weight::<Self>(w, at)
+    }
+
+    /// See [`linear::frozen_linear`].
+    fn noisy_frozen_linear(
+        x: &Primitive<Self>,
+        frozen: &Primitive<Self>,
+        b: Option<&Primitive<Self>>,
+        at: &At,
+    ) -> Primitive<Self> {
+        linear::forward_frozen::<Self>(x, frozen, b, at)
     }
 
     /// See [`attention::attention`].
@@ -157,6 +174,21 @@ pub trait NoisyBackend: Backend {
         silu::backward::<Self>(x, grad, at)
     }
 
+    /// See [`silu::silu_up`].
+    fn noisy_silu_up(gate: &Primitive<Self>, up: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        silu::forward_up::<Self>(gate, up, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_silu_up`].
+    fn noisy_silu_up_backward(
+        gate: &Primitive<Self>,
+        up: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        at: &At,
+    ) -> [Primitive<Self>; 2] {
+        silu::backward_up::<Self>(gate, up, grad, at)
+    }
+
     /// See [`gelu::gelu`].
     fn noisy_gelu(x: &Primitive<Self>, approximation: gelu::Approximation, at: &At) -> Primitive<Self> {
         gelu::forward::<Self>(x, approximation, at)
@@ -207,12 +239,35 @@ pub trait NoisyBackend: Backend {
         gather::backward::<Self>(grad, rows, height)
     }
 
+    /// See [`head::head`].
+    fn noisy_head(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        targets: &[u32],
+        temperature: f32,
+        at: &At,
+    ) -> Primitive<Self> {
+        head::forward::<Self>(x, w, targets, temperature, at)
+    }
+
+    /// Gradients of [`NoisyBackend::noisy_head`] with respect to input and weight.
+    fn noisy_head_backward(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        targets: (&[u32], f32),
+        grad: &Primitive<Self>,
+        needs: [bool; 2],
+        at: &At,
+    ) -> Grads<Self, 2> {
+        head::backward::<Self>(x, w, targets, grad, needs, at)
+    }
+
     /// See [`log_prob::log_prob`].
-    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> (Primitive<Self>, Vec<f32>) {
+    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> [Primitive<Self>; 2] {
         log_prob::forward::<Self>(logits, targets, temperature)
     }
 
-    /// Gradient of [`NoisyBackend::log_prob`].
+    /// Gradient of the log-probabilities of [`NoisyBackend::log_prob`].
     fn log_prob_backward(
         logits: &Primitive<Self>,
         targets: &[u32],
@@ -220,6 +275,15 @@ pub trait NoisyBackend: Backend {
         grad: &Primitive<Self>,
     ) -> Primitive<Self> {
         log_prob::backward::<Self>(logits, targets, temperature, grad)
+    }
+
+    /// Gradient of the entropies of [`NoisyBackend::log_prob`].
+    fn entropy_backward(
+        logits: &Primitive<Self>,
+        temperature: f32,
+        grad: &Primitive<Self>,
+    ) -> Primitive<Self> {
+        log_prob::entropy_backward::<Self>(logits, temperature, grad)
     }
 }
 
@@ -258,9 +322,16 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
     ) -> Primitive<Self> {
         let y = B::noisy_linear(&x.primitive, &w.primitive, b.map(|b| &b.primitive), at);
         // Without a bias the weight stands in its place, and no gradient is asked for there.
-        let state = (x.primitive.clone(), w.primitive.clone(), b.is_some(), at.clone());
-        record::<B, C, _, 3>([x, w, b.unwrap_or(w)], y, state, |(x, w, has_bias, at), grad, needs| {
-            B::noisy_linear_backward(x, w, &grad, [needs[0], needs[1], needs[2] && *has_bias], at)
+        let exact = clip::before_output::<B>(at, |at| {
+            B::noisy_linear(&x.primitive, &w.primitive, b.map(|b| &b.primitive), at)
+        });
+        let state = (x.primitive.clone(), w.primitive.clone(), b.is_some(), at.clone(), exact);
+        record::<B, C, _, 3>([x, w, b.unwrap_or(w)], y, state, |(x, w, has_bias, at, exact), grad, needs| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            let needs = [needs[0], needs[1], needs[2] && *has_bias];
+            let [dx, dw, db] = B::noisy_linear_backward(x, w, &grad, needs, at);
+            let dx = dx.map(|dx| clip::gradient::<B>(at, Point::Input, x, dx));
+            [dx, dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw)), db]
         })
     }
 
@@ -287,9 +358,14 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     fn noisy_rms_norm(x: &Primitive<Self>, w: &Primitive<Self>, epsilon: f32, at: &At) -> Primitive<Self> {
         let y = B::noisy_rms_norm(&x.primitive, &w.primitive, epsilon, at);
-        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone());
-        record::<B, C, _, 2>([x, w], y, state, |(x, w, epsilon, at), grad, _| {
-            B::noisy_rms_norm_backward(x, w, &grad, *epsilon, at).map(Some)
+        let exact =
+            clip::before_output::<B>(at, |at| B::noisy_rms_norm(&x.primitive, &w.primitive, epsilon, at));
+        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone(), exact);
+        record::<B, C, _, 2>([x, w], y, state, |(x, w, epsilon, at, exact), grad, _| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            let [dx, dw] = B::noisy_rms_norm_backward(x, w, &grad, *epsilon, at);
+            let dx = clip::gradient::<B>(at, Point::Input, x, dx);
+            [Some(dx), Some(clip::gradient::<B>(at, Point::Weight, w, dw))]
         })
     }
 
@@ -301,32 +377,54 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         at: &At,
     ) -> Primitive<Self> {
         let y = B::noisy_layer_norm(&x.primitive, &w.primitive, &b.primitive, epsilon, at);
-        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone());
-        record::<B, C, _, 3>([x, w, b], y, state, |(x, w, epsilon, at), grad, _| {
-            B::noisy_layer_norm_backward(x, w, &grad, *epsilon, at).map(Some)
+        let exact = clip::before_output::<B>(at, |at| {
+            B::noisy_layer_norm(&x.primitive, &w.primitive, &b.primitive, epsilon, at)
+        });
+        let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone(), exact);
+        record::<B, C, _, 3>([x, w, b], y, state, |(x, w, epsilon, at, exact), grad, _| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            let [dx, dw, db] = B::noisy_layer_norm_backward(x, w, &grad, *epsilon, at);
+            let dx = clip::gradient::<B>(at, Point::Input, x, dx);
+            [Some(dx), Some(clip::gradient::<B>(at, Point::Weight, w, dw)), Some(db)]
         })
     }
 
     fn noisy_silu(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
         let y = B::noisy_silu(&x.primitive, at);
-        record::<B, C, _, 1>([x], y, (x.primitive.clone(), at.clone()), |(x, at), grad, _| {
-            [Some(B::noisy_silu_backward(x, &grad, at))]
+        let exact = clip::before_output::<B>(at, |at| B::noisy_silu(&x.primitive, at));
+        record::<B, C, _, 1>([x], y, (x.primitive.clone(), at.clone(), exact), |(x, at, exact), grad, _| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            [Some(clip::gradient::<B>(at, Point::Input, x, B::noisy_silu_backward(x, &grad, at)))]
+        })
+    }
+
+    fn noisy_silu_up(gate: &Primitive<Self>, up: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        let y = B::noisy_silu_up(&gate.primitive, &up.primitive, at);
+        let state = (gate.primitive.clone(), up.primitive.clone(), at.clone());
+        record::<B, C, _, 2>([gate, up], y, state, |(gate, up, at), grad, _| {
+            B::noisy_silu_up_backward(gate, up, &grad, at).map(Some)
         })
     }
 
     fn noisy_gelu(x: &Primitive<Self>, approximation: gelu::Approximation, at: &At) -> Primitive<Self> {
         let y = B::noisy_gelu(&x.primitive, approximation, at);
-        let state = (x.primitive.clone(), approximation, at.clone());
-        record::<B, C, _, 1>([x], y, state, |(x, approximation, at), grad, _| {
-            [Some(B::noisy_gelu_backward(x, &grad, *approximation, at))]
+        let exact = clip::before_output::<B>(at, |at| B::noisy_gelu(&x.primitive, approximation, at));
+        let state = (x.primitive.clone(), approximation, at.clone(), exact);
+        record::<B, C, _, 1>([x], y, state, |(x, approximation, at, exact), grad, _| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            let dx = B::noisy_gelu_backward(x, &grad, *approximation, at);
+            [Some(clip::gradient::<B>(at, Point::Input, x, dx))]
         })
     }
 
     fn noisy_embedding(w: &Primitive<Self>, ids: &[u32], at: &At) -> Primitive<Self> {
         let y = B::noisy_embedding(&w.primitive, ids, at);
-        let state = (w.primitive.clone(), ids.to_vec(), at.clone());
-        record::<B, C, _, 1>([w], y, state, |(w, ids, at), grad, _| {
-            [Some(B::noisy_embedding_backward(w, ids, &grad, at))]
+        let exact = clip::before_output::<B>(at, |at| B::noisy_embedding(&w.primitive, ids, at));
+        let state = (w.primitive.clone(), ids.to_vec(), at.clone(), exact);
+        record::<B, C, _, 1>([w], y, state, |(w, ids, at, exact), grad, _| {
+            let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            let dw = B::noisy_embedding_backward(w, ids, &grad, at);
+            [Some(clip::gradient::<B>(at, Point::Weight, w, dw))]
         })
     }
 
@@ -345,13 +443,32 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         })
     }
 
-    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> (Primitive<Self>, Vec<f32>) {
-        let (y, entropy) = B::log_prob(&logits.primitive, targets, temperature);
+    fn noisy_head(
+        x: &Primitive<Self>,
+        w: &Primitive<Self>,
+        targets: &[u32],
+        temperature: f32,
+        at: &At,
+    ) -> Primitive<Self> {
+        let y = B::noisy_head(&x.primitive, &w.primitive, targets, temperature, at);
+        let state = (x.primitive.clone(), w.primitive.clone(), (targets.to_vec(), temperature), at.clone());
+        record::<B, C, _, 2>([x, w], y, state, |(x, w, (targets, temperature), at), grad, needs| {
+            B::noisy_head_backward(x, w, (targets, *temperature), &grad, needs, at)
+        })
+    }
+
+    fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> [Primitive<Self>; 2] {
+        let [y, entropy] = B::log_prob(&logits.primitive, targets, temperature);
         let state = (logits.primitive.clone(), targets.to_vec(), temperature);
         let y = record::<B, C, _, 1>([logits], y, state, |(logits, targets, temperature), grad, _| {
             [Some(B::log_prob_backward(logits, targets, *temperature, &grad))]
         });
-        (y, entropy)
+        // A node of its own: where nobody asks for the gradient of the entropy, none is computed.
+        let state = (logits.primitive.clone(), temperature);
+        let entropy = record::<B, C, _, 1>([logits], entropy, state, |(logits, temperature), grad, _| {
+            [Some(B::entropy_backward(logits, *temperature, &grad))]
+        });
+        [y, entropy]
     }
 }
 

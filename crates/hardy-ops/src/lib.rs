@@ -7,7 +7,9 @@
 
 mod at;
 mod backend;
+mod clip;
 mod glob;
+mod observer;
 pub mod ops;
 mod plan;
 mod receipt;
@@ -17,6 +19,7 @@ mod site;
 pub use at::{At, Noise, Rows};
 pub use backend::{Grads, NoisyBackend, Primitive};
 pub use hardy_numerics::Row;
+pub use observer::Observer;
 pub use plan::{BindError, BoundPlan, Plan, Streams};
 pub use receipt::{Receipt, group_receipts};
 pub use rule::{Layers, Ops, Rule, RuleError};

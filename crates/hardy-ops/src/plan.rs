@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hardy_numerics::NoiseKey;
+use hardy_numerics::{Keys, NoiseKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -99,6 +99,9 @@ impl Plan {
     }
 }
 
+/// The stream of what stays the same through phases and steps.
+const CHANNELS: &str = "channels";
+
 /// One rule at one point of one site in one phase.
 #[derive(Debug)]
 struct Slot {
@@ -152,19 +155,20 @@ impl BoundPlan {
         let mut sites: Vec<Option<SiteNoise>> = vec![None; self.sites.len()];
         for slot in self.slots.iter().filter(|slot| slot.phase == phase) {
             let Some(perturbation) = self.plan.rules[slot.rule].perturbation(step) else { continue };
-            if perturbation.scale() == 0.0 {
+            if perturbation.is_off() {
                 continue;
             }
             slot.tally.arm();
-            let keys = [self.key(slot, step, "lhs"), self.key(slot, step, "rhs")];
+            let keys = ["lhs", "rhs"].map(|operand| self.keys(slot, step, operand));
             let injection = Injection { perturbation, keys, tally: Arc::clone(&slot.tally) };
             sites[slot.site.0].get_or_insert_default().push(slot.point, injection);
         }
         Noise::new(sites.into_iter().map(|site| site.map(Arc::new)).collect())
     }
 
-    /// The key of a slot's noise; the element, row and sequence are added by the operator.
-    fn key(&self, slot: &Slot, step: u64, operand: &str) -> NoiseKey {
+    /// The keys of a slot; the element, row and sequence are added by the operator. Which channels are faulty depends
+    /// on neither phase nor step: a fault of the hardware stays where it is.
+    fn keys(&self, slot: &Slot, step: u64, operand: &str) -> Keys {
         let stream = match self.plan.streams {
             Streams::PerPhase => slot.phase.name(),
             Streams::Shared => "shared",
@@ -172,7 +176,10 @@ impl BoundPlan {
         let site = &self.sites[slot.site.0];
         let (op, point, ordinal) = (site.op.name(), slot.point.name(), slot.ordinal);
         let place = format!("{}/{op}/{point}/{operand}/{ordinal}", site.module);
-        NoiseKey::new(self.plan.seed, stream, step, &place)
+        Keys {
+            noise: NoiseKey::new(self.plan.seed, stream, step, &place),
+            channels: NoiseKey::new(self.plan.seed, CHANNELS, 0, &place),
+        }
     }
 
     /// The receipts of everything that noise was asked for, in the order of rules, then sites.

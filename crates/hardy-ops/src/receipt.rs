@@ -29,8 +29,8 @@ pub struct Receipt {
     pub calls: u64,
     /// Elements that it was injected into.
     pub elements: u64,
-    /// The scale that was asked for, on average over the elements.
-    pub asked: f64,
+    /// The scale that was asked for, on average over the elements; `None` for a kind without one, such as a format.
+    pub asked: Option<f64>,
     /// ‖err‖₂/‖x‖₂ over everything injected.
     pub measured: f64,
     /// Σ err², from which groups of receipts are measured.
@@ -53,8 +53,9 @@ impl Receipt {
 
 /// The mean over `total` elements, of which `new` ask for `scale` and the others on average for `mean`. Where all
 /// ask for the same it is that to the bit.
-fn mean_with(mean: f64, scale: f64, new: u64, total: u64) -> f64 {
-    if new == 0 { mean } else { mean + (scale - mean) * (new as f64 / total as f64) }
+fn mean_with(mean: Option<f64>, scale: Option<f64>, new: u64, total: u64) -> Option<f64> {
+    let (Some(from), Some(scale)) = (mean, scale) else { return mean.or(scale) };
+    Some(if new == 0 { from } else { from + (scale - from) * (new as f64 / total as f64) })
 }
 
 /// Sums receipts over the sites that share operator, point, phase, pass and rule; the group's name says how many.
@@ -93,13 +94,13 @@ pub(crate) struct Counts {
     pub calls: u64,
     pub elements: u64,
     /// The mean over elements of the scale asked for.
-    pub asked: f64,
+    pub asked: Option<f64>,
     pub energy: ErrorEnergy,
 }
 
 impl Tally {
     /// Counts `calls` in which `elements` were perturbed.
-    pub fn add(&self, calls: u64, elements: u64, scale: f64, energy: ErrorEnergy) {
+    pub fn add(&self, calls: u64, elements: u64, scale: Option<f64>, energy: ErrorEnergy) {
         self.update(|counts| {
             counts.calls += calls;
             counts.elements += elements;

@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hardy_numerics::Perturbation;
+use hardy_numerics::{Blocks, Perturbation, Quantization};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
@@ -58,9 +58,15 @@ fn forward() -> Vec<Pass> {
 /// What is wrong with a rule by itself.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RuleError {
-    /// The scale is negative or not finite.
+    /// The scale or another number of the error is out of range.
     #[error("error {0}")]
     Scale(String),
+    /// The error can not be where the rule puts it.
+    #[error("error {0}")]
+    Misplaced(String),
+    /// The rule follows a schedule, but its kind of error has no scale.
+    #[error("error {0} has no scale that could follow a schedule")]
+    NoScale(&'static str),
     /// The list of phases or passes is empty, so that the rule could never act.
     #[error("`{0}` is empty, so the rule could never act; name at least one")]
     Never(&'static str),
@@ -114,9 +120,13 @@ impl Rule {
     /// Checks what can be known without a model.
     ///
     /// # Errors
-    /// A scale that is negative or not finite, or a rule that could never act.
+    /// An error out of range or misplaced, or a rule that could never act.
     pub fn validate(&self) -> Result<(), RuleError> {
         self.error.validate().map_err(RuleError::Scale)?;
+        self.validate_place().map_err(RuleError::Misplaced)?;
+        if self.schedule.is_some() && self.error.scale().is_none() {
+            return Err(RuleError::NoScale(self.error.kind_name()));
+        }
         for (step, &sigma) in self.schedule.iter().flat_map(|schedule| schedule.iter().enumerate()) {
             let check = self.error.with_scale(sigma).validate();
             check.map_err(|wrong| RuleError::Schedule { step, wrong })?;
@@ -129,6 +139,48 @@ impl Rule {
         }
         if self.at.pass() == Pass::Backward && !self.pass.contains(&Pass::Backward) {
             return Err(RuleError::PassExcludesPoint(self.at.name()));
+        }
+        Ok(())
+    }
+
+    /// Checks that the error can be where the rule puts it.
+    fn validate_place(&self) -> Result<(), String> {
+        let (kind, at) = (self.error.kind_name(), self.at.name());
+        match self.error {
+            Perturbation::Accumulation(_) if !self.is_of_products() => Err(format!(
+                "{kind} rounds the partial sums of products: it needs at = \"output\" and no `ops` but linear and \
+                 matmul, not at = \"{at}\" and ops {}",
+                self.ops
+            )),
+            Perturbation::Quantization(Quantization { blocks: Blocks::TwoD, .. })
+                if !matches!(self.at, Point::Weight | Point::GradWeight) =>
+            {
+                Err(format!("{kind}: blocks = \"2d\" is for weights and needs at = \"weight\", not \"{at}\""))
+            }
+            Perturbation::Quantization(Quantization { clip_gradient: true, .. }) => self.validate_clip(),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_of_products(&self) -> bool {
+        let Ops::Some(ops) = &self.ops else { return false };
+        self.at == Point::Output && ops.iter().all(|op| matches!(op, Op::Linear | Op::Matmul))
+    }
+
+    /// Gradients are clipped where an operator's own tensors are quantised in the forward pass; what is quantised
+    /// between the products of attention is no tensor of an operator.
+    fn validate_clip(&self) -> Result<(), String> {
+        if self.at.pass() == Pass::Backward || !self.pass.contains(&Pass::Forward) {
+            return Err(
+                "clip_gradient needs a format in the forward pass, whose saturation it follows".to_owned()
+            );
+        }
+        let inside = [Op::Matmul, Op::Softmax].iter().any(|op| self.ops.contains(*op));
+        if inside && self.at != Point::Weight {
+            return Err(format!(
+                "clip_gradient does not reach matmul and softmax, so `ops` must name others, not {}",
+                self.ops
+            ));
         }
         Ok(())
     }
@@ -174,7 +226,7 @@ impl Rule {
     pub fn asks_for_noise(&self) -> bool {
         match &self.schedule {
             Some(schedule) => schedule.iter().any(|&sigma| sigma != 0.0),
-            None => self.error.scale() != 0.0,
+            None => !self.error.is_off(),
         }
     }
 }

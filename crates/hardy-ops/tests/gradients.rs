@@ -10,12 +10,13 @@ use hardy_ops::ops::{
     embedding::embedding,
     gather::gather_rows,
     gelu::{Approximation, gelu},
+    head::head,
     layer_norm::layer_norm,
     linear::linear,
     log_prob::log_prob,
     rms_norm::rms_norm,
     rotary::{Angles, rotary},
-    silu::silu,
+    silu::{silu, silu_up},
     softmax::softmax,
 };
 
@@ -212,6 +213,15 @@ fn silu_is_x_times_its_sigmoid() {
     );
 }
 
+#[test]
+fn silu_up_is_the_product_of_silu_and_its_second_input() {
+    check(
+        &[(broad(), 21), (values(147, 5), 21)],
+        |x| silu_up(x[0].clone(), x[1].clone(), &clean(&tokens(7))),
+        |x| x[0].iter().zip(&x[1]).map(|(x, up)| up * x / (1.0 + (-x).exp())).collect(),
+    );
+}
+
 /// The error function by its Taylor series, good to 1e-12 below 5.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
@@ -287,7 +297,7 @@ fn rotary_turns_every_pair_of_a_head() {
 }
 
 #[test]
-fn log_prob_is_that_of_the_tempered_softmax() {
+fn log_prob_and_entropy_are_those_of_the_tempered_softmax() {
     let (targets, width) = ([2_u32, 0, 16, 5], 17);
     for temperature in [1.0_f32, 0.7, 2.5] {
         let tempered =
@@ -295,20 +305,86 @@ fn log_prob_is_that_of_the_tempered_softmax() {
         let logits: Vec<f32> = values(4 * width, 1).into_iter().map(|x| 8.0 * x).collect();
         check(
             &[(logits.clone(), width)],
-            |x| log_prob(x[0].clone(), &targets, temperature).0,
+            |x| log_prob(x[0].clone(), &targets, temperature)[0].clone(),
             |x| x[0].chunks(width).zip(targets).map(|(z, t)| tempered(z)[t as usize].ln()).collect(),
         );
-        let (_, entropy) = log_prob(tensor::<Tape>(&logits, width), &targets, temperature);
-        let of_row = |z: &[f64]| tempered(z).into_iter().map(|p| -p * p.ln()).sum::<f64>();
-        let expected: Vec<f64> = wide(&logits).chunks(width).map(of_row).collect();
-        assert!(distance(&entropy, &expected) < 1e-5);
+        check(
+            &[(logits, width)],
+            |x| log_prob(x[0].clone(), &targets, temperature)[1].clone(),
+            |x| x[0].chunks(width).map(|z| tempered(z).into_iter().map(|p| -p * p.ln()).sum()).collect(),
+        );
     }
 }
 
 #[test]
 fn tokens_that_can_not_occur_have_no_part_in_the_entropy() {
     let logits = [0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
-    let (log_probs, entropy) = log_prob(tensor::<Tape>(&logits, 4), &[1], 1.0);
+    let z = tensor::<Tape>(&logits, 4).require_grad();
+    let [log_probs, entropy] = log_prob(z.clone(), &[1], 1.0);
     assert_eq!(host(log_probs), [f32::NEG_INFINITY]);
-    assert!((entropy[0] - 2.0_f32.ln()).abs() < 1e-6);
+    assert!((host(entropy.clone())[0] - 2.0_f32.ln()).abs() < 1e-6);
+    assert_eq!(gradients(&entropy, &[1.0], &[&z]), [[0.0; 4]], "even odds have the largest entropy");
+}
+
+#[test]
+fn head_is_a_linear_layer_with_log_prob_and_entropy_over_several_chunks() {
+    let (count, inner, vocab, temperature) = (530, 5, 9, 0.7_f32);
+    let targets: Vec<u32> = (0..count).map(|row| (row * 7 % vocab) as u32).collect();
+    check(
+        &[(values(count * inner, 1), inner), (values(vocab * inner, 2), inner)],
+        |x| head(x[0].clone(), x[1].clone(), &targets, temperature, &clean(&tokens(count))),
+        |x| {
+            let logits: Vec<f64> =
+                product(&x[0], &x[1], inner).iter().map(|z| z / f64::from(temperature)).collect();
+            let row = |(z, target): (&[f64], &u32)| {
+                let p = softmax_row(z);
+                [p[*target as usize].ln(), p.iter().map(|p| -p * p.ln()).sum()]
+            };
+            logits.chunks(vocab).zip(&targets).flat_map(row).collect()
+        },
+    );
+}
+
+#[test]
+fn segments_that_share_a_prefix_have_the_gradients_of_whole_sequences() {
+    let heads = Heads { query: 4, kv: 2, dim: 6 };
+    let (prompt, responses) = (70, [5_usize, 66]);
+    let shared = Segments::new([(prompt, None), (5, Some(0)), (66, Some(0))]);
+    let total = prompt + responses.iter().sum::<usize>();
+    let inputs = [(24, 1), (12, 2), (12, 3)].map(|(width, seed)| (values(total * width, seed), width));
+    let clean_at = |count: usize| {
+        let site = clean(&tokens(count));
+        AttentionAt { scores: site.clone(), softmax: site.clone(), values: site }
+    };
+    let c = values(total * 24, 9);
+    let tensors = inputs.clone().map(|(x, width)| tensor::<Tape>(&x, width).require_grad());
+    let [q, k, v] = tensors.clone();
+    let y = attention(q, k, v, heads, &shared, &clean_at(total));
+    let ours = gradients(&y, &c, &[&tensors[0], &tensors[1], &tensors[2]]);
+    // Every response with a copy of the prompt, whose own outputs count once.
+    let mut expected = inputs.clone().map(|(x, _)| vec![0.0_f64; x.len()]);
+    let mut start = prompt;
+    for (index, length) in responses.into_iter().enumerate() {
+        let rows: Vec<usize> = (0..prompt).chain(start..start + length).collect();
+        start += length;
+        let pick = |x: &[f32], width: usize| -> Vec<f32> {
+            rows.iter().flat_map(|row| x[row * width..][..width].to_vec()).collect()
+        };
+        let tensors = inputs.clone().map(|(x, width)| tensor::<Tape>(&pick(&x, width), width).require_grad());
+        let [q, k, v] = tensors.clone();
+        let y = attention(q, k, v, heads, &Segments::from_lengths([rows.len()]), &clean_at(rows.len()));
+        let mut c = pick(&c, 24);
+        if index > 0 {
+            c[..prompt * 24].fill(0.0);
+        }
+        let alone = gradients(&y, &c, &[&tensors[0], &tensors[1], &tensors[2]]);
+        for ((sum, grad), (_, width)) in expected.iter_mut().zip(alone).zip(&inputs) {
+            for (row, grad) in rows.iter().zip(grad.chunks(*width)) {
+                sum[row * width..][..*width].iter_mut().zip(grad).for_each(|(s, g)| *s += f64::from(*g));
+            }
+        }
+    }
+    for (ours, expected) in ours.iter().zip(&expected) {
+        assert!(distance(ours, expected) < 1e-6, "off by {}", distance(ours, expected));
+    }
 }

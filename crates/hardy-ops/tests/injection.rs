@@ -12,10 +12,12 @@ use hardy_ops::{
         attention::{AttentionAt, Heads, Segments, attention},
         embedding::embedding,
         gelu::{Approximation, gelu},
+        head::head,
         layer_norm::layer_norm,
         linear::linear,
+        log_prob::log_prob,
         rms_norm::rms_norm,
-        silu::silu,
+        silu::{silu, silu_up},
         softmax::softmax,
     },
 };
@@ -38,7 +40,7 @@ fn on_rows(key: NoiseKey, rows: &[Row], x: &[f32]) -> Vec<f32> {
 
 fn on_weight(key: NoiseKey, w: &[f32]) -> Vec<f32> {
     let mut w = w.to_vec();
-    FIVE_PERCENT.apply_flat(key, &mut w);
+    FIVE_PERCENT.apply_flat(key, w.len(), &mut w);
     w
 }
 
@@ -277,7 +279,7 @@ fn every_point_of_every_operator_injects_and_counts_exactly() {
                 (op, point, point.pass(), Phase::Train)
             );
             assert_eq!((receipt.calls, receipt.elements), (1, elements(op, point)), "{op:?} {point:?}");
-            assert_eq!(receipt.asked, 0.05);
+            assert_eq!(receipt.asked, Some(0.05));
             assert!(
                 receipt.measured > 0.03 && receipt.measured < 0.08,
                 "{op:?} {point:?}: {}",
@@ -387,4 +389,57 @@ fn watched_noise_keeps_the_largest_magnitude_of_every_site() {
     let y = host(run(&[1.0, -30.0, 20.0, 0.0], 0));
     run(&[1.0, f32::NAN, 0.0, 0.0], 1);
     assert_eq!(noise.magnitudes(), [y[2], f32::INFINITY]);
+}
+
+#[test]
+fn the_head_injects_and_counts_as_the_linear_layer_that_it_is() {
+    let (count, inner, vocab) = (700, 6, 40);
+    let rows = tokens(count);
+    let targets: Vec<u32> = (0..count).map(|row| (row * 7 % vocab) as u32).collect();
+    let (x_host, w_host, c) = (values(count * inner, 1), values(vocab * inner, 2), values(2 * count, 3));
+    let rules = [Point::Input, Point::Weight, Point::Output].map(|point| rule(point, &BOTH));
+    let run = |fused: bool| {
+        let plan = bind(rules.to_vec(), Op::Linear);
+        let at = at(&plan, &rows);
+        let [x, w] = [&x_host, &w_host].map(|x| tensor::<Tape>(x, inner).require_grad());
+        let y = if fused {
+            head(x.clone(), w.clone(), &targets, 0.7, &at)
+        } else {
+            Tensor::cat(log_prob(linear(x.clone(), w.clone(), None, &at), &targets, 0.7).to_vec(), 1)
+        };
+        let grads = gradients(&y, &c, &[&x, &w]);
+        let counts: Vec<_> = plan.receipts().iter().map(|r| (r.calls, r.elements)).collect();
+        (host(y), grads, counts, plan.receipts())
+    };
+    let ((y, grads, counts, receipts), (y_plain, grads_plain, counts_plain, plain)) = (run(true), run(false));
+    assert_eq!(y, y_plain);
+    assert_eq!(counts, counts_plain);
+    for (ours, plain) in receipts.iter().zip(&plain) {
+        assert!((ours.measured - plain.measured).abs() < 1e-6, "{ours:?} {plain:?}");
+    }
+    for (ours, plain) in grads.iter().zip(&grads_plain) {
+        assert!(distance(ours, &wide(plain)) < 1e-5);
+    }
+}
+
+#[test]
+fn silu_that_gates_injects_and_counts_as_silu_alone() {
+    let rows = tokens(TOKENS);
+    let (gate, up, c) = (x(), values(TOKENS * INNER, 8), values(TOKENS * INNER, 9));
+    let rules = [Point::Input, Point::Output].map(|point| rule(point, &BOTH));
+    let run = |fused: bool| {
+        let plan = bind(rules.to_vec(), Op::Silu);
+        let at = at(&plan, &rows);
+        let [gate, up] = [&gate, &up].map(|x| tensor::<Tape>(x, INNER).require_grad());
+        let y =
+            if fused { silu_up(gate.clone(), up.clone(), &at) } else { silu(gate.clone(), &at) * up.clone() };
+        let grads = gradients(&y, &c, &[&gate, &up]);
+        (host(y), grads[1].clone(), grads[0].clone(), plan.receipts())
+    };
+    let ((y, d_up, d_gate, receipts), (y_plain, d_up_plain, d_gate_plain, plain)) = (run(true), run(false));
+    assert_eq!((y, d_up), (y_plain, d_up_plain));
+    assert!(distance(&d_gate, &wide(&d_gate_plain)) < 1e-6);
+    let counts =
+        |receipts: &[Receipt]| -> Vec<_> { receipts.iter().map(|r| (r.calls, r.elements)).collect() };
+    assert_eq!(counts(&receipts), counts(&plain));
 }

@@ -6,12 +6,13 @@ mod common;
 use burn::tensor::Tensor;
 use burn_flex::Flex;
 use common::{Tape, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
+use hardy_numerics::{Bits, Fault, Format, Image, Perturbation, Quantization, Rounding};
 use hardy_ops::{
     At, BoundPlan, Noise, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId, Streams,
     ops::{
         attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
         embedding::embedding,
-        linear::linear,
+        linear::{freeze, frozen_linear, linear},
         log_prob::log_prob,
         rms_norm::rms_norm,
         silu::silu,
@@ -39,8 +40,29 @@ fn sites() -> Vec<Site> {
 
 /// 5 % at every point of every operator, in both passes.
 fn everywhere() -> BoundPlan {
-    let rules = [Point::Input, Point::Output, Point::Weight].map(|point| rule(point, &BOTH));
+    everywhere_with(rule(Point::Input, &BOTH).error)
+}
+
+/// An error at every point of every operator, in both passes.
+fn everywhere_with(error: Perturbation) -> BoundPlan {
+    let rules =
+        [Point::Input, Point::Output, Point::Weight].map(|point| Rule { error, ..rule(point, &BOTH) });
     Plan { rules: rules.to_vec(), seed: 5, ..Plan::default() }.bind(&sites(), &Phase::ALL).unwrap()
+}
+
+/// Noise, formats that round by chance under a scale of the row, and faults of some channels.
+fn kinds() -> [Perturbation; 5] {
+    let stochastic = |format: Format| {
+        Perturbation::Quantization(Quantization { rounding: Rounding::Stochastic, ..format.into() })
+    };
+    let (bits, image) = (Bits::Mantissa, Image::Bf16);
+    [
+        Perturbation::RelativeGaussian { scale: 0.05 },
+        stochastic(Format::Nvfp4),
+        stochastic(Format::Fp8E4m3),
+        Perturbation::Fault { fault: Fault::Spike { scale: 0.5, rate: 0.1 }, sparsity: 0.4 },
+        Perturbation::Fault { fault: Fault::BitFlip { rate: 0.02, bits, image }, sparsity: 0.7 },
+    ]
 }
 
 fn attention_at(noise: &Noise, rows: &Rows) -> AttentionAt {
@@ -72,8 +94,9 @@ fn by_steps(qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) ->
 }
 
 #[test]
-fn cached_attention_is_full_attention_clean_and_under_noise() {
-    let length = 140;
+fn cached_attention_is_full_attention_to_the_bit_clean_and_under_noise() {
+    // Longer than a chain of the products.
+    let length = 600;
     let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(length * width, seed));
     let rows = rows(&[(3, length)]);
     let plan = everywhere();
@@ -82,11 +105,56 @@ fn cached_attention_is_full_attention_clean_and_under_noise() {
         let full = attention(q, k, v, HEADS, &Segments::from_lengths([length]), &attention_at(&noise, &rows));
         let full = host(full);
         let one_by_one = vec![1; length];
-        let steps: [&[usize]; 4] = [&[140], &one_by_one, &[100, 1, 4, 5, 30], &[3, 64, 65, 8]];
+        let steps: [&[usize]; 4] = [&[600], &one_by_one, &[560, 1, 4, 5, 30], &[3, 64, 65, 8, 460]];
         for steps in steps {
             let cached = by_steps(&qkv, &rows, steps, &noise);
-            let worst = full.iter().zip(&cached).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= 1e-5, "{worst} in steps {:?}", &steps[..steps.len().min(5)]);
+            assert!(full == cached, "in steps {:?}", &steps[..steps.len().min(5)]);
+        }
+    }
+}
+
+#[test]
+fn responses_that_share_a_prompts_rows_are_what_they_are_alone() {
+    let (prompt, responses) = (70, [5, 0, 66]);
+    let shared = rows(&[(3, prompt), (4, 5), (6, 66)]);
+    let segments = Segments::new([(prompt, None)].into_iter().chain(responses.map(|n| (n, Some(0)))));
+    let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(141 * width, seed));
+    let plan = everywhere();
+    for noise in [Noise::clean(), plan.noise(Phase::Eval, 2)] {
+        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+        let together = host(attention(q, k, v, HEADS, &segments, &attention_at(&noise, &shared)));
+        for own in segments.ranges().skip(1) {
+            let of = |i: usize| {
+                let width = [32, 16, 16][i];
+                [&qkv[i][..prompt * width], &qkv[i][own.start * width..own.end * width]].concat()
+            };
+            let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&of(i), [32, 16, 16][i]));
+            let addresses: Rows = shared[..prompt].iter().chain(&shared[own.clone()]).copied().collect();
+            let alone = Segments::from_lengths([addresses.len()]);
+            let alone = host(attention(q, k, v, HEADS, &alone, &attention_at(&noise, &addresses)));
+            assert!(alone[prompt * 32..] == together[own.start * 32..own.end * 32]);
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_linear_layer_is_the_same_to_the_bit_in_any_batch_and_with_a_frozen_weight() {
+    let (inner, outer, most) = (704, 96, 200);
+    let (x, w) = (values(most * inner, 1), values(outer * inner, 2));
+    let all = rows(&[(1, most)]);
+    let plan = everywhere();
+    for noise in [Noise::clean(), plan.noise(Phase::Eval, 2)] {
+        let weight = || tensor::<Flex>(&w, inner);
+        let whole = host(linear(tensor(&x, inner), weight(), None, &noise.at(SiteId(5), &all)));
+        for count in [1, 2, 3, 7, 64, 130] {
+            let addresses: Rows = all[..count].into();
+            let (at, x) = (noise.at(SiteId(5), &addresses), part(&x, inner, 0..count));
+            let frozen = freeze(weight(), &at);
+            assert!(host(linear(x.clone(), weight(), None, &at)) == whole[..count * outer], "{count} rows");
+            assert!(
+                host(frozen_linear(x, frozen, None, &at)) == whole[..count * outer],
+                "{count} rows, frozen"
+            );
         }
     }
 }
@@ -147,12 +215,13 @@ proptest! {
     fn values_do_not_depend_on_how_sequences_are_batched(
         lengths in prop::collection::vec(1_usize..80, 2..6),
         turn in 0_usize..5,
+        kind in prop::sample::select(kinds().to_vec()),
     ) {
         let batch: Vec<(u64, usize)> = lengths.iter().enumerate().map(|(i, &length)| (100 + i as u64, length)).collect();
         let mut turned = batch.clone();
         turned.rotate_left(turn % batch.len());
         turned.reverse();
-        let plan = everywhere();
+        let plan = everywhere_with(kind);
         let noise = plan.noise(Phase::Eval, 1);
         let (first, second) = (per_token(&batch, &noise), per_token(&turned, &noise));
         let start_in = |batch: Batch, id: u64| {
@@ -181,8 +250,8 @@ struct Outcome {
 }
 
 /// A small decoder, forward and backward, under noise everywhere; large enough that every kernel has several chunks.
-fn network() -> Outcome {
-    let plan = everywhere();
+fn network(error: Perturbation) -> Outcome {
+    let plan = everywhere_with(error);
     let noise = plan.noise(Phase::Train, 4);
     let batch = [(1, 200), (2, 1), (3, 333), (4, 64), (5, 500)];
     let (count, width) = (1098, 64);
@@ -208,21 +277,41 @@ fn network() -> Outcome {
     let segments = Segments::from_lengths(batch.iter().map(|(_, length)| *length));
     let x = silu(attention(q, k, v, heads, &segments, &attention_at(&noise, &rows)), &at(6));
     let logits = linear(x, head.clone(), Some(bias.clone()), &at(5));
-    let (y, entropy) = log_prob(logits, &ids, 0.9);
-    let gradients = gradients(&y, &values(count, 8), &parameters.iter().collect::<Vec<_>>());
-    Outcome { log_probs: host(y), entropy, gradients, receipts: plan.receipts() }
+    let [y, entropy] = log_prob(logits, &ids, 0.9);
+    let gradients =
+        gradients(&(y.clone() + entropy.clone()), &values(count, 8), &parameters.iter().collect::<Vec<_>>());
+    Outcome { log_probs: host(y), entropy: host(entropy), gradients, receipts: plan.receipts() }
 }
 
 #[test]
 fn outputs_gradients_and_receipts_do_not_depend_on_the_number_of_threads() {
-    let run =
-        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(network);
-    let one = run(1);
-    assert!(one.gradients.iter().flatten().all(|x| x.is_finite()));
-    assert!(one.receipts.iter().any(|receipt| receipt.calls > 1));
-    assert_eq!(run(2), one);
-    assert_eq!(run(3), one);
-    assert_eq!(run(2), one, "nor on chance");
+    for kind in kinds() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| network(kind))
+        };
+        let one = run(1);
+        assert!(one.gradients.iter().flatten().all(|x| x.is_finite()), "{kind:?}");
+        assert!(one.receipts.iter().any(|receipt| receipt.calls > 1));
+        assert_eq!(run(2), one);
+        assert_eq!(run(3), one);
+        assert_eq!(run(2), one, "nor on chance");
+    }
+}
+
+#[test]
+fn faulty_channels_stay_where_they_are_and_noise_does_not() {
+    let stuck = Perturbation::Fault { fault: Fault::Stuck { value: 9.0 }, sparsity: 0.3 };
+    let plan = bind(vec![Rule { error: stuck, ..rule(Point::Output, &BOTH) }], Op::Silu);
+    let first = seen(&plan, Phase::Train, 1);
+    assert_eq!(first, seen(&plan, Phase::Train, 2));
+    assert_eq!(first, seen(&plan, Phase::Rollout, 7));
+    let channels = |y: &[f32]| y.iter().map(|&y| y == 9.0).collect::<Vec<_>>();
+    let faulty = channels(&first[..10]);
+    assert!(faulty.contains(&true) && faulty.contains(&false));
+    assert!(first.chunks(10).all(|row| channels(row) == faulty), "the same in every row");
+    let seed = Plan { seed: 12, ..plan.plan().clone() }.bind(&[common::site(Op::Silu)], &Phase::ALL).unwrap();
+    assert_ne!(first, seen(&seed, Phase::Train, 1));
 }
 
 /// Silu under `plan`, in `phase` at `step`.
@@ -262,7 +351,7 @@ fn shared_streams_give_every_phase_the_same_noise() {
 fn shared_noise_of_a_rule_does_not_depend_on_rules_of_other_phases() {
     let only_rollout = Rule {
         during: Some(vec![Phase::Rollout]),
-        error: hardy_numerics::Perturbation::Truncation { scale: 1e-30 },
+        error: Perturbation::Truncation { scale: 1e-30 },
         ..rule(Point::Output, &[Pass::Forward])
     };
     let shared = Plan {
@@ -298,7 +387,7 @@ fn adaptive_noise_follows_its_schedule_and_leaves_the_weights_alone() {
     assert_eq!(host(w), vec![0.5; width]);
     let receipt = &plan.receipts()[0];
     assert_eq!((receipt.calls, receipt.elements), (2, 40_000));
-    assert!((receipt.asked - 0.15).abs() < 1e-12);
+    assert!((receipt.asked.unwrap() - 0.15).abs() < 1e-12);
 }
 
 #[test]

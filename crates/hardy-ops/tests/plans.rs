@@ -4,7 +4,7 @@ mod common;
 
 use burn_flex::Flex;
 use common::{at, bind, gradients, host, rule, tensor, tokens, values};
-use hardy_numerics::Perturbation;
+use hardy_numerics::{Format, Options, Perturbation};
 use hardy_ops::{
     BindError, BoundPlan, Layers, Op, Ops, Pass, Phase, Plan, Point, Receipt, Rule, RuleError, Site, SiteId,
     group_receipts,
@@ -168,6 +168,33 @@ fn a_rule_that_could_never_act_does_not_bind() {
 }
 
 #[test]
+fn an_error_that_can_not_be_where_the_rule_puts_it_does_not_bind() {
+    let says =
+        |text: &str| toml::from_str::<Rule>(text).unwrap().validate().map_err(|wrong| wrong.to_string());
+    let accumulate = "error = { kind = \"accumulate_bf16\", chunk = 64 }";
+    for place in ["ops = \"all\"", "ops = [\"linear\", \"silu\"]", "ops = \"linear\"\nat = \"input\""] {
+        let wrong = says(&format!("{place}\n{accumulate}")).unwrap_err();
+        assert!(wrong.contains("rounds the partial sums of products: it needs at = \"output\""), "{wrong}");
+    }
+    assert_eq!(says(&format!("ops = [\"linear\", \"matmul\"]\n{accumulate}")), Ok(()));
+    let square = "error = { kind = \"mxfp4\", blocks = \"2d\" }";
+    assert!(says(square).unwrap_err().contains("needs at = \"weight\", not \"output\""));
+    assert_eq!(says(&format!("at = \"weight\"\n{square}")), Ok(()));
+    let hif4 = says("at = \"weight\"\nerror = { kind = \"hif4\", blocks = \"2d\" }").unwrap_err();
+    assert!(hif4.contains("hif4 has no square blocks"), "{hif4}");
+    let clip = "error = { kind = \"mxfp4\", clip_gradient = true }";
+    for place in ["at = \"output\"", "ops = [\"linear\", \"matmul\"]\nat = \"input\""] {
+        let wrong = says(&format!("{place}\n{clip}")).unwrap_err();
+        assert!(wrong.contains("clip_gradient does not reach matmul and softmax"), "{wrong}");
+    }
+    let backward = says(&format!("ops = \"linear\"\npass = [\"backward\"]\n{clip}")).unwrap_err();
+    assert!(backward.contains("needs a format in the forward pass"), "{backward}");
+    assert_eq!(says(&format!("at = \"weight\"\n{clip}")), Ok(()));
+    let scheduled = Rule { schedule: Some([0.1].into()), error: Format::Mxfp4.into(), ..Rule::noise(0.1) };
+    assert_eq!(scheduled.validate(), Err(RuleError::NoScale("mxfp4")));
+}
+
+#[test]
 fn a_rule_that_matches_nothing_fails_and_lists_the_sites() {
     for text in [
         "layers = [99]",
@@ -192,6 +219,24 @@ fn a_rule_that_matches_nothing_fails_and_lists_the_sites() {
     );
 }
 
+/// An error of this kind.
+fn error_of((kind, number, flag): (&str, f64, bool)) -> Perturbation {
+    let takes = Options::taken_by(kind).unwrap();
+    let some = |option: &str| takes.contains(&option).then_some(number);
+    let options = Options {
+        kind: kind.to_owned(),
+        scale: some("scale").filter(|_| kind != "stuck"),
+        relative: some("relative").map(|_| flag),
+        rate: some("rate"),
+        value: some("value"),
+        sparsity: some("sparsity"),
+        chunk: some("chunk").map(|n| n as usize),
+        clip_gradient: some("clip_gradient").map(|_| flag),
+        ..Options::default()
+    };
+    options.perturbation().unwrap()
+}
+
 fn any_rule() -> impl Strategy<Value = Rule> {
     let ops =
         prop_oneof![Just(Ops::All), prop::sample::subsequence(Op::ALL.to_vec(), 1..=8).prop_map(Ops::Some),];
@@ -209,8 +254,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     ];
     let during = prop::option::of(prop::sample::subsequence(Phase::ALL.to_vec(), 1..=3));
     let pass = prop::sample::subsequence(vec![Pass::Forward, Pass::Backward], 1..=2);
-    let error = (prop::sample::select(Perturbation::NAMES), 0.0..10.0_f64, any::<bool>())
-        .prop_map(|(kind, scale, relative)| Perturbation::from_name(kind, scale, relative).unwrap());
+    let error = (prop::sample::select(Perturbation::NAMES), 0.0..10.0_f64, any::<bool>()).prop_map(error_of);
     let globs = ("[a-z_.*?]{1,12}", prop::collection::vec("[a-z_.*?]{1,12}", 0..3));
     (ops, at, layers, globs, during, pass, error).prop_map(
         |(ops, at, layers, (modules, exclude), during, pass, error)| Rule {
@@ -254,7 +298,14 @@ fn receipts_add_up_over_calls() {
         .receipts()
         .into_iter()
         .map(|receipt| {
-            (receipt.rule, receipt.point, receipt.pass, receipt.calls, receipt.elements, receipt.asked)
+            (
+                receipt.rule,
+                receipt.point,
+                receipt.pass,
+                receipt.calls,
+                receipt.elements,
+                receipt.asked.unwrap(),
+            )
         })
         .collect();
     assert_eq!(
@@ -323,7 +374,7 @@ fn receipts_survive_toml_and_grouping_sums_over_sites() {
     let group = groups.iter().find(|group| group.op == Op::Silu).unwrap();
     let parts: Vec<&Receipt> = receipts.iter().filter(|receipt| receipt.op == Op::Silu).collect();
     assert_eq!((group.site.as_str(), group.calls, group.elements), ("3 sites", 3, 9 * 50));
-    assert_eq!(group.asked, 0.05);
+    assert_eq!(group.asked, Some(0.05));
     let energy = |of: fn(&Receipt) -> f64| parts.iter().map(|part| of(part)).sum::<f64>();
     let measured = (energy(|part| part.error_energy) / energy(|part| part.signal_energy)).sqrt();
     assert_eq!(group.measured, measured);

@@ -8,7 +8,7 @@ use hardy_ops::{Noise, Pass, Phase, Plan, Rule};
 use hardy_train::{
     adamw::AdamW,
     gradients::Gradients,
-    policy::log_probs,
+    recording::Recording,
     sequence::{Packed, Sequence, micro_batches},
     sft::initial_weights,
 };
@@ -75,8 +75,8 @@ fn training_step(bencher: Bencher, scale: f64) {
         let mut gradients = Gradients::zeros(&decoder);
         for part in micro_batches(&sequences, 4096) {
             let packed = Packed::new(&sequences[part]);
-            let (log_probs, _) = log_probs(&tracked, &packed, &noise, 1.0);
-            gradients.backward(&tracked, log_probs, &vec![-1.0 / targets as f32; packed.targets.len()]);
+            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
+            pass.backward(&mut gradients, &vec![-1.0 / targets as f32; packed.targets.len()], None);
         }
         let norm = gradients.norm();
         drop(tracked);

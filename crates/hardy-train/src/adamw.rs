@@ -1,9 +1,14 @@
 //! AdamW (arXiv:1711.05101), as PyTorch computes it: `p ← p·(1 − lr·λ) − lr·m̂/(√v̂ + ε)`.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use hardy_numerics::simd::dispatch;
+use hardy_ops::NoisyBackend;
+use rayon::prelude::*;
 
 /// What PyTorch adds to the denominator.
-const EPSILON: f64 = 1e-8;
+const EPSILON: f32 = 1e-8;
+/// Elements that one task updates.
+const CHUNK: usize = 16 * 1024;
 
 /// The moments of every parameter and how many steps they have seen.
 #[derive(Clone, Debug)]
@@ -18,7 +23,7 @@ pub struct AdamW<B: Backend> {
     pub moments: Vec<[Tensor<B, 2>; 2]>,
 }
 
-impl<B: Backend> AdamW<B> {
+impl<B: NoisyBackend> AdamW<B> {
     /// Moments of zero for `parameters`.
     pub fn new(parameters: &[Tensor<B, 2>], betas: [f64; 2], weight_decay: f64) -> Self {
         let moments = parameters.iter().map(|p| [p.zeros_like(), p.zeros_like()]).collect();
@@ -38,12 +43,68 @@ impl<B: Backend> AdamW<B> {
         let (correct_1, correct_2) = (1.0 - b1.powf(steps), 1.0 - b2.powf(steps));
         for ((p, g), [m, v]) in parameters.iter_mut().zip(gradients).zip(&mut self.moments) {
             let decay = if p.dims()[0] == 1 { 0.0 } else { self.weight_decay };
-            *m = m.clone() * b1 + g.clone() * (1.0 - b1);
-            *v = v.clone() * b2 + g.clone() * g * (1.0 - b2);
-            let direction = (m.clone() / correct_1) / ((v.clone() / correct_2).sqrt() + EPSILON);
-            *p = p.clone() * (1.0 - learning_rate * decay) - direction * learning_rate;
+            let update = Update {
+                betas: [b1, b2].map(|b| b as f32),
+                rest: [b1, b2].map(|b| (1.0 - b) as f32),
+                corrections: [correct_1, correct_2].map(|c| c as f32),
+                keep: (1.0 - learning_rate * decay) as f32,
+                rate: learning_rate as f32,
+            };
+            update.apply(p, &g, m, v);
         }
     }
+}
+
+/// One step on one parameter, in one pass over its elements.
+struct Update {
+    betas: [f32; 2],
+    /// `1 − β`.
+    rest: [f32; 2],
+    /// `1 − βᵗ`.
+    corrections: [f32; 2],
+    /// What decay leaves of the parameter.
+    keep: f32,
+    rate: f32,
+}
+
+impl Update {
+    fn apply<B: NoisyBackend>(
+        &self,
+        p: &mut Tensor<B, 2>,
+        g: &Tensor<B, 2>,
+        m: &mut Tensor<B, 2>,
+        v: &mut Tensor<B, 2>,
+    ) {
+        let [mut p_host, mut m_host, mut v_host] = [&*p, &*m, &*v].map(host::<B>);
+        let g_host = host::<B>(g);
+        let chunks = p_host.par_chunks_mut(CHUNK).zip(m_host.par_chunks_mut(CHUNK));
+        chunks.zip(v_host.par_chunks_mut(CHUNK)).zip(g_host.par_chunks(CHUNK)).for_each(
+            |(((p, m), v), g)| {
+                dispatch(
+                    #[inline(always)]
+                    || self.chunk(p, g, m, v),
+                );
+            },
+        );
+        for (tensor, data) in [(p, p_host), (m, m_host), (v, v_host)] {
+            *tensor = Tensor::from_data(TensorData::new(data, tensor.dims()), &tensor.device());
+        }
+    }
+
+    #[inline(always)]
+    fn chunk(&self, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let ([b1, b2], [rest_1, rest_2], [correct_1, correct_2]) = (self.betas, self.rest, self.corrections);
+        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            *m = *m * b1 + g * rest_1;
+            *v = *v * b2 + g * g * rest_2;
+            let direction = (*m / correct_1) / ((*v / correct_2).sqrt() + EPSILON);
+            *p = *p * self.keep - direction * self.rate;
+        }
+    }
+}
+
+fn host<B: NoisyBackend>(x: &Tensor<B, 2>) -> Vec<f32> {
+    B::host(&x.clone().into_primitive().tensor()).to_vec()
 }
 
 #[cfg(test)]

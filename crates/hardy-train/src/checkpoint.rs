@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    grpo::Trainer,
     policy::Policy,
+    trainer::Trainer,
 };
 
 /// The file that is written last into a checkpoint.

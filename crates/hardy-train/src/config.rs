@@ -1,20 +1,25 @@
 //! The configuration of a run, as TOML writes it: unknown keys are errors, everything else has a safe default.
 
+mod train;
+
 use std::path::Path;
 
 use hardy_ops::{Plan, Rule, Streams};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
+mod aqn;
+
+pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
+
 use crate::{
     error::{Error, Result},
-    learning_rate::{Decay, LearningRate},
-    objective::{Clip, KlEstimator},
     presets,
-    reward::Extraction,
-    schedule::Schedule,
+    scan_file::ScanFile,
     toml_errors::{self, TomlError},
 };
+
+pub use train::{OldLogProbs, TrainSection};
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,202 +88,6 @@ impl Default for DataSection {
     }
 }
 
-/// The algorithms of reinforcement learning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// Group-relative policy optimisation (arXiv:2402.03300).
-    #[default]
-    Grpo,
-}
-
-/// Where the log-probabilities under the old policy come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OldLogProbs {
-    /// Computed again in the train phase, under its noise: the first minibatch's ratio is exactly 1.
-    #[default]
-    Recompute,
-    /// Those that the tokens were drawn with.
-    Rollout,
-}
-
-/// How to train.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainSection {
-    /// The algorithm.
-    pub algorithm: Algorithm,
-    /// Passes over the training problems; where neither this nor `steps` is given, 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<usize>,
-    /// Steps in all; where both are given this wins over `epochs`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps: Option<usize>,
-    /// Prompts of a step.
-    pub prompts_per_step: usize,
-    /// Responses to every prompt: the group within which advantages are normalised.
-    pub samples_per_prompt: usize,
-    /// Optimizer steps a step, each on its share of the prompts.
-    pub minibatches: usize,
-    /// The highest learning rate.
-    pub learning_rate: f64,
-    /// Steps until it is reached.
-    pub warmup_steps: usize,
-    /// How it falls afterwards.
-    pub decay: Decay,
-    /// AdamW's decoupled weight decay.
-    pub weight_decay: f64,
-    /// AdamW's β₁ and β₂.
-    pub betas: [f64; 2],
-    /// Gradients are scaled down to this norm; 0 never.
-    pub max_grad_norm: f64,
-    /// The clip of the ratio below 1.
-    pub clip_low: f32,
-    /// The clip of the ratio above 1.
-    pub clip_high: f32,
-    /// The dual clip: the largest loss of a token with negative advantage is this times |advantage|.
-    pub dual_clip: f32,
-    /// Weight of the KL divergence from the starting model; 0 leaves it out.
-    pub kl_coefficient: f32,
-    /// Its estimator.
-    pub kl_estimator: KlEstimator,
-    /// `token-mean`, `seq-mean-token-sum`, `seq-mean-token-mean` or `seq-mean-token-sum-norm`.
-    pub aggregation: String,
-    /// Where the old log-probabilities come from.
-    pub old_log_probs: OldLogProbs,
-    /// Which answers are rewarded.
-    pub reward: Extraction,
-    /// Sampling temperature of rollouts.
-    pub temperature: f32,
-    /// Nucleus of rollouts; 1 keeps all tokens.
-    pub top_p: f32,
-    /// Most probable tokens of rollouts; 0 keeps all.
-    pub top_k: usize,
-    /// Tokens after which a response is cut off.
-    pub max_new_tokens: usize,
-    /// Sequences that are generated at once.
-    pub rollout_batch: usize,
-    /// Tokens of a forward and backward pass.
-    pub micro_batch_tokens: usize,
-}
-
-impl Default for TrainSection {
-    fn default() -> Self {
-        Self {
-            algorithm: Algorithm::Grpo,
-            epochs: None,
-            steps: None,
-            prompts_per_step: 32,
-            samples_per_prompt: 8,
-            minibatches: 1,
-            learning_rate: 1e-6,
-            warmup_steps: 0,
-            decay: Decay::Constant,
-            weight_decay: 0.01,
-            betas: [0.9, 0.999],
-            max_grad_norm: 1.0,
-            clip_low: 0.2,
-            clip_high: 0.2,
-            dual_clip: 3.0,
-            kl_coefficient: 0.0,
-            kl_estimator: KlEstimator::LowVarKl,
-            aggregation: "token-mean".to_owned(),
-            old_log_probs: OldLogProbs::Recompute,
-            reward: Extraction::Strict,
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            max_new_tokens: 256,
-            rollout_batch: 256,
-            micro_batch_tokens: 4096,
-        }
-    }
-}
-
-impl TrainSection {
-    /// The bounds of the ratio.
-    pub fn clip(&self) -> Clip {
-        Clip { low: self.clip_low, high: self.clip_high, dual: self.dual_clip }
-    }
-
-    /// The learning rate over `total_steps`.
-    pub fn learning_rate(&self, total_steps: usize) -> LearningRate {
-        let (peak, warmup_steps, decay) = (self.learning_rate, self.warmup_steps, self.decay);
-        LearningRate { peak, warmup_steps, decay, total_steps, floor_ratio: 0.0 }
-    }
-}
-
-/// The kinds of AQN schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AqnSchedule {
-    /// One sigma.
-    Constant,
-    /// Falling in stages over the run (QeRL, arXiv:2510.11696).
-    Staged,
-    /// Falling in stages in every epoch.
-    EpochAware,
-}
-
-/// Adaptive quantisation noise: noise on RMSNorm weights in rollouts whose scale follows a schedule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AqnSection {
-    /// The kind.
-    pub schedule: AqnSchedule,
-    /// Sigma at the start; the only one where it is constant.
-    #[serde(alias = "sigma")]
-    pub sigma_start: f64,
-    /// Sigma at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sigma_end: Option<f64>,
-    /// Stages of the run, the first without noise (staged).
-    #[serde(default = "ten")]
-    pub stages: usize,
-    /// Stages with noise in an epoch (epoch-aware).
-    #[serde(default = "five")]
-    pub stages_per_epoch: usize,
-}
-
-fn ten() -> usize {
-    10
-}
-
-fn five() -> usize {
-    5
-}
-
-impl AqnSection {
-    /// Sigma at every step of a run.
-    ///
-    /// # Errors
-    /// Sigmas, stages or epochs that make no schedule.
-    pub fn sigmas(&self, total_steps: usize, steps_per_epoch: usize) -> Result<Vec<f64>> {
-        let sigma_start = self.sigma_start;
-        let end = || {
-            self.sigma_end.ok_or_else(|| {
-                Error::config("`aqn.sigma_end` is missing; only a constant schedule does without")
-            })
-        };
-        let schedule = match self.schedule {
-            AqnSchedule::Constant => Schedule::Constant { sigma: sigma_start, total_steps },
-            AqnSchedule::Staged => {
-                Schedule::Staged { sigma_start, sigma_end: end()?, stages: self.stages, total_steps }
-            }
-            AqnSchedule::EpochAware => Schedule::EpochAware {
-                sigma_start,
-                sigma_end: end()?,
-                epochs: total_steps.div_ceil(steps_per_epoch),
-                steps_per_epoch,
-                stages_per_epoch: self.stages_per_epoch,
-            },
-        };
-        schedule.validate().map_err(|error| Error::config(format!("[aqn]: {error}")))?;
-        Ok(schedule.sigmas())
-    }
-}
-
 /// How to evaluate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -338,61 +147,44 @@ impl RunConfig {
         Ok(arms)
     }
 
-    /// The plan, with AQN as one more rule, for a run of `total_steps`.
+    /// The plan, with the rules of AQN last, for a run of `total_steps` of a model with so many `layers`; `scan` is what
+    /// a guided AQN asks for.
     ///
     /// # Errors
-    /// An AQN section that makes no schedule.
-    pub fn plan(&self, total_steps: usize, steps_per_epoch: usize) -> Result<Plan> {
+    /// An AQN section that makes no schedule, or whose guide lacks its scan.
+    pub fn plan(
+        &self,
+        total_steps: usize,
+        steps_per_epoch: usize,
+        layers: usize,
+        scan: Option<&ScanFile>,
+    ) -> Result<Plan> {
         let mut rules = self.noise.clone();
         if let Some(aqn) = &self.aqn {
-            rules.push(Rule::aqn(aqn.sigmas(total_steps, steps_per_epoch)?));
+            rules.extend(aqn.rules(&aqn.sigmas(total_steps, steps_per_epoch)?, layers, scan)?);
         }
         Ok(Plan { rules, seed: self.seed, streams: self.streams })
     }
 
-    /// The configuration as TOML.
+    /// The configuration with everything said that it leaves to its algorithm.
+    pub fn resolved(&self) -> Self {
+        Self { train: self.train.resolved(), ..self.clone() }
+    }
+
+    /// The configuration, resolved, as TOML.
     ///
     /// # Panics
     /// Never: every field has a TOML form.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_else(|error| panic!("the configuration is TOML: {error}"))
+        toml::to_string_pretty(&self.resolved())
+            .unwrap_or_else(|error| panic!("the configuration is TOML: {error}"))
     }
 
     fn checked(self) -> Result<Self> {
-        let train = &self.train;
-        let counts = [
-            ("train.prompts_per_step", train.prompts_per_step),
-            ("train.samples_per_prompt", train.samples_per_prompt),
-            ("train.minibatches", train.minibatches),
-            ("train.max_new_tokens", train.max_new_tokens),
-            ("train.rollout_batch", train.rollout_batch),
-            ("train.micro_batch_tokens", train.micro_batch_tokens),
-            ("eval.n", self.eval.n),
-            ("eval.batch", self.eval.batch),
-        ];
+        self.train.check()?;
+        let counts = [("eval.n", self.eval.n), ("eval.batch", self.eval.batch)];
         if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(Error::config(format!("`{key}` is 0, but must be at least 1")));
-        }
-        if train.minibatches > train.prompts_per_step {
-            return Err(Error::config("`train.minibatches` exceeds `train.prompts_per_step`"));
-        }
-        if !(train.learning_rate > 0.0 && train.learning_rate.is_finite()) {
-            return Err(Error::config(format!(
-                "`train.learning_rate` is {}, but must be above 0",
-                train.learning_rate
-            )));
-        }
-        if !(train.temperature > 0.0 && train.temperature.is_finite()) {
-            return Err(Error::config(format!(
-                "`train.temperature` is {}, but must be above 0",
-                train.temperature
-            )));
-        }
-        if crate::objective::Mean::named(&train.aggregation, 1).is_none() {
-            return Err(Error::config(format!(
-                "`train.aggregation` is \"{}\", but must be token-mean, seq-mean-token-sum, seq-mean-token-mean or seq-mean-token-sum-norm",
-                train.aggregation
-            )));
         }
         if self.eval.noise_levels.iter().any(|level| !(*level >= 0.0 && level.is_finite())) {
             return Err(Error::config("`eval.noise_levels` must be numbers of at least 0"));

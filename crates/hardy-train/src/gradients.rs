@@ -14,21 +14,22 @@ impl<B: NoisyBackend> Gradients<B> {
         Self(decoder.parameters.iter().map(Tensor::zeros_like).collect())
     }
 
-    /// Goes back from `log_probs` `[tokens, 1]`, whose derivative in the loss is `d_log_prob`, and adds what arrives
-    /// at the parameters of `tracked`.
-    pub fn backward(
+    /// Goes back from `y`, in which the loss has the derivative `grad`: adds what arrives at the parameters of
+    /// `tracked`, and gives what arrives at `x`.
+    pub fn back_from(
         &mut self,
         tracked: &Decoder<Autodiff<B>>,
-        log_probs: Tensor<Autodiff<B>, 2>,
-        d_log_prob: &[f32],
-    ) {
-        let derivative = Tensor::<Autodiff<B>, 1>::from_floats(d_log_prob, &log_probs.device());
-        let tape = (log_probs * derivative.reshape([d_log_prob.len(), 1])).sum().backward();
+        y: Tensor<Autodiff<B>, 2>,
+        grad: Tensor<B, 2>,
+        x: Option<&Tensor<Autodiff<B>, 2>>,
+    ) -> Option<Tensor<B, 2>> {
+        let tape = (y * Tensor::from_inner(grad)).sum().backward();
         for (sum, parameter) in self.0.iter_mut().zip(&tracked.parameters) {
             if let Some(gradient) = parameter.grad(&tape) {
                 *sum = sum.clone() + gradient;
             }
         }
+        x.and_then(|x| x.grad(&tape))
     }
 
     /// The norm over all parameters.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use hardy_model::{ChatTemplate, Decoder, Dtype, Message, Prompt, Tokenizer, files::write_tensors};
-use hardy_ops::{Noise, NoisyBackend, ops::log_prob::log_prob};
+use hardy_ops::{Noise, NoisyBackend};
 
 use crate::{data::Problem, error::Result, sequence::Packed};
 
@@ -70,11 +70,7 @@ impl<B: NoisyBackend> Policy<B> {
     /// # Errors
     /// A chat template that refuses it.
     pub fn prompt_text(&self, question: &str, wording: &str) -> Result<String> {
-        let content = wording.replace("{question}", question);
-        match &self.template {
-            Some(template) => Ok(template.render(&[Message::user(content)], true)?),
-            None => Ok(content),
-        }
+        prompt_text(self.template.as_ref(), question, wording)
     }
 
     /// The prompts of problems, with the sequence ids of their samples.
@@ -98,15 +94,47 @@ impl<B: NoisyBackend> Policy<B> {
     }
 }
 
-/// The log-probability of every response token of `packed`, `[tokens, 1]`, and the entropy of the distribution that
-/// it stands in, in nats.
+/// The prompt's text for a question, in `template` where there is one; `wording` holds `{question}`.
+///
+/// # Errors
+/// A chat template that refuses it.
+pub fn prompt_text(template: Option<&ChatTemplate>, question: &str, wording: &str) -> Result<String> {
+    let content = wording.replace("{question}", question);
+    match template {
+        Some(template) => Ok(template.render(&[Message::user(content)], true)?),
+        None => Ok(content),
+    }
+}
+
+/// The log-probability of every response token of `packed` and the entropy, in nats, of the distribution that it
+/// stands in: `[tokens, 2]`.
 pub fn log_probs<B: NoisyBackend>(
     decoder: &Decoder<B>,
     packed: &Packed,
     noise: &Noise,
     temperature: f32,
-) -> (Tensor<B, 2>, Vec<f32>) {
+) -> Tensor<B, 2> {
     let hidden = decoder.hidden(&packed.batch, noise);
-    let logits = decoder.logits(hidden, &packed.batch, &packed.rows, noise);
-    log_prob(logits, &packed.targets, temperature)
+    decoder.log_probs(hidden, &packed.batch, &packed.rows, (&packed.targets, temperature), noise)
+}
+
+/// The two columns of what [`log_probs`] gives, on the host.
+pub fn columns<B: NoisyBackend>(x: &Tensor<B, 2>) -> [Vec<f32>; 2] {
+    let host = B::host(&x.clone().into_primitive().tensor());
+    [0, 1].map(|column| host.iter().skip(column).step_by(2).copied().collect())
+}
+
+/// A tensor `[tokens, 2]` of two columns; one that is missing is 0.
+///
+/// # Panics
+/// If the columns differ in length.
+pub fn from_columns<B: NoisyBackend>(
+    first: &[f32],
+    second: Option<&[f32]>,
+    device: &B::Device,
+) -> Tensor<B, 2> {
+    assert!(second.is_none_or(|second| second.len() == first.len()), "columns of one length");
+    let second = |row: usize| second.map_or(0.0, |second| second[row]);
+    let pairs: Vec<f32> = first.iter().enumerate().flat_map(|(row, &x)| [x, second(row)]).collect();
+    Tensor::from_data(TensorData::new(pairs, [first.len(), 2]), device)
 }

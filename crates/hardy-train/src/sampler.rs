@@ -5,6 +5,9 @@
 
 use crate::splitmix::{below, hash};
 
+/// Tells the seed of further prompts from that of an epoch's order.
+const FURTHER: u64 = 0x6675_7274_6865_7200;
+
 /// A shuffle of `0..n`, the same for the same seed and epoch.
 pub fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
@@ -35,6 +38,20 @@ pub fn prompts_at_step(n: usize, prompts_per_step: usize, seed: u64, step: usize
     let order = epoch_order(n, seed, step / steps);
     let first = step % steps * prompts_per_step;
     order.into_iter().skip(first).take(prompts_per_step).collect()
+}
+
+/// The problems of `step` beyond those that [`prompts_at_step`] gives, in an order of the step's own: where some of
+/// these are dropped, the next ones take their place. A function of seed and step alone, so that no state has to be
+/// kept, and none comes twice, so that every address of noise is used once.
+///
+/// # Panics
+///
+/// If `n` or `prompts_per_step` is 0.
+pub fn further_prompts(n: usize, prompts_per_step: usize, seed: u64, step: usize) -> Vec<usize> {
+    let first = prompts_at_step(n, prompts_per_step, seed, step);
+    let mut further = epoch_order(n, hash(&[seed, FURTHER]), step);
+    further.retain(|index| !first.contains(index));
+    further
 }
 
 #[cfg(test)]
@@ -68,7 +85,24 @@ mod tests {
         assert_eq!(prompts, [0, 1, 2]);
     }
 
+    #[test]
+    fn every_step_has_further_prompts_of_its_own() {
+        assert_eq!(further_prompts(50, 8, 3, 1), further_prompts(50, 8, 3, 1));
+        assert_ne!(further_prompts(50, 8, 3, 1)[..8], further_prompts(50, 8, 3, 2)[..8]);
+        assert!(further_prompts(3, 8, 0, 5).is_empty());
+    }
+
     proptest! {
+        #[test]
+        fn first_and_further_prompts_are_every_problem_once(
+            n in 1usize..100, batch in 1usize..30, seed: u64, step in 0usize..20,
+        ) {
+            let mut all = prompts_at_step(n, batch, seed, step);
+            all.extend(further_prompts(n, batch, seed, step));
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..n).collect::<Vec<_>>());
+        }
+
         #[test]
         fn an_epoch_takes_every_problem_at_most_once_in_full_batches(
             n in 1usize..200, batch in 1usize..50, seed: u64, epoch in 0usize..5,

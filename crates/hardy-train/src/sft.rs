@@ -19,7 +19,8 @@ use crate::{
     error::{Error, Result},
     gradients::Gradients,
     learning_rate::{Decay, LearningRate},
-    policy::{Policy, log_probs, prompt_sequence, sample_sequence},
+    policy::{Policy, prompt_sequence, sample_sequence},
+    recording::Recording,
     sampler::prompts_at_step,
     sequence::{Packed, Sequence, micro_batches},
 };
@@ -246,13 +247,14 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let mut loss = 0.0;
         for part in micro_batches(&sequences, train.micro_batch_tokens) {
             let packed = Packed::new(&sequences[part]);
-            let (log_probs, _) = log_probs(&tracked, &packed, &noise, 1.0);
-            let host = B::host(&log_probs.clone().inner().into_primitive().tensor()).to_vec();
-            loss -= host.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
+            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
+            let [log_probs, _] = pass.scores();
+            loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
             if !loss.is_finite() {
                 return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "loss"));
             }
-            gradients.backward(&tracked, log_probs, &vec![-1.0 / targets as f32; host.len()]);
+            let derivative = vec![-1.0 / targets as f32; log_probs.len()];
+            pass.backward(&mut gradients, &derivative, None);
         }
         let grad_norm = gradients.norm();
         if !grad_norm.is_finite() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hardy_train::advantage::{dr_grpo, grpo};
+use hardy_train::algorithm::{Algorithm, Defaults};
 use hardy_train::data::read_jsonl;
 use hardy_train::objective::{Clip, KlEstimator, Mean, Tokens, clipped_surrogate, kl_penalty};
 use hardy_train::reward::{Extraction, extract, overlong_penalty, score};
@@ -104,6 +105,22 @@ fn golden_losses_and_derivatives_agree_with_verl() {
         assert_close(&[loss.value], &[number(&case["loss"]) as f32], &format!("{name} loss"));
         assert_close(&[loss.clipped], &[number(&case["clip_fraction"]) as f32], &format!("{name} clipped"));
         assert_close(&loss.d_logprob, &ragged(&case["dloss_dlogprob"], &mask), &format!("{name} derivative"));
+    }
+}
+
+/// What a golden loss was made with is what an algorithm takes by default.
+#[test]
+fn golden_algorithms_have_the_bounds_and_aggregation_of_their_case() {
+    let Some(golden) = golden("policy_loss") else { return };
+    for (name, algorithm) in [("dapo", Algorithm::Dapo), ("dr_grpo", Algorithm::DrGrpo)] {
+        let case = list(&golden).iter().find(|case| case["name"] == name).expect("a case of that name");
+        let Defaults { clip_low, clip_high, aggregation, .. } = algorithm.defaults();
+        assert_close(
+            &[clip_low, clip_high],
+            &["clip_low", "clip_high"].map(|key| number(&case[key]) as f32),
+            name,
+        );
+        assert_eq!(aggregation, text(&case["loss_agg"]));
     }
 }
 

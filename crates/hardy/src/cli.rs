@@ -30,10 +30,14 @@ Exit codes: 0 success, 1 a failed run, 2 bad usage or input.";
 pub enum Command {
     /// Train, evaluate and report, as a configuration says
     Run(commands::run::Arguments),
+    /// Run presets with several seeds, and judge them in one table
+    Suite(commands::suite::Arguments),
     /// Warm a base model up on worked answers
     Sft(commands::sft::Arguments),
     /// Measure what a model loses under noise
     Eval(commands::eval::Arguments),
+    /// Find the layers that a number format hurts
+    Scan(commands::scan::Arguments),
     /// Say whether the differences between runs are real
     Compare(commands::compare::Arguments),
     /// Write one self-contained HTML page on runs
@@ -42,6 +46,10 @@ pub enum Command {
     Score(commands::score::Arguments),
     /// Continue prompts
     Generate(commands::generate::Arguments),
+    /// Show the tensors of a file as they would be in a number format
+    Quantize(commands::quantize::Arguments),
+    /// List the number formats, what they cost and what they keep
+    Formats(commands::formats::Arguments),
     /// Apply one perturbation to every tensor of a file
     Perturb(commands::perturb::Arguments),
     /// Print the sigma of every step of a noise schedule

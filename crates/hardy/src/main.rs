@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod receipt_table;
 mod sparkline;
+mod tensor_errors;
 mod tensor_index;
 mod threads;
 
@@ -44,12 +45,16 @@ fn main() -> ExitCode {
 fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Run(args) => commands::run::run(&args, output),
+        Command::Suite(args) => commands::suite::run(&args, output),
         Command::Sft(args) => commands::sft::run(&args, output),
         Command::Eval(args) => commands::eval::run(&args, output),
+        Command::Scan(args) => commands::scan::run(&args, output),
         Command::Compare(args) => commands::compare::run(&args, output),
         Command::Report(args) => commands::report::run(&args, output),
         Command::Score(args) => commands::score::run(&args, output),
         Command::Generate(args) => commands::generate::run(&args, output),
+        Command::Quantize(args) => commands::quantize::run(&args, output),
+        Command::Formats(args) => commands::formats::run(&args, output),
         Command::Perturb(args) => commands::perturb::run(&args, output),
         Command::Schedule(args) => commands::schedule::run(&args, output),
         Command::Export(args) => commands::export::run(&args, output),

@@ -66,7 +66,8 @@ pub fn environment() -> Result<Option<PlanFile>, Failure> {
         let rules = if file.noise.len() == 1 { "rule" } else { "rules" };
         note(&format!("{VARIABLE}: {} {rules}", file.noise.len()));
         for rule in &file.noise {
-            note(&format!("{VARIABLE}: {}, {} {}", rule, rule.error.kind_name(), rule.error.scale()));
+            let scale = rule.error.scale().map(|scale| format!(" {scale}")).unwrap_or_default();
+            note(&format!("{VARIABLE}: {rule}, {}{scale}", rule.error.kind_name()));
         }
     }
     Ok(found)

@@ -59,6 +59,11 @@ impl Progress {
     pub fn label(&self) -> &str {
         &self.label
     }
+
+    /// Whether this is the work called `label` with `total` parts.
+    pub fn is_of(&self, label: &str, total: usize) -> bool {
+        self.label == label && self.total == total as u64
+    }
 }
 
 impl Drop for Progress {

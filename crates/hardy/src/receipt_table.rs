@@ -27,7 +27,7 @@ pub fn render(receipts: &[Receipt]) -> String {
             format!("{} {} of {}", receipt.op.name(), receipt.point.name(), receipt.site),
             receipt.phase.name().to_owned(),
             format::count(receipt.elements),
-            format::significant(receipt.asked, 4),
+            receipt.asked.map_or_else(|| "–".to_owned(), |asked| format::significant(asked, 4)),
             format::significant(receipt.measured, 4),
         ]);
     }

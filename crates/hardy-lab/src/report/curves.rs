@@ -34,24 +34,34 @@ const fn steps(key: &'static str, caption: &'static str) -> Curve {
 /// What is shown at once.
 const FIRST: &[Curve] = &[
     plain("reward_mean", "Reward, mean", ANY),
-    share("strict_accuracy", "Sampled accuracy, strict"),
-    share("flexible_accuracy", "Sampled accuracy, flexible"),
+    share("strict_accuracy", "Accuracy of all responses sampled, strict"),
+    share("flexible_accuracy", "Accuracy of all responses sampled, flexible"),
     plain("loss", "Loss", ANY),
     plain("kl", "KL to the reference", POSITIVE),
     plain("grad_norm", "Gradient norm", POSITIVE),
     plain("entropy", "Entropy, nats per token", POSITIVE),
     steps("aqn_sigma", "AQN sigma"),
     plain("response_length_mean", "Response length, tokens", POSITIVE),
+    plain("logprob_mismatch", "Log-probability, rollout against training", POSITIVE),
+    share("effective_sample_size", "Effective sample size of training on rollouts"),
+    plain("groups_dropped", "Groups dropped by dynamic sampling", POSITIVE),
 ];
 
 /// What is shown on a click.
 const MORE: &[Curve] = &[
     plain("reward_std", "Reward, standard deviation", POSITIVE),
     share("truncated_share", "Truncated responses"),
+    share("uniform_groups", "Groups whose answers are all scored alike"),
+    plain("kept_reward_mean", "Reward of the responses learned from, mean", ANY),
+    share("kept_strict_accuracy", "Accuracy of the responses learned from, strict"),
+    plain("generation_rounds", "Rounds of generation", POSITIVE),
+    plain("groups_sampled", "Groups sampled", POSITIVE),
+    plain("overlong_penalty_mean", "Overlong penalty, mean", ANY),
     share("clip_share", "Clipped tokens"),
     plain("ratio_mean", "Ratio, mean", POSITIVE),
     plain("ratio_max", "Ratio, largest", POSITIVE),
-    plain("logprob_mismatch", "Log-probability, rollout against training", POSITIVE),
+    plain("importance_weight_max", "Importance weight, largest", POSITIVE),
+    share("tis_capped_share", "Tokens whose importance weight was truncated"),
     steps("learning_rate", "Learning rate"),
     plain("tokens_per_second", "Tokens per second", POSITIVE),
     plain("rollout_seconds", "Seconds in rollout", POSITIVE),

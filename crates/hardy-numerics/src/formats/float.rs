@@ -25,11 +25,17 @@ pub(crate) fn quantize_bits<R: Round>(x: &mut [f32], dropped: u32, r: R) {
     }
 }
 
+/// Rounds `v` to FP16.
+#[inline(always)]
+pub(crate) fn fp16<R: Round>(r: R, i: usize, v: f32) -> f32 {
+    let q = E5m10::round(r, i, at_most(v.abs(), 65536.0));
+    image(v, if q > E5m10::MAX { f32::INFINITY } else { q })
+}
+
 /// Replaces values by FP16.
 #[inline(always)]
 pub(crate) fn quantize_fp16<R: Round>(x: &mut [f32], r: R) {
     for (i, v) in x.iter_mut().enumerate() {
-        let q = E5m10::round(r, i, at_most(v.abs(), 65536.0));
-        *v = image(*v, if q > E5m10::MAX { f32::INFINITY } else { q });
+        *v = fp16(r, i, *v);
     }
 }

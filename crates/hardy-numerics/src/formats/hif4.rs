@@ -11,7 +11,8 @@ use super::round::{Nearest, Round};
 pub const BLOCK: usize = 64;
 const SMALLEST_SCALE: f32 = 1.0 / 281_474_976_710_656.0;
 const LARGEST_SCALE: f32 = 49152.0;
-const LARGEST: f32 = 1.75;
+/// The largest element.
+pub(crate) const LARGEST: f32 = 1.75;
 /// Mantissa bits that E6M2 drops from f32.
 const E6M2_DROPPED: u32 = 21;
 

@@ -3,15 +3,20 @@
 //! output and, backward, at the gradients of its inputs.
 //!
 //! The probabilities are not kept for the backward pass but computed again; addressed noise comes out the same.
+//! All forward products are chained, so that a token's result is the same to the bit in a full pass and from a cache.
 
-use std::{ops::Range, sync::Arc};
+mod cache;
+mod segments;
+
+use std::{borrow::Cow, ops::Range};
 
 use burn::tensor::Tensor;
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
 
 use super::{
-    gemm::{Mat, product},
+    accumulation::{Rounded, Sums as Accumulated},
+    gemm::Mat,
     parallel, primitive,
     rms_norm::dot,
     softmax::softmax_row,
@@ -19,15 +24,16 @@ use super::{
 };
 use crate::{
     Row,
-    at::{At, ByRow, Operand, Sums},
+    at::{At, ByRow, Operand, Rows, Sums},
     backend::{NoisyBackend, Primitive, shape_of},
     site::Point,
 };
 
+pub use cache::LayerCache;
+pub use segments::Segments;
+
 /// Queries that are worked on together.
 const BLOCK: usize = 64;
-/// Up to so many new queries, as in decoding, are worked on one by one.
-const FEW: usize = 4;
 /// The element of key `j` in the scores of head `h` is `h·2²⁰ + j`: independent of the length so far.
 const HEAD_SHIFT: u32 = 20;
 
@@ -61,38 +67,6 @@ impl Heads {
     }
 }
 
-/// Where the sequences of a packed batch begin and end: `[sequences + 1]` rows, from 0 to the number of tokens.
-#[derive(Clone, Debug)]
-pub struct Segments(Arc<[usize]>);
-
-impl Segments {
-    /// The segments of sequences with these lengths.
-    pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
-        let mut offsets = vec![0];
-        let mut end = 0;
-        offsets.extend(lengths.into_iter().map(|length| {
-            end += length;
-            end
-        }));
-        Self(offsets.into())
-    }
-
-    /// The rows of every sequence.
-    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
-        self.0.windows(2).map(|pair| pair[0]..pair[1])
-    }
-
-    /// Splits `x` `[tokens, width]` into the rows of every sequence.
-    fn split<'a>(&self, mut x: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        let take = |range: Range<usize>| {
-            let (head, tail) = std::mem::take(&mut x).split_at_mut(range.len() * width);
-            x = tail;
-            head
-        };
-        self.ranges().map(take).collect()
-    }
-}
-
 /// The errors of an attention layer's three sites.
 #[derive(Clone, Debug)]
 pub struct AttentionAt {
@@ -108,13 +82,6 @@ impl AttentionAt {
     fn again(&self) -> Self {
         Self { scores: self.scores.again(), softmax: self.softmax.again(), values: self.values.again() }
     }
-}
-
-/// The keys and values of one sequence in one layer, `[length, kv_heads·head_dim]` each, as the products see them.
-#[derive(Clone, Debug, Default)]
-pub struct LayerCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
 }
 
 /// Attends within every sequence: `q` `[tokens, heads·d]`, `k` and `v` `[tokens, kv_heads·d]`; gives the shape of `q`.
@@ -163,9 +130,10 @@ pub fn forward<B: NoisyBackend>(
     let q_seen = at.scores.input(Operand::Lhs, heads.query_width(), &q_host);
     let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
-    let sequences: Vec<Sequence> =
-        segments.ranges().map(|rows| Sequence::packed(&q_seen, &k_seen, &v_seen, rows, heads, at)).collect();
-    let y = attend(&sequences, heads, segments, at);
+    let seen = [&*q_seen, &*k_seen, &*v_seen];
+    let fresh = |index| Source::Fresh(Sequence::packed(seen, segments, index, heads, at));
+    let sources: Vec<Source> = (0..segments.len()).map(fresh).collect();
+    let y = attend(&sources, heads, segments, at);
     B::upload(y, shape_of::<B>(q), q)
 }
 
@@ -185,45 +153,64 @@ pub fn forward_cached<B: NoisyBackend>(
     let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     assert_eq!(caches.len(), segments.ranges().len(), "one cache a sequence");
+    let fresh: Vec<bool> = caches.iter().map(|cache| cache.is_empty()).collect();
     let width = heads.kv_width();
     for (cache, rows) in caches.iter_mut().zip(segments.ranges()) {
-        cache.keys.extend_from_slice(&k_seen[rows.start * width..rows.end * width]);
-        cache.values.extend_from_slice(&v_seen[rows.start * width..rows.end * width]);
+        let rows = rows.start * width..rows.end * width;
+        cache.append(&k_seen[rows.clone()], &v_seen[rows], width);
     }
-    let mut sequences = Vec::with_capacity(caches.len());
-    for (cache, rows) in caches.iter().zip(segments.ranges()) {
-        let width = heads.query_width();
-        let q = &q_seen[rows.start * width..rows.end * width];
-        sequences.push(Sequence { q, k: &cache.keys, v: &cache.values, rows: &at.scores.rows()[rows] });
+    let seen = [&*q_seen, &*k_seen, &*v_seen];
+    let mut sources = Vec::with_capacity(caches.len());
+    let rounded = [&at.scores, &at.values].into_iter().any(|at| at.accumulation(Point::Output).is_some());
+    for (index, (cache, fresh)) in caches.iter().zip(fresh).enumerate() {
+        let sequence = Sequence::packed(seen, segments, index, heads, at);
+        sources.push(match (fresh, rounded) {
+            (true, _) => Source::Fresh(sequence),
+            (false, false) => Source::Cached(sequence, cache),
+            (false, true) => {
+                let [k, v] = cache.rows(width).map(Cow::Owned);
+                Source::Fresh(Sequence { k, v, ..sequence })
+            }
+        });
     }
-    let y = attend(&sequences, heads, segments, at);
+    let y = attend(&sources, heads, segments, at);
     B::upload(y, shape_of::<B>(q), q)
 }
 
-/// One sequence: its new queries, and all its keys and values, as the products see them.
+/// Where a sequence's keys and values are: in the pass itself, or in a cache.
+enum Source<'a> {
+    Fresh(Sequence<'a>),
+    Cached(Sequence<'a>, &'a LayerCache),
+}
+
+/// One sequence of a pass: its queries, and the keys and values up to them, as the products see them.
 struct Sequence<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    k: Cow<'a, [f32]>,
+    v: Cow<'a, [f32]>,
     /// The addresses of the queries.
     rows: &'a [Row],
 }
 
 impl<'a> Sequence<'a> {
     fn packed(
-        q: &'a [f32],
-        k: &'a [f32],
-        v: &'a [f32],
-        rows: Range<usize>,
+        [q, k, v]: [&'a [f32]; 3],
+        segments: &Segments,
+        index: usize,
         heads: Heads,
         at: &'a AttentionAt,
     ) -> Self {
-        let of = |x: &'a [f32], width: usize| &x[rows.start * width..rows.end * width];
+        let (rows, prefix) = (segments.rows(index), segments.prefix(index));
+        let of = |x: &'a [f32], rows: &Range<usize>, width: usize| &x[rows.start * width..rows.end * width];
+        let with_prefix = |x: &'a [f32]| {
+            let [before, own] = [&prefix, &rows].map(|rows| of(x, rows, heads.kv_width()));
+            if before.is_empty() { Cow::Borrowed(own) } else { Cow::Owned([before, own].concat()) }
+        };
         Self {
-            q: of(q, heads.query_width()),
-            k: of(k, heads.kv_width()),
-            v: of(v, heads.kv_width()),
-            rows: &at.scores.rows()[rows.clone()],
+            q: of(q, &rows, heads.query_width()),
+            k: with_prefix(k),
+            v: with_prefix(v),
+            rows: &at.scores.rows()[rows],
         }
     }
 
@@ -238,7 +225,7 @@ impl<'a> Sequence<'a> {
         self.k.len() / heads.kv_width() - self.rows.len()
     }
 
-    fn queries(&self, block: &Range<usize>, head: usize, heads: Heads) -> Mat<'a> {
+    fn queries(&self, block: &Range<usize>, head: usize, heads: Heads) -> Mat<'_> {
         Mat::new(self.query(block.start, head, heads), block.len(), heads.dim, heads.query_width())
     }
 
@@ -247,11 +234,11 @@ impl<'a> Sequence<'a> {
         &self.q[index * heads.query_width() + head * heads.dim..]
     }
 
-    fn keys(&self, count: usize, head: usize, heads: Heads) -> Mat<'a> {
+    fn keys(&self, count: usize, head: usize, heads: Heads) -> Mat<'_> {
         Mat::new(&self.k[heads.kv_columns(head)..], count, heads.dim, heads.kv_width())
     }
 
-    fn values(&self, count: usize, head: usize, heads: Heads) -> Mat<'a> {
+    fn values(&self, count: usize, head: usize, heads: Heads) -> Mat<'_> {
         Mat::new(&self.v[heads.kv_columns(head)..], count, heads.dim, heads.kv_width())
     }
 }
@@ -263,11 +250,20 @@ struct ForwardSums {
     softmax_input: Sums,
     softmax_output: Sums,
     probabilities: Sums,
+    score_sums: Rounded,
+    value_sums: Rounded,
+}
+
+/// The sums of a site's products, forward.
+fn outputs(at: &At) -> Accumulated<'_> {
+    Accumulated::new(at, Point::Output, Operand::Lhs)
 }
 
 impl ForwardSums {
     fn count(all: &[Self], at: &AttentionAt) {
         let AttentionAt { scores, softmax, values } = at;
+        outputs(scores).count(all.iter().map(|sums| &sums.score_sums));
+        outputs(values).count(all.iter().map(|sums| &sums.value_sums));
         scores.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.scores));
         softmax.by_row(Point::Input, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_input));
         softmax.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_output));
@@ -276,14 +272,17 @@ impl ForwardSums {
 }
 
 /// All sequences, in parallel.
-fn attend(sequences: &[Sequence], heads: Heads, segments: &Segments, at: &AttentionAt) -> Vec<f32> {
-    let tokens: usize = sequences.iter().map(|sequence| sequence.rows.len()).sum();
+fn attend(sources: &[Source], heads: Heads, segments: &Segments, at: &AttentionAt) -> Vec<f32> {
+    let tokens: usize = segments.ranges().map(|rows| rows.len()).sum();
     let mut y = vec![0.0; tokens * heads.query_width()];
-    let work: Vec<_> = sequences.iter().zip(segments.split(&mut y, heads.query_width())).collect();
-    let one = |(sequence, y): (&Sequence, &mut [f32])| {
+    let work: Vec<_> = sources.iter().zip(segments.split(&mut y, heads.query_width())).collect();
+    let one = |(source, y): (&Source, &mut [f32])| {
         dispatch(
             #[inline(always)]
-            || attend_one(sequence, y, heads, at),
+            || match source {
+                Source::Fresh(sequence) => attend_in_blocks(sequence, y, heads, at),
+                Source::Cached(sequence, cache) => attend_by_query(sequence, cache, y, heads, at),
+            },
         )
     };
     let sums: Vec<ForwardSums> = work.into_par_iter().map(one).collect();
@@ -293,41 +292,45 @@ fn attend(sequences: &[Sequence], heads: Heads, segments: &Segments, at: &Attent
 }
 
 #[inline(always)]
-fn attend_one(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &AttentionAt) -> ForwardSums {
-    if sequence.rows.len() <= FEW {
-        return attend_by_query(sequence, y, heads, at);
-    }
+fn attend_in_blocks(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &AttentionAt) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let width = heads.query_width();
+    let (width, value_sums) = (heads.query_width(), outputs(&at.values));
+    let mut exact = value_sums.exact(y.len());
     for head in 0..heads.query {
         for block in sequence.blocks() {
             let keys = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
             perturb_probabilities(sequence, &block, head, keys, at, &mut p, &mut sums);
-            let out = &mut y[block.start * width + head * heads.dim..];
+            let first = block.start * width + head * heads.dim;
             let seen = Mat::new(&p, block.len(), keys, keys);
-            product(out, width, seen, sequence.values(keys, head, heads), false);
+            let factors = [seen, sequence.values(keys, head, heads)];
+            value_sums.product([y, &mut exact], first, width, factors, false);
         }
     }
+    value_sums.measure(&exact, y, &mut sums.value_sums);
     sums
 }
 
-/// The same, query by query, the query heads that share keys and values together.
+/// The same from a cache, query by query.
 #[inline(always)]
-fn attend_by_query(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &AttentionAt) -> ForwardSums {
+fn attend_by_query(
+    sequence: &Sequence,
+    cache: &LayerCache,
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let (group, dim) = (heads.query / heads.kv, heads.dim);
-    for (query, (row, y)) in sequence.rows.iter().zip(y.chunks_exact_mut(heads.query_width())).enumerate() {
-        let keys = sequence.offset(heads) + query + 1;
-        p.resize(group * keys, 0.0);
-        for (first, y) in (0..heads.query).step_by(group).zip(y.chunks_exact_mut(group * dim)) {
-            let q = Mat::new(sequence.query(query, first, heads), group, dim, dim);
-            product(&mut p, keys, q, sequence.keys(keys, first, heads).t(), false);
-            for (head, p) in (first..).zip(p.chunks_exact_mut(keys)) {
-                softmax_of_scores(*row, head, heads, at, p, &mut sums);
-                perturb_row(*row, head, at, p, &mut sums);
-            }
-            let p = Mat::new(&p, group, keys, keys);
-            product(y, dim, p, sequence.values(keys, first, heads), false);
+    let (before, width) = (cache.len() - sequence.rows.len(), heads.kv_width());
+    for (query, row) in sequence.rows.iter().enumerate() {
+        p.resize(before + query + 1, 0.0);
+        for (head, y) in
+            y[query * heads.query_width()..].chunks_exact_mut(heads.dim).take(heads.query).enumerate()
+        {
+            let (q, column) = (&sequence.query(query, head, heads)[..heads.dim], heads.kv_columns(head));
+            cache.scores(q, column, width, &mut p);
+            softmax_of_scores(*row, head, heads, at, &mut p, &mut sums);
+            perturb_row(*row, head, at, &mut p, &mut sums);
+            cache.mix(&p, column, width, y);
         }
     }
     sums
@@ -348,10 +351,15 @@ fn probabilities(
     let offset = sequence.offset(heads);
     let keys = offset + block.end;
     p.resize(block.len() * keys, 0.0);
-    product(p, keys, sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t(), false);
+    let score_sums = outputs(&at.scores);
+    let mut exact = score_sums.exact(p.len());
+    let factors = [sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t()];
+    score_sums.product([p, &mut exact], 0, keys, factors, false);
     for (i, p) in p.chunks_exact_mut(keys).enumerate() {
         let (visible, hidden) = p.split_at_mut(offset + block.start + i + 1);
         hidden.fill(0.0);
+        let exact = exact.get(i * keys..i * keys + visible.len()).unwrap_or_default();
+        score_sums.measure(exact, visible, &mut sums.score_sums);
         softmax_of_scores(sequence.rows[block.start + i], head, heads, at, visible, sums);
     }
     keys
@@ -410,6 +418,19 @@ fn first_score(head: usize) -> u64 {
 struct BackwardSums {
     probabilities: Sums,
     softmax: Sums,
+    /// Of the sums of ∂p, ∂v, ∂q and ∂k.
+    rounded: [Rounded; 4],
+}
+
+/// The sums of the backward products: ∂p, ∂v, ∂q and ∂k. Where they sum over queries, chunks end with each block too.
+fn gradient_sums(at: &AttentionAt) -> [Accumulated<'_>; 4] {
+    [
+        (&at.values, Operand::Lhs),
+        (&at.values, Operand::Rhs),
+        (&at.scores, Operand::Lhs),
+        (&at.scores, Operand::Rhs),
+    ]
+    .map(|(at, operand)| Accumulated::new(at, Point::GradInput, operand))
 }
 
 /// The errors of a site's `∂x`.
@@ -432,33 +453,56 @@ pub fn backward<B: NoisyBackend>(
     let q_seen = again.scores.input(Operand::Lhs, heads.query_width(), &q_host);
     let k_seen = again.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
     let v_seen = again.values.input(Operand::Rhs, heads.kv_width(), &v_host);
-    let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; q_host.len()]);
-    let [qs, ks, vs] = [&mut dq, &mut dk, &mut dv].map(|x| segments.split(x, heads.query_width()));
-    let outputs = qs.into_iter().zip(ks).zip(vs).map(|((dq, dk), dv)| [dq, dk, dv]);
-    let work: Vec<_> = segments.ranges().zip(outputs).collect();
-    let one = |(rows, outputs): (Range<usize>, [&mut [f32]; 3])| {
+    let mut dq = vec![0.0; q_host.len()];
+    let parts: Vec<_> = segments.split(&mut dq, heads.query_width()).into_iter().enumerate().collect();
+    let one = |(index, dq): (usize, &mut [f32])| {
+        let rows = segments.rows(index);
         let dy = &grad_host[rows.start * heads.query_width()..rows.end * heads.query_width()];
-        let sequence = Sequence::packed(&q_seen, &k_seen, &v_seen, rows, heads, at);
+        let sequence = Sequence::packed([&q_seen, &k_seen, &v_seen], segments, index, heads, at);
         dispatch(
             #[inline(always)]
-            || backward_one(&sequence, dy, outputs, heads, at, &again),
+            || backward_one(&sequence, dy, dq, heads, at, &again),
         )
     };
-    let sums: Vec<BackwardSums> = work.into_par_iter().map(one).collect();
+    let parts: Vec<(BackwardSums, [Vec<f32>; 2])> = parts.into_par_iter().map(one).collect();
+    let (sums, grads): (Vec<BackwardSums>, Vec<[Vec<f32>; 2]>) = parts.into_iter().unzip();
     let of = |at: &At, operand, pick: fn(&BackwardSums) -> &Sums| {
         grad_input(at, operand).count(sums.iter().map(pick));
     };
     of(&at.values, Operand::Lhs, |sums| &sums.probabilities);
     of(&at.softmax, Operand::Lhs, |sums| &sums.softmax);
-    let width = heads.query_width();
-    at.values.perturb_rows(Point::GradInput, Operand::Rhs, width, &mut dv);
-    at.scores.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dq);
-    at.scores.perturb_rows(Point::GradInput, Operand::Rhs, width, &mut dk);
+    for (i, rounded) in gradient_sums(at).into_iter().enumerate() {
+        rounded.count(sums.iter().map(|sums| &sums.rounded[i]));
+    }
+    at.scores.perturb_rows(Point::GradInput, Operand::Lhs, heads.query_width(), &mut dq);
+    let (dk, dv): (Vec<_>, Vec<_>) = grads.into_iter().map(|[dk, dv]| (dk, dv)).unzip();
+    let (dk, dv) =
+        (gather_grads(&dk, segments, heads, &at.scores), gather_grads(&dv, segments, heads, &at.values));
     [
         B::upload(dq, shape_of::<B>(q), q),
-        B::upload(sum_groups(dk, heads), shape_of::<B>(k), k),
-        B::upload(sum_groups(dv, heads), shape_of::<B>(v), v),
+        B::upload(dk, shape_of::<B>(k), k),
+        B::upload(dv, shape_of::<B>(v), v),
     ]
+}
+
+/// The gradient of keys or values `[tokens, kv_heads·d]` from those that every segment gave, `[keys, heads·d]` each:
+/// perturbs them, and sums over the query heads and the segments that share a key.
+fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) -> Vec<f32> {
+    let all_rows = at.rows();
+    let keys = |index| segments.prefix(index).chain(segments.rows(index));
+    let rows: Rows = (0..segments.len()).flat_map(keys).map(|row| all_rows[row]).collect();
+    let mut parts = parts.concat();
+    at.for_rows(&rows).perturb_rows(Point::GradInput, Operand::Rhs, heads.query_width(), &mut parts);
+    let summed = sum_groups(parts, heads);
+    if (0..segments.len()).all(|index| segments.prefix(index).is_empty()) {
+        return summed;
+    }
+    let width = heads.kv_width();
+    let mut total = vec![0.0; all_rows.len() * width];
+    for (row, part) in (0..segments.len()).flat_map(keys).zip(summed.chunks_exact(width)) {
+        total[row * width..][..width].iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    total
 }
 
 /// The sum over the query heads that share a key-value head: from `[tokens, heads·d]` to `[tokens, kv_heads·d]`.
@@ -488,15 +532,19 @@ fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
 fn backward_one(
     sequence: &Sequence,
     dy: &[f32],
-    [dq, dk, dv]: [&mut [f32]; 3],
+    dq: &mut [f32],
     heads: Heads,
     at: &AttentionAt,
     again: &AttentionAt,
-) -> BackwardSums {
+) -> (BackwardSums, [Vec<f32>; 2]) {
     let mut sums = BackwardSums::default();
     let mut uncounted = ForwardSums::default();
-    let (width, dim) = (heads.query_width(), heads.dim);
+    let (width, dim, offset) = (heads.query_width(), heads.dim, sequence.offset(heads));
+    let [mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; (offset + sequence.rows.len()) * width]);
     let (mut p, mut seen, mut ds) = (Vec::new(), Vec::new(), Vec::new());
+    let [ds_sums, dv_sums, dq_sums, dk_sums] = gradient_sums(at);
+    let mut exact = [dv_sums.exact(dv.len()), dq_sums.exact(dq.len()), dk_sums.exact(dk.len())];
+    let [dv_exact, dq_exact, dk_exact] = &mut exact;
     for head in 0..heads.query {
         let column = head * dim;
         for block in sequence.blocks() {
@@ -504,13 +552,18 @@ fn backward_one(
             seen.clone_from(&p);
             perturb_probabilities(sequence, &block, head, keys, again, &mut seen, &mut uncounted);
             let dy = Mat::new(&dy[block.start * width + column..], block.len(), dim, width);
-            product(&mut dv[column..], width, Mat::new(&seen, block.len(), keys, keys).t(), dy, true);
+            let seen = Mat::new(&seen, block.len(), keys, keys).t();
+            dv_sums.product([&mut dv, dv_exact], column, width, [seen, dy], true);
             ds.resize(block.len() * keys, 0.0);
-            product(&mut ds, keys, dy, sequence.values(keys, head, heads).t(), false);
+            let mut ds_exact = ds_sums.exact(ds.len());
+            let factors = [dy, sequence.values(keys, head, heads).t()];
+            ds_sums.product([&mut ds, &mut ds_exact], 0, keys, factors, false);
             for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
-                let (row, last) = (sequence.rows[block.start + i], block.start + i + 1);
+                let (row, last) = (sequence.rows[block.start + i], offset + block.start + i + 1);
                 let (visible, hidden) = ds.split_at_mut(last);
                 hidden.fill(0.0);
+                let exact = ds_exact.get(i * keys..i * keys + last).unwrap_or_default();
+                ds_sums.measure(exact, visible, &mut sums.rounded[0]);
                 let first = first_score(head);
                 grad_input(&at.values, Operand::Lhs).apply(row, first, visible, &mut sums.probabilities);
                 let mean = dot(visible, &p[..last]);
@@ -519,10 +572,14 @@ fn backward_one(
                 visible.iter_mut().for_each(|ds| *ds *= heads.scale());
             }
             let ds = Mat::new(&ds, block.len(), keys, keys);
-            let out = &mut dq[block.start * width + column..];
-            product(out, width, ds, sequence.keys(keys, head, heads), false);
-            product(&mut dk[column..], width, ds.t(), sequence.queries(&block, head, heads), true);
+            let (first, keys) = (block.start * width + column, sequence.keys(keys, head, heads));
+            dq_sums.product([dq, dq_exact], first, width, [ds, keys], false);
+            let factors = [ds.t(), sequence.queries(&block, head, heads)];
+            dk_sums.product([&mut dk, dk_exact], column, width, factors, true);
         }
     }
-    sums
+    dv_sums.measure(dv_exact, &dv, &mut sums.rounded[1]);
+    dq_sums.measure(dq_exact, dq, &mut sums.rounded[2]);
+    dk_sums.measure(dk_exact, &dk, &mut sums.rounded[3]);
+    (sums, [dk, dv])
 }

@@ -21,7 +21,7 @@ pub fn embedding<B: NoisyBackend>(weight: Tensor<B, 2>, ids: &[u32], at: &At) ->
 pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primitive<B> {
     let [_, width] = shape_of::<B>(w);
     let w_host = B::host(w);
-    let w_seen = at.weight(&w_host);
+    let w_seen = at.weight(width, &w_host);
     let mut y = Vec::with_capacity(ids.len() * width);
     for &id in ids {
         y.extend_from_slice(&w_seen[id as usize * width..][..width]);
@@ -39,7 +39,7 @@ pub fn backward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let [vocab, width] = shape_of::<B>(w);
     let mut dw = scatter(&B::host(grad), ids, vocab, width);
-    at.perturb_flat(Point::GradWeight, &mut dw);
+    at.perturb_flat(Point::GradWeight, width, &mut dw);
     B::upload(dw, [vocab, width], w)
 }
 

@@ -1,16 +1,22 @@
 //! Matrix products on slices, through the `gemm` crate.
+//!
+//! Forward products are chained: see [`super::chain`].
+
+use std::ops::Range;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::chain::{chain, chain_on_threads, links};
+
 /// A matrix over a slice, with strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub data: &'a [f32],
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    pub col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -26,8 +32,29 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
+    /// The part of the inner dimension `range` of a left factor.
+    fn inner_of_lhs(self, range: &Range<usize>) -> Self {
+        self.columns(range.start, range.len())
+    }
+
+    /// The part of the inner dimension `range` of a right factor.
+    fn inner_of_rhs(self, range: &Range<usize>) -> Self {
+        self.t().columns(range.start, range.len()).t()
+    }
+
+    /// An element.
+    #[inline(always)]
+    pub(super) fn get(&self, row: usize, col: usize) -> f32 {
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
+    /// `count` rows from `first` on.
+    pub(super) fn rows_from(self, first: usize, count: usize) -> Self {
+        Self { data: &self.data[first * self.row_stride..], rows: count, ..self }
+    }
+
     /// `count` columns from `first` on.
-    fn columns(self, first: usize, count: usize) -> Self {
+    pub fn columns(self, first: usize, count: usize) -> Self {
         Self { data: &self.data[first * self.col_stride..], cols: count, ..self }
     }
 
@@ -43,7 +70,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     cols <= stride && (rows == 0 || len >= (rows - 1) * stride + cols)
 }
 
@@ -65,29 +92,104 @@ pub(crate) fn multiply(a: Mat, b: Mat) -> Vec<f32> {
         return vec![0.0; rows * cols];
     }
     let mut out = Vec::with_capacity(rows * cols);
-    let start = Start(out.as_mut_ptr());
-    let threads = rayon::current_num_threads();
-    let worth_threads = rows * cols * a.cols >= WORTH_THREADS;
-    if worth_threads && rows <= FEW_ROWS {
-        (0..cols.div_ceil(COLUMNS)).into_par_iter().for_each(|index| {
-            let first = index * COLUMNS;
-            let part = b.columns(first, COLUMNS.min(cols - first));
-            // SAFETY: the columns of `out` from `first` on, as many as `part` has, lie within its capacity and belong
-            // to this part alone.
-            unsafe { run(start.at(first), cols, a, part, false, Parallelism::None) };
-        });
-    } else {
-        let alone = threads == 1 || !worth_threads;
-        let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(threads) };
-        // SAFETY: `out` has room for the product, and is not read.
-        unsafe { run(start.at(0), cols, a, b, false, parallelism) };
-    }
+    // SAFETY: `out` has room for the product, and is not read.
+    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, false) };
     // SAFETY: every element was written above.
     unsafe { out.set_len(rows * cols) };
     out
 }
 
+/// `out += a·b`, with `out` row-major, on all threads.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn add_product(out: &mut [f32], a: Mat, b: Mat) {
+    assert!(a.cols == b.rows && out.len() == a.rows * b.cols, "product exceeds its slice");
+    // SAFETY: `out` has the size of the product and is initialised.
+    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, true) };
+}
+
+/// The same as [`multiply`], chained.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn multiply_chained(a: Mat, b: Mat) -> Vec<f32> {
+    assert_eq!(a.cols, b.rows, "inner dimensions");
+    let (rows, cols) = (a.rows, b.cols);
+    let mut links = links(a.cols);
+    let Some(first) = links.next() else { return vec![0.0; rows * cols] };
+    let mut out = first_link(a.inner_of_lhs(&first), b.inner_of_rhs(&first));
+    for inner in links {
+        let (a, b) = (a.inner_of_lhs(&inner), b.inner_of_rhs(&inner));
+        if gemm_reorders(a, b) {
+            chain_on_threads(&mut out, a, b, true);
+        } else {
+            // SAFETY: `out` has the size of the product and is initialised.
+            unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, true) };
+        }
+    }
+    out
+}
+
+fn first_link(a: Mat, b: Mat) -> Vec<f32> {
+    if !gemm_reorders(a, b) {
+        return multiply(a, b);
+    }
+    let mut out = vec![0.0; a.rows * b.cols];
+    chain_on_threads(&mut out, a, b, false);
+    out
+}
+
+/// The chained product on the calling thread; `out` is row-major with rows `stride` apart.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[inline(always)]
+pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat) {
+    for (index, inner) in links(a.cols).enumerate() {
+        let (a, b) = (a.inner_of_lhs(&inner), b.inner_of_rhs(&inner));
+        if gemm_reorders(a, b) {
+            chain(out, stride, a, b, index > 0);
+        } else {
+            product(out, stride, a, b, index > 0);
+        }
+    }
+}
+
+/// Whether `gemm` would leave the order of the inner dimension: it does for vectors, for next to no terms, and for
+/// next to no elements where both factors lie along the inner dimension.
+fn gemm_reorders(a: Mat, b: Mat) -> bool {
+    let tiny = a.rows * b.cols <= 256 && a.col_stride == 1 && b.row_stride == 1;
+    a.rows <= 1 || b.cols <= 1 || a.cols <= 2 || tiny
+}
+
+/// # Safety
+/// As for [`run`], with `out` `[a.rows, b.cols]`, contiguous.
+unsafe fn run_on_threads(start: Start, a: Mat, b: Mat, accumulate: bool) {
+    let (rows, cols) = (a.rows, b.cols);
+    let threads = rayon::current_num_threads();
+    let worth_threads = rows * cols * a.cols >= WORTH_THREADS;
+    if worth_threads && rows <= FEW_ROWS {
+        let parts = (cols / COLUMNS).max(1);
+        (0..parts).into_par_iter().for_each(|index| {
+            let first = index * COLUMNS;
+            // The last part takes the rest, for a narrow part of its own would be added up in another order.
+            let count = if index + 1 == parts { cols - first } else { COLUMNS };
+            let part = b.columns(first, count);
+            // SAFETY: the columns of `out` from `first` on, as many as `part` has, lie within its capacity and belong
+            // to this part alone.
+            unsafe { run(start.at(first), cols, a, part, accumulate, Parallelism::None) };
+        });
+    } else {
+        let alone = threads == 1 || !worth_threads;
+        let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(threads) };
+        // SAFETY: the caller's.
+        unsafe { run(start.at(0), cols, a, b, accumulate, parallelism) };
+    }
+}
+
 /// Where a product begins, for threads that write parts of it.
+#[derive(Clone, Copy)]
 struct Start(*mut f32);
 
 // SAFETY: the threads write to elements that differ.

@@ -30,7 +30,7 @@ pub fn forward<B: NoisyBackend>(
     at: &At,
 ) -> Primitive<B> {
     let (x_host, w_host, b_host) = (B::host(x), B::host(w), B::host(b));
-    let w_seen = at.weight(&w_host);
+    let w_seen = at.weight(w_host.len(), &w_host);
     let width = w_seen.len();
     let mut y = at.input(Operand::Lhs, width, &x_host).into_owned();
     parallel::for_chunks(
@@ -58,7 +58,8 @@ pub fn backward<B: NoisyBackend>(
 ) -> [Primitive<B>; 3] {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
     let ([_, width], at_again) = (shape_of::<B>(x), at.again());
-    let (x_seen, w_seen) = (at_again.input(Operand::Lhs, width, &x_host), at_again.weight(&w_host));
+    let (x_seen, w_seen) =
+        (at_again.input(Operand::Lhs, width, &x_host), at_again.weight(w_host.len(), &w_host));
     let n = width as f32;
     let mut dx = vec![0.0; x_seen.len()];
     parallel::for_chunks(
@@ -94,7 +95,7 @@ pub fn backward<B: NoisyBackend>(
         },
     );
     at.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dx);
-    at.perturb_flat(Point::GradWeight, &mut dw);
+    at.perturb_flat(Point::GradWeight, width, &mut dw);
     let db = column_sums(&grad_host, width);
     [B::upload(dx, shape_of::<B>(x), x), B::upload(dw, [1, width], x), B::upload(db, [1, width], x)]
 }

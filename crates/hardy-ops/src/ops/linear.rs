@@ -6,10 +6,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{
-    gemm::{Mat, multiply},
-    parallel, primitive, tensor,
-};
+use super::{accumulation::multiply, gemm::Mat, parallel, primitive, tensor};
 use crate::{
     at::{At, Operand},
     backend::{Grads, NoisyBackend, Primitive, shape_of},
@@ -26,6 +23,52 @@ pub fn linear<B: NoisyBackend>(
     tensor(B::noisy_linear(&primitive(x), &primitive(weight), bias.map(primitive).as_ref(), at))
 }
 
+/// A weight as the products of a whole generation see it, `[in, out]`: its errors are computed once, and a product
+/// with few rows reads it in its own order.
+pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
+    tensor(B::freeze_weight(&primitive(weight), at))
+}
+
+/// [`linear`] with a weight that [`freeze`] made: the same result, to the bit. Not differentiable.
+pub fn frozen_linear<B: NoisyBackend>(
+    x: Tensor<B, 2>,
+    frozen: Tensor<B, 2>,
+    bias: Option<Tensor<B, 2>>,
+    at: &At,
+) -> Tensor<B, 2> {
+    tensor(B::noisy_frozen_linear(&primitive(x), &primitive(frozen), bias.map(primitive).as_ref(), at))
+}
+
+/// The weight `w` `[out, in]` with its errors, transposed.
+pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B> {
+    let [outer, inner] = shape_of::<B>(w);
+    let w_host = B::host(w);
+    let seen = at.weight(inner, &w_host);
+    let mut transposed = vec![0.0; seen.len()];
+    parallel::for_chunks(&mut transposed, outer, |first, rows| {
+        for (column, row) in (first..).zip(rows.chunks_exact_mut(outer)) {
+            row.iter_mut().zip(seen[column..].iter().step_by(inner)).for_each(|(to, from)| *to = *from);
+        }
+    });
+    B::upload(transposed, [inner, outer], w)
+}
+
+/// The forward pass with a frozen weight on host slices.
+pub fn forward_frozen<B: NoisyBackend>(
+    x: &Primitive<B>,
+    frozen: &Primitive<B>,
+    b: Option<&Primitive<B>>,
+    at: &At,
+) -> Primitive<B> {
+    let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
+    let (x_host, w_host) = (B::host(x), B::host(frozen));
+    at.observe_input(inner, &x_host);
+    let x_seen = at.input(Operand::Lhs, inner, &x_host);
+    let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_host, inner, outer, outer));
+    let y = multiply(at, Point::Output, x_mat, w_mat);
+    finish::<B>(y, b, x, at)
+}
+
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(
     x: &Primitive<B>,
@@ -35,8 +78,22 @@ pub fn forward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(&w_host));
-    let mut y = multiply(Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner).t());
+    at.observe_input(inner, &x_host);
+    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
+    let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner));
+    let y = multiply(at, Point::Output, x_mat, w_mat.t());
+    finish::<B>(y, b, x, at)
+}
+
+/// Adds the bias and the errors of the output to the product `y` `[tokens, out]`.
+fn finish<B: NoisyBackend>(
+    mut y: Vec<f32>,
+    b: Option<&Primitive<B>>,
+    x: &Primitive<B>,
+    at: &At,
+) -> Primitive<B> {
+    let [tokens, _] = shape_of::<B>(x);
+    let outer = y.len() / tokens.max(1);
     if let Some(b) = b {
         add_to_rows(&mut y, &B::host(b));
     }
@@ -57,16 +114,16 @@ pub fn backward<B: NoisyBackend>(
     let dy = Mat::new(&grad_host, tokens, outer, outer);
     let dx = needs[0].then(|| {
         let w_host = B::host(w);
-        let w_seen = at_again.weight(&w_host);
-        let mut dx = multiply(dy, Mat::new(&w_seen, outer, inner, inner));
+        let w_seen = at_again.weight(inner, &w_host);
+        let mut dx = multiply(at, Point::GradInput, dy, Mat::new(&w_seen, outer, inner, inner));
         at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });
     let dw = needs[1].then(|| {
         let x_host = B::host(x);
         let x_seen = at_again.input(Operand::Lhs, inner, &x_host);
-        let mut dw = multiply(dy.t(), Mat::new(&x_seen, tokens, inner, inner));
-        at.perturb_flat(Point::GradWeight, &mut dw);
+        let mut dw = multiply(at, Point::GradWeight, dy.t(), Mat::new(&x_seen, tokens, inner, inner));
+        at.perturb_flat(Point::GradWeight, inner, &mut dw);
         B::upload(dw, [outer, inner], x)
     });
     let db = needs[2].then(|| B::upload(column_sums(&grad_host, outer), [1, outer], x));

@@ -4,11 +4,14 @@
 //! every row has its address. Functions on tensors call the backend's operator; `forward` and `backward` are the
 //! kernels on host slices.
 
+mod accumulation;
 pub mod attention;
+mod chain;
 pub mod embedding;
 pub mod gather;
 pub mod gelu;
 mod gemm;
+pub mod head;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_prob;

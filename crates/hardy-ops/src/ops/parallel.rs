@@ -58,6 +58,38 @@ pub(crate) fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> 
     y
 }
 
+/// `f` of every triple of elements of `a`, `b` and `c`.
+pub(crate) fn map3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32 + Sync) -> Vec<f32> {
+    assert!(a.len() == b.len() && a.len() == c.len(), "elements of a triple");
+    let mut y = vec![0.0; a.len()];
+    for_chunks_of(
+        &mut y,
+        CHUNK,
+        #[inline(always)]
+        |first, y| {
+            for (((y, a), b), c) in y.iter_mut().zip(&a[first..]).zip(&b[first..]).zip(&c[first..]) {
+                *y = f(*a, *b, *c);
+            }
+        },
+    );
+    y
+}
+
+/// Replaces every element of `y` by `f` of it and of that of `x`.
+pub(crate) fn zip(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    assert_eq!(y.len(), x.len(), "elements of a pair");
+    for_chunks_of(
+        y,
+        CHUNK,
+        #[inline(always)]
+        |first, y| {
+            for (y, x) in y.iter_mut().zip(&x[first..]) {
+                *y = f(*y, *x);
+            }
+        },
+    );
+}
+
 /// Calls `kernel(first_element, elements)` on every chunk of `size` elements of `y`.
 pub(crate) fn for_chunks_of(y: &mut [f32], size: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
     let one = |(index, chunk): (usize, &mut [f32])| {

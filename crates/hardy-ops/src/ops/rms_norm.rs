@@ -25,7 +25,7 @@ pub fn rms_norm<B: NoisyBackend>(
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32, at: &At) -> Primitive<B> {
     let (x_host, w_host) = (B::host(x), B::host(w));
     let [_, row] = shape_of::<B>(x);
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, row, &x_host), at.weight(&w_host));
+    let (x_seen, w_seen) = (at.input(Operand::Lhs, row, &x_host), at.weight(w_host.len(), &w_host));
     let width = w_seen.len();
     let mut y = vec![0.0; x_seen.len()];
     parallel::for_chunks(
@@ -54,7 +54,8 @@ pub fn backward<B: NoisyBackend>(
 ) -> [Primitive<B>; 2] {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
     let ([_, row], at_again) = (shape_of::<B>(x), at.again());
-    let (x_seen, w_seen) = (at_again.input(Operand::Lhs, row, &x_host), at_again.weight(&w_host));
+    let (x_seen, w_seen) =
+        (at_again.input(Operand::Lhs, row, &x_host), at_again.weight(w_host.len(), &w_host));
     let width = w_seen.len();
     let mut dx = vec![0.0; x_seen.len()];
     parallel::for_chunks(
@@ -87,7 +88,7 @@ pub fn backward<B: NoisyBackend>(
         },
     );
     at.perturb_rows(Point::GradInput, Operand::Lhs, row, &mut dx);
-    at.perturb_flat(Point::GradWeight, &mut dw);
+    at.perturb_flat(Point::GradWeight, width, &mut dw);
     [B::upload(dx, shape_of::<B>(x), x), B::upload(dw, [1, width], x)]
 }
 

@@ -50,15 +50,26 @@ impl Mean {
     ///
     /// Sequences without tokens do not count in the mean over sequences.
     pub fn weights(&self, lengths: &[usize]) -> Vec<f32> {
-        let tokens: usize = lengths.iter().sum();
-        let sequences = lengths.iter().filter(|&&length| length > 0).count() as f64;
+        self.weights_without(lengths, |_| false)
+    }
+
+    /// The same where the sequences that are `filtered`, by their place, are left out: they do not count in any mean,
+    /// and their tokens weigh 0.
+    pub fn weights_without(&self, lengths: &[usize], filtered: impl Fn(usize) -> bool) -> Vec<f32> {
+        let counted = |(i, &length): (usize, &usize)| if filtered(i) { 0 } else { length };
+        let counted: Vec<usize> = lengths.iter().enumerate().map(counted).collect();
+        let tokens: usize = counted.iter().sum();
+        let sequences = counted.iter().filter(|&&length| length > 0).count() as f64;
         let weight = |length: usize| match *self {
             Self::TokenMean => 1.0 / tokens as f64,
             Self::SeqMeanTokenSum => 1.0 / sequences,
             Self::SeqMeanTokenMean => 1.0 / (sequences * (length as f64 + EPSILON)),
             Self::SeqMeanTokenSumNorm { length } => 1.0 / length as f64,
         };
-        lengths.iter().flat_map(|&length| std::iter::repeat_n(weight(length) as f32, length)).collect()
+        let of_sequence = |(&length, counted): (&usize, usize)| {
+            std::iter::repeat_n(if counted > 0 { weight(counted) as f32 } else { 0.0 }, length)
+        };
+        lengths.iter().zip(counted).flat_map(of_sequence).collect()
     }
 }
 
@@ -73,6 +84,15 @@ mod tests {
         assert_eq!(Mean::SeqMeanTokenSum.weights(&lengths), [0.5; 4]);
         assert_eq!(Mean::SeqMeanTokenMean.weights(&lengths), [0.5, 1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0]);
         assert_eq!(Mean::SeqMeanTokenSumNorm { length: 8 }.weights(&lengths), [0.125; 4]);
+    }
+
+    #[test]
+    fn filtered_sequences_weigh_nothing_and_do_not_count() {
+        let lengths = [1, 2, 3];
+        let weights = |mean: Mean| mean.weights_without(&lengths, |i| i == 1);
+        assert_eq!(weights(Mean::TokenMean), [0.25, 0.0, 0.0, 0.25, 0.25, 0.25]);
+        assert_eq!(weights(Mean::SeqMeanTokenSum), [0.5, 0.0, 0.0, 0.5, 0.5, 0.5]);
+        assert_eq!(Mean::TokenMean.weights_without(&lengths, |_| true), [0.0; 6]);
     }
 
     #[test]

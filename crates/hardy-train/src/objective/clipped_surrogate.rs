@@ -23,6 +23,26 @@ pub struct Tokens<'a> {
     pub rollout_weight: Option<&'a [f32]>,
 }
 
+impl Tokens<'_> {
+    pub(super) fn check_lengths(&self) {
+        let n = self.logprob.len();
+        let lengths = [self.old_logprob.len(), self.advantage.len(), self.weight.len()];
+        assert!(
+            lengths.iter().all(|&length| length == n),
+            "{n} log-probabilities, but {lengths:?} of the others"
+        );
+        assert!(
+            self.rollout_weight.is_none_or(|weights| weights.len() == n),
+            "one importance weight per token"
+        );
+    }
+
+    /// What the loss of token `i` counts, importance weight included.
+    pub(super) fn weight_of(&self, i: usize) -> f64 {
+        f64::from(self.weight[i]) * self.rollout_weight.map_or(1.0, |weights| f64::from(weights[i]))
+    }
+}
+
 /// How far the ratio may move before it stops to matter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,22 +85,13 @@ pub struct Loss {
 ///
 /// If the slices differ in length.
 pub fn clipped_surrogate(tokens: &Tokens, clip: Clip) -> Loss {
+    tokens.check_lengths();
     let n = tokens.logprob.len();
-    let lengths = [tokens.old_logprob.len(), tokens.advantage.len(), tokens.weight.len()];
-    assert!(
-        lengths.iter().all(|&length| length == n),
-        "{n} log-probabilities, but {lengths:?} of the others"
-    );
-    assert!(
-        tokens.rollout_weight.is_none_or(|weights| weights.len() == n),
-        "one importance weight per token"
-    );
-
     let (mut value, mut clipped, mut clipped_dual, mut kl_old) = (0.0, 0usize, 0usize, 0.0);
     let mut d_logprob = Vec::with_capacity(n);
     for i in 0..n {
         let token = token_loss(tokens.logprob[i], tokens.old_logprob[i], tokens.advantage[i], clip);
-        let weight = f64::from(tokens.weight[i]) * tokens.rollout_weight.map_or(1.0, |w| f64::from(w[i]));
+        let weight = tokens.weight_of(i);
         value += weight * token.value;
         d_logprob.push((weight * token.d_logprob) as f32);
         clipped += usize::from(token.clipped);

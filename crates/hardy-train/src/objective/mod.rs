@@ -6,8 +6,14 @@
 
 mod aggregate;
 mod clipped_surrogate;
+mod entropy;
+mod gspo;
+mod importance;
 mod kl;
 
 pub use aggregate::Mean;
 pub use clipped_surrogate::{Clip, Loss, Tokens, clipped_surrogate};
+pub use entropy::add_entropy;
+pub use gspo::gspo;
+pub use importance::{Mismatch, truncated_weights};
 pub use kl::{KlEstimator, add_kl, kl_penalty};

@@ -1,5 +1,7 @@
 //! `hardy doctor`: what this build and this machine have, and what is missing.
 
+mod estimate;
+
 use std::{env, fs, io::IsTerminal, path::PathBuf};
 
 use clap::Args;
@@ -9,17 +11,26 @@ use serde::Serialize;
 use crate::{build_info, failure::Failure, output::Output};
 
 const EXAMPLE: &str = "\
-Example:
-  hardy doctor --json";
+Examples: this machine; and whether a run fits into its memory
+  hardy doctor --json
+  hardy doctor --estimate e5b --set train.micro_batch_tokens=8192";
 
 /// Device backends that a build may have, beside the CPU.
 const ACCELERATORS: [&str; 4] = ["cuda", "vulkan", "metal", "rocm"];
-const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+const MIB: f64 = 1024.0 * 1024.0;
+const GIB: f64 = 1024.0 * MIB;
 
 /// Arguments of `hardy doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Print the memory that a run will take instead: a configuration file or the name of a preset
+    #[arg(long, value_name = "CONFIG")]
+    estimate: Option<String>,
+    /// Change a key of that configuration
+    #[arg(long, value_name = "KEY=VALUE", requires = "estimate")]
+    set: Vec<String>,
+}
 
 /// Everything that was found.
 #[derive(Serialize)]
@@ -72,8 +83,11 @@ struct Golden {
 /// Looks around.
 ///
 /// # Errors
-/// Standard output that can not be written.
-pub fn run(_: &Arguments, output: Output) -> Result<(), Failure> {
+/// Standard output that can not be written; a configuration that can not be used.
+pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    if let Some(config) = &args.estimate {
+        return estimate::run(config, &args.set, output);
+    }
     let findings = Findings::new();
     output.show(&findings, |width| findings.text(width))
 }

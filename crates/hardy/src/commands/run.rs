@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use hardy_lab::{Comparison, EvalRecord, LabError, RobustnessTable, run as lab};
 use hardy_ops::Rule;
-use hardy_train::config::{RunConfig, refuse_existing};
+use hardy_train::{
+    config::{RunConfig, refuse_existing},
+    error::Error,
+};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -20,10 +23,12 @@ use crate::{
 mod teller;
 
 use teller::Teller;
+pub use teller::evaluation;
 
 const EXAMPLE: &str = "\
-CONFIG is a TOML file or the name of a preset: quickstart, baseline, e5, e5a, e5b, e8c, e8d. A run directory that \
-exists is never overwritten. HARDY_NOISE adds rules to the plan of every run.
+CONFIG is a TOML file or the name of a preset: quickstart, baseline, bf16-full, e5, e5a, e5b, e5c, e8a, e8b, e8c, e8d, \
+e9a, e9b, e3a, e3b, e4a, e4b, w4a4-mxfp4, w4a4-nvfp4, w4a4-hif4, dapo, dr-grpo, gspo. A run directory that exists is \
+never overwritten. HARDY_NOISE adds rules to the plan of every run.
 
 Examples:
   hardy run quickstart
@@ -118,12 +123,15 @@ fn dry_run(args: &Arguments, config: &RunConfig, directory: &Path, output: Outpu
 }
 
 /// Adds rules to a configuration and to those of its arms that have their own.
-fn add_rules(config: &mut RunConfig, rules: &[Rule]) -> Result<(), Failure> {
+///
+/// # Errors
+/// A rule that has no TOML form.
+pub fn add_rules(config: &mut RunConfig, rules: &[Rule]) -> Result<(), LabError> {
     config.noise.extend_from_slice(rules);
     for arm in &mut config.arm {
         let Some(Value::Array(own)) = arm.get_mut("noise") else { continue };
         for rule in rules {
-            let table = Table::try_from(rule).map_err(|error| Failure::input(error.to_string()))?;
+            let table = Table::try_from(rule).map_err(|error| Error::config(error.to_string()))?;
             own.push(Value::Table(table));
         }
     }

@@ -7,7 +7,10 @@ use clap::Args;
 use hardy_lab::format;
 use hardy_model::{Decoder, Dtype, HostTensor, files::write_tensors};
 use hardy_ops::{BoundPlan, Phase, Receipt, Rule};
-use hardy_train::gradients::Gradients;
+use hardy_train::{
+    gradients::Gradients,
+    policy::{columns, from_columns},
+};
 use serde::Serialize;
 
 use crate::{
@@ -127,14 +130,17 @@ impl Arguments {
         for (done, part) in parts.iter().enumerate() {
             match &mut tape {
                 None => {
-                    let (log_probs, logits) = part.forward(decoder, &noise);
-                    scored.add(part, &host(&log_probs), &logits);
+                    let (scores, logits) = part.forward(decoder, &noise, self.logits);
+                    let [log_probs, _] = columns(&scores);
+                    scored.add(part, &log_probs, logits.as_ref());
                 }
                 Some((tracked, gradients)) => {
-                    let (log_probs, logits) = part.forward(tracked, &noise);
-                    scored.add(part, &host(&log_probs), &logits);
+                    let (scores, logits) = part.forward(tracked, &noise, self.logits);
+                    let [log_probs, _] = columns(&scores);
+                    scored.add(part, &log_probs, logits.as_ref());
                     drop(logits);
-                    gradients.backward(tracked, log_probs, &part.derivative(tokens));
+                    let derivative = from_columns(&part.derivative(tokens), None, &scores.device());
+                    gradients.back_from(tracked, scores, derivative, None);
                 }
             }
             progress.at(done + 1);

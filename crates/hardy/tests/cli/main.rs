@@ -6,5 +6,8 @@ mod golden_schedule;
 mod help;
 mod noise;
 mod perturb;
+mod quantize;
 mod runs;
+mod scan;
+mod suite;
 mod support;

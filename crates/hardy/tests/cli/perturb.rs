@@ -76,6 +76,57 @@ fn a_scale_of_zero_changes_nothing_and_a_file_may_replace_itself() {
 }
 
 #[test]
+fn faults_and_formats_are_kinds_like_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (input(dir.path()), dir.path().join("out.safetensors"));
+    let image = |options: &[&str]| {
+        let said = json(&[&["perturb"], options, &[arg(&from), arg(&to)]].concat());
+        (said, read(&to).get("a.weight").unwrap().as_f32().unwrap())
+    };
+    let before = read(&from).get("a.weight").unwrap().as_f32().unwrap();
+    let stuck = ["--error", "stuck", "--value", "-7", "--sparsity", "0.25"];
+    let (said, first) = image(&stuck);
+    assert_eq!(said["error"], serde_json::json!({ "kind": "stuck", "sparsity": 0.25, "value": -7.0 }));
+    assert_eq!(first, image(&[&stuck[..], &["--step", "9"]].concat()).1, "a fault stays where it is");
+    let columns: Vec<usize> = (0..100).filter(|&i| first[i] == -7.0).collect();
+    assert!((10..45).contains(&columns.len()), "{columns:?}");
+    for (i, (x, image)) in before.iter().zip(&first).enumerate() {
+        assert_eq!(*image, if columns.contains(&(i % 100)) { -7.0 } else { *x });
+    }
+    let flip = ["--error", "bit_flip", "--rate", "0.01", "--bits", "31,31"];
+    let (said, flipped) = image(&flip);
+    assert_eq!(said["error"]["bits"], serde_json::json!([31, 31]));
+    assert!(flipped.iter().zip(&before).all(|(a, b)| a.abs() == b.abs()));
+    assert_ne!(flipped, image(&[&flip[..], &["--step", "1"]].concat()).1);
+    let (said, mxfp4) = image(&["--error", "mxfp4", "--blocks", "2d"]);
+    assert_eq!(said["error"]["blocks"], "2d");
+    assert!((0.05..0.2).contains(&relative_difference(&mxfp4, &before)));
+    for kind in ["dead_zone", "saturation", "bias", "spike"] {
+        let scale = ["--error", kind, "--scale", "0.9"];
+        let rate: &[&str] = if kind == "spike" { &["--rate", "0.1"] } else { &[] };
+        assert_ne!(image(&[&scale[..], rate].concat()).1, before, "{kind}");
+    }
+}
+
+#[test]
+fn options_that_a_kind_needs_or_does_not_take_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (input(dir.path()), dir.path().join("out.safetensors"));
+    for (options, says) in [
+        (&["relative_gaussian"][..], "--error relative_gaussian needs --scale"),
+        (&["spike", "--scale", "1"], "--error spike needs --rate"),
+        (&["mxfp4", "--scale", "1"], "--scale means nothing with --error mxfp4"),
+        (&["bias", "--scale", "1", "--relative"], "--relative means nothing with --error bias"),
+        (&["bias", "--scale", "1", "--sparsity", "2"], "sparsity is 2.0, but must lie in 0..=1"),
+        (&["hif4", "--blocks", "2d"], "hif4 has no square blocks"),
+        (&["accumulate_bf16"], "rounds the partial sums of a product"),
+    ] {
+        refuses(&[&["perturb", arg(&from), arg(&to), "--error"], options].concat(), &[says]);
+    }
+    assert!(!to.exists());
+}
+
+#[test]
 fn what_can_not_be_perturbed_is_named_and_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
@@ -85,7 +136,7 @@ fn what_can_not_be_perturbed_is_named_and_nothing_is_written() {
     };
     with("relative_gaussian", "0.1", &["in.safetensors", "cannot be read"]);
     write(&from, &[("w", &[2, 3], vec![0.0, 1.0, 2.0, 3.0, f32::NAN, 5.0])]);
-    with("relative_gaussian", "0.1", &["`w`[1, 1] is NaN"]);
+    with("relative_gaussian", "0.1", &["`w`[1, 1] is NaN", "--allow-nonfinite"]);
     with(
         "relative_gausian",
         "0.1",

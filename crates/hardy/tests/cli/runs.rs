@@ -94,6 +94,9 @@ fn a_dry_run_writes_nothing_and_finds_what_is_wrong() {
         &["short.toml:8: unknown key `promts_per_step` in [train]; did you mean `prompts_per_step`?"],
     );
     refuses_config(&CONFIG.replace("scale = 0.05", "scale = -1.0"), &["scale"]);
+    let train = |line: &str| CONFIG.replace("[train]", &format!("[train]\n{line}"));
+    refuses_config(&train("tis_cap = -1.0"), &["`train.tis_cap` is -1, but must be above 0"]);
+    refuses_config(&train("algorithm = \"dapoo\""), &["short.toml:7: unknown value `dapoo`", "`dapo`"]);
     refuses_config(&CONFIG.replace("ops = [\"linear\"]", "ops = [\"gelu\"]"), &["matches no site"]);
     let data = dir.path().join("data.jsonl");
     let with_data = CONFIG.replace("[data]", &format!("[data]\ntrain = {:?}", arg(&data)));

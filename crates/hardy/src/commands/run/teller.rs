@@ -1,7 +1,7 @@
 //! What a run tells while it goes on, on standard error.
 
 use hardy_lab::{EvalRecord, format, run::Event};
-use hardy_train::grpo::StepRecord;
+use hardy_train::step_record::StepRecord;
 
 use crate::{output::note, progress::Progress};
 
@@ -29,7 +29,7 @@ impl Teller {
     }
 
     fn at(&mut self, label: &str, done: usize, of: usize) {
-        if self.progress.as_ref().is_none_or(|progress| progress.label() != label) {
+        if self.progress.as_ref().is_none_or(|progress| !progress.is_of(label, of)) {
             self.progress = Some(Progress::new(label, of));
         }
         if let Some(progress) = &mut self.progress {
@@ -47,9 +47,13 @@ fn step(record: &StepRecord, total: u64) -> String {
     let StepRecord { step, reward_mean, flexible_accuracy, response_length_mean, grad_norm, .. } = record;
     let seconds = record.step_seconds;
     let flexible = format::percent(*flexible_accuracy);
+    let dropped = match record.groups_dropped {
+        0 => String::new(),
+        dropped => format!("  dropped {dropped} of {} groups", record.groups_sampled),
+    };
     format!(
         "step {step}/{total}  reward {reward_mean:.3}  flexible {flexible}  length {response_length_mean:.1}  \
-         gradient {grad_norm:.3}  {seconds:.1} s"
+         gradient {grad_norm:.3}{dropped}  {seconds:.1} s"
     )
 }
 

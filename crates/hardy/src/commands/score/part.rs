@@ -93,17 +93,20 @@ impl Part {
         self.targets.iter().flatten().count()
     }
 
-    /// The log-probabilities `[rows, 1]` and the logits `[rows, vocab]`.
+    /// The log-probabilities and entropies `[rows, 2]`, and the logits `[rows, vocab]` if wanted.
     pub fn forward<B: NoisyBackend>(
         &self,
         decoder: &Decoder<B>,
         noise: &Noise,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        with_logits: bool,
+    ) -> (Tensor<B, 2>, Option<Tensor<B, 2>>) {
         let hidden = decoder.hidden(&self.batch, noise);
-        let logits = decoder.logits(hidden, &self.batch, &self.rows, noise);
         let targets: Vec<u32> = self.targets.iter().map(|target| target.unwrap_or_default()).collect();
-        let (log_probs, _) = log_prob(logits.clone(), &targets, 1.0);
-        (log_probs, logits)
+        if !with_logits {
+            return (decoder.log_probs(hidden, &self.batch, &self.rows, (&targets, 1.0), noise), None);
+        }
+        let logits = decoder.logits(hidden, &self.batch, &self.rows, noise);
+        (Tensor::cat(log_prob(logits.clone(), &targets, 1.0).to_vec(), 1), Some(logits))
     }
 
     /// The derivative of the loss, a mean over `tokens` tokens, in the log-probabilities.
@@ -133,7 +136,7 @@ impl Scored {
     }
 
     /// Puts the numbers of a part in their places.
-    pub fn add<B: NoisyBackend>(&mut self, part: &Part, log_probs: &[f32], logits: &Tensor<B, 2>) {
+    pub fn add<B: NoisyBackend>(&mut self, part: &Part, log_probs: &[f32], logits: Option<&Tensor<B, 2>>) {
         for ((place, target), log_prob) in part.places.iter().zip(&part.targets).zip(log_probs) {
             if target.is_some() {
                 let (row, column) = (place / self.width, place % self.width);
@@ -141,7 +144,7 @@ impl Scored {
                 self.sum += f64::from(*log_prob);
             }
         }
-        if let Some((vocab, all)) = &mut self.logits {
+        if let (Some((vocab, all)), Some(logits)) = (&mut self.logits, logits) {
             let host = host(logits);
             for (place, row) in part.places.iter().zip(host.chunks_exact(*vocab)) {
                 all[place * *vocab..][..*vocab].copy_from_slice(row);

@@ -1,0 +1,135 @@
+//! Scanning a model for layers that a number format hurts: its own forward pass over calibration text, watched at the
+//! inputs of linear layers, and its weights.
+
+use std::{path::Path, sync::Arc};
+
+use hardy_model::HostTensor;
+use hardy_numerics::{ErrorSums, formats::Format};
+use hardy_ops::{Noise, NoisyBackend, Observer, Op, Site};
+use hardy_train::{
+    config::{AUTO, RunConfig},
+    data::Problem,
+    error::Error,
+    policy::{Policy, log_probs},
+    scan_file::{ScanFile, ScanRow, Thresholds, What, fingerprint},
+    sequence::{Packed, micro_batches},
+};
+
+use crate::{error::LabError, evaluate::Evaluation, nll::sequences};
+
+/// Problems with worked answers that a scan at the start of a run reads.
+pub const CALIBRATION: usize = 32;
+/// The format of a scan at the start of a run that names none.
+const USUAL: &str = "mxfp4";
+/// Tokens of a forward pass.
+const TOKENS: usize = 4096;
+
+/// The format of a name.
+///
+/// # Errors
+/// An unknown name.
+pub fn format_named(name: &str) -> Result<Format, LabError> {
+    let unknown =
+        || Error::config(format!("unknown format `{name}`; the formats are {}", Format::NAMES.join(", ")));
+    Ok(Format::from_name(name).ok_or_else(unknown)?)
+}
+
+/// Scans the model of `what` over its problems and their worked answers.
+///
+/// # Errors
+/// Text that the model can not read.
+pub fn scan<B: NoisyBackend>(
+    what: &Evaluation<'_, B>,
+    format: Format,
+    thresholds: Thresholds,
+) -> Result<ScanFile, LabError> {
+    let decoder = &what.policy.decoder;
+    let sites = &decoder.blueprint.sites;
+    let observer = Arc::new(Observer::new(format, sites.len()));
+    let noise = Noise::clean().observed(&observer);
+    let sequences = sequences(what)?;
+    for part in micro_batches(&sequences, TOKENS) {
+        // Only what the observer sees on the way is wanted.
+        let _ = log_probs(decoder, &Packed::new(&sequences[part]), &noise, 1.0);
+    }
+    let (seen, parameters) = (observer.sums(), decoder.to_host());
+    let linears = sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0);
+    let rows = linears.flat_map(|(site, sums)| {
+        let weight = weight(site, &parameters).map(|weight| measure(weight, format));
+        let weight = weight.map(|sums| row(site, What::Weight, &sums, &thresholds));
+        [Some(row(site, What::Activation, sums, &thresholds)), weight].into_iter().flatten()
+    });
+    let (model, layers) = (what.model.to_owned(), decoder.blueprint.config.layers);
+    let name = format.name().to_owned();
+    Ok(ScanFile::new(model, fingerprint(&parameters), name, layers, thresholds, rows.collect()))
+}
+
+/// The scan that a run's guided AQN asks for, made or read; `None` where it asks for none.
+///
+/// # Errors
+/// A scan that can not be made or read, or is one of another model.
+pub fn for_run<B: NoisyBackend>(
+    config: &RunConfig,
+    policy: &Policy<B>,
+    problems: &[Problem],
+) -> Result<Option<ScanFile>, LabError> {
+    let Some(aqn) = &config.aqn else { return Ok(None) };
+    let Some(source) = &aqn.scan else { return Ok(None) };
+    if source == AUTO {
+        let format = format_named(aqn.scan_format.as_deref().unwrap_or(USUAL))?;
+        let problems = &problems[..problems.len().min(CALIBRATION)];
+        return scan(&calibration(config, policy, problems), format, Thresholds::default()).map(Some);
+    }
+    let found = ScanFile::read(Path::new(source))?;
+    let decoder = &policy.decoder;
+    found.check_model(&config.model.path, decoder.blueprint.config.layers, &decoder.to_host())?;
+    Ok(Some(found))
+}
+
+fn calibration<'a, B: NoisyBackend>(
+    config: &'a RunConfig,
+    policy: &'a Policy<B>,
+    problems: &'a [Problem],
+) -> Evaluation<'a, B> {
+    Evaluation {
+        policy,
+        problems,
+        wording: &config.data.prompt,
+        model: &config.model.path,
+        data: &config.data.train,
+        step: None,
+        seed: config.seed,
+        max_new_tokens: 1,
+        batch: 1,
+    }
+}
+
+/// The weight of a site, `[out, in]`; `None` where it is tied to the embedding.
+fn weight<'a>(site: &Site, parameters: &'a [HostTensor]) -> Option<&'a HostTensor> {
+    let name = format!("{}.weight", site.module);
+    parameters.iter().find(|parameter| parameter.name == name)
+}
+
+fn measure(weight: &HostTensor, format: Format) -> ErrorSums {
+    let (mut image, mut sums) = (weight.data.clone(), ErrorSums::default());
+    format.fake_quantize(&mut image, weight.shape.last().copied().unwrap_or(1));
+    sums.add_image(&weight.data, &image);
+    sums
+}
+
+fn row(site: &Site, what: What, sums: &ErrorSums, thresholds: &Thresholds) -> ScanRow {
+    let metrics = sums.metrics();
+    ScanRow {
+        module: site.module.clone(),
+        layer: site.layer,
+        what,
+        elements: sums.elements(),
+        sqnr_db: metrics.sqnr_db.is_finite().then_some(metrics.sqnr_db),
+        relative_error: metrics.mean_relative,
+        relative_rms: metrics.relative_rms,
+        dead_zone: metrics.dead_zone,
+        saturation: metrics.saturation,
+        reasons: Vec::new(),
+    }
+    .judged(thresholds)
+}

@@ -1,0 +1,47 @@
+//! A decoder for the length of one generation: its weights as the phase's errors make them, computed once and laid
+//! out for products with few rows. The results are those of the decoder itself, to the bit.
+
+use burn::tensor::{Tensor, backend::Backend};
+use hardy_ops::{Noise, NoisyBackend, Rows, ops::linear::freeze};
+
+use crate::{
+    decoder::{Batch, Continuing, Decoder, KvCache},
+    sites::Linear,
+};
+
+/// A decoder whose linear weights stay as they are.
+#[derive(Debug)]
+pub struct Frozen<'a, B: Backend> {
+    decoder: &'a Decoder<B>,
+    noise: &'a Noise,
+    /// The transposed weight of every linear layer, by the index of its parameter.
+    weights: Vec<Option<Tensor<B, 2>>>,
+}
+
+impl<'a, B: NoisyBackend> Frozen<'a, B> {
+    /// `decoder` under `noise`.
+    pub fn new(decoder: &'a Decoder<B>, noise: &'a Noise) -> Self {
+        let mut weights = vec![None; decoder.parameters.len()];
+        let nowhere = Rows::default();
+        for part in decoder.blueprint.linears() {
+            let weight = decoder.parameters[part.weight].clone();
+            weights[part.weight] = Some(freeze(weight, &noise.at(part.site, &nowhere)));
+        }
+        Self { decoder, noise, weights }
+    }
+
+    /// The hidden states after the last norm, `[tokens, hidden]`, of tokens that continue what `caches` hold, one
+    /// cache a sequence.
+    pub fn hidden(&self, batch: &Batch, caches: &mut [&mut KvCache]) -> Tensor<B, 2> {
+        self.decoder.run(batch, self.noise, Some(Continuing { frozen: self, caches }))
+    }
+
+    /// The logits of some rows of the hidden states, `[rows, vocab]`.
+    pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> Tensor<B, 2> {
+        self.decoder.head(hidden, batch, rows, self.noise, Some(self))
+    }
+
+    pub(crate) fn weight(&self, part: &Linear) -> Option<Tensor<B, 2>> {
+        self.weights[part.weight].clone()
+    }
+}

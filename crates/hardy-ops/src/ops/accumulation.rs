@@ -1,0 +1,206 @@
+//! Products whose partial sums are kept in a narrow format: after every chunk of terms, and at the end, the sum is
+//! rounded. The terms of a chunk are added in f32 in their order, so that an element depends on its row and column
+//! alone, whatever the other rows are and whichever thread computes it.
+
+use hardy_numerics::{Accumulation, ErrorEnergy, simd::dispatch};
+use rayon::prelude::*;
+
+use super::gemm::{self, Mat};
+use crate::{
+    at::{At, Operand},
+    site::{Pass, Point},
+};
+
+/// Columns that are summed together.
+const COLUMNS: usize = 64;
+/// Rows of a task.
+const ROWS: usize = 16;
+
+/// `a·b`, row-major, with its sums as the rules at `point` say; counts and measures what they did.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn multiply(at: &At, point: Point, a: Mat, b: Mat) -> Vec<f32> {
+    let Some((rule, injection)) = at.accumulation(point) else {
+        return match point.pass() {
+            Pass::Forward => gemm::multiply_chained(a, b),
+            Pass::Backward => gemm::multiply(a, b),
+        };
+    };
+    let (mut out, mut exact) = (vec![0.0; a.rows * b.cols], vec![0.0; a.rows * b.cols]);
+    if out.is_empty() {
+        return out;
+    }
+    let (size, panels) = (ROWS * b.cols, Panels::new(b));
+    let tasks = out.par_chunks_mut(size).zip(exact.par_chunks_mut(size)).enumerate();
+    tasks.for_each(|(task, (out, exact))| {
+        let rows = ROWS.min(a.rows - task * ROWS);
+        panels.multiply(rule, a.rows_from(task * ROWS, rows), [out, exact], b.cols);
+    });
+    let energy = ErrorEnergy::between(&exact, &out);
+    at.count(injection, point, Operand::Lhs, out.len() as u64, energy);
+    out
+}
+
+/// The products of one operand at one point of a matmul, part by part, with their sums as the rules say.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums<'a> {
+    at: &'a At,
+    point: Point,
+    operand: Operand,
+}
+
+/// Elements and energy of what was rounded in part of a call.
+pub(crate) type Rounded = (u64, ErrorEnergy);
+
+impl<'a> Sums<'a> {
+    pub fn new(at: &'a At, point: Point, operand: Operand) -> Self {
+        Self { at, point, operand }
+    }
+
+    /// Room for `len` sums that are not rounded, where any are; nothing else measures the rounded ones.
+    pub fn exact(self, len: usize) -> Vec<f32> {
+        if self.at.accumulation(self.point).is_some() { vec![0.0; len] } else { Vec::new() }
+    }
+
+    /// `a·b` to, or where `accumulate` added to, the elements of `out` from `first` on, its rows `stride` apart; and
+    /// likewise, not rounded, to `exact`, which [`Sums::exact`] made as long as `out`. Products of the forward pass are
+    /// chained and never accumulate.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn product(
+        self,
+        [out, exact]: [&mut [f32]; 2],
+        first: usize,
+        stride: usize,
+        [a, b]: [Mat; 2],
+        accumulate: bool,
+    ) {
+        let Some((rule, _)) = self.at.accumulation(self.point) else {
+            let out = &mut out[first..];
+            return match self.point.pass() {
+                Pass::Forward => gemm::product_chained(out, stride, a, b),
+                Pass::Backward => gemm::product(out, stride, a, b, accumulate),
+            };
+        };
+        let sums = [&mut out[first..], &mut exact[first..]];
+        let fresh = |sums: &mut [f32]| {
+            (0..a.rows).for_each(|row| sums[row * stride..][..b.cols].fill(0.0));
+        };
+        let [out, exact] = sums;
+        if !accumulate {
+            fresh(out);
+            fresh(exact);
+        }
+        Panels::new(b).multiply(rule, a, [out, exact], stride);
+    }
+
+    /// Measures rounded sums against those that were not; where there are none, `exact` is empty.
+    pub fn measure(self, exact: &[f32], out: &[f32], rounded: &mut Rounded) {
+        if !exact.is_empty() {
+            rounded.0 += out.len() as u64;
+            rounded.1 += ErrorEnergy::between(exact, out);
+        }
+    }
+
+    /// Counts one call, made of several parts in this order.
+    pub fn count<'r>(self, parts: impl Iterator<Item = &'r Rounded>) {
+        let Some((_, injection)) = self.at.accumulation(self.point) else { return };
+        let add = |sum: Rounded, part: &Rounded| (sum.0 + part.0, sum.1 + part.1);
+        let (elements, energy) = parts.fold((0, ErrorEnergy::default()), add);
+        self.at.count(injection, self.point, self.operand, elements, energy);
+    }
+}
+
+/// A right factor `[inner, cols]` by panels of [`COLUMNS`] columns, the last one padded with zeros.
+struct Panels {
+    cols: usize,
+    panels: Vec<Vec<[f32; COLUMNS]>>,
+}
+
+impl Panels {
+    fn new(b: Mat) -> Self {
+        assert!(b.rows > 0, "a product of nothing");
+        let panel = |first: usize| {
+            let row = |k| std::array::from_fn(|j| if first + j < b.cols { b.get(k, first + j) } else { 0.0 });
+            (0..b.rows).map(row).collect()
+        };
+        let starts: Vec<usize> = (0..b.cols).step_by(COLUMNS).collect();
+        Self { cols: b.cols, panels: starts.into_par_iter().map(panel).collect() }
+    }
+
+    /// Adds `a` times this to the rows of `out`, rounded, and of `exact`, not rounded, both `stride` apart.
+    fn multiply(&self, rule: Accumulation, a: Mat, [out, exact]: [&mut [f32]; 2], stride: usize) {
+        for (panel, first) in self.panels.iter().zip((0..).step_by(COLUMNS)) {
+            let columns = first..self.cols.min(first + COLUMNS);
+            for row in 0..a.rows {
+                let terms: Vec<f32> = (0..a.cols).map(|k| a.get(row, k)).collect();
+                let place = row * stride + columns.start..row * stride + columns.end;
+                let sums = [&mut out[place.clone()], &mut exact[place]];
+                dispatch(
+                    #[inline(always)]
+                    || add_row(rule, &terms, panel, sums),
+                );
+            }
+        }
+    }
+}
+
+/// Adds `Σ terms[k]·panel[k]` to a row of sums, rounded after every chunk, and to the same not rounded.
+#[inline(always)]
+fn add_row(rule: Accumulation, terms: &[f32], panel: &[[f32; COLUMNS]], [out, exact]: [&mut [f32]; 2]) {
+    let (mut sums, mut total) = ([0.0; COLUMNS], [0.0; COLUMNS]);
+    sums[..out.len()].copy_from_slice(out);
+    total[..out.len()].copy_from_slice(exact);
+    for (terms, panel) in terms.chunks(rule.chunk).zip(panel.chunks(rule.chunk)) {
+        let mut part = [0.0; COLUMNS];
+        for (term, row) in terms.iter().zip(panel) {
+            for j in 0..COLUMNS {
+                part[j] += term * row[j];
+            }
+        }
+        for j in 0..COLUMNS {
+            sums[j] += part[j];
+            total[j] += part[j];
+        }
+        rule.round(&mut sums);
+    }
+    out.copy_from_slice(&sums[..out.len()]);
+    exact.copy_from_slice(&total[..exact.len()]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hardy_numerics::{Format, Partial};
+
+    fn ramp(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn partial_sums_are_rounded_after_every_chunk_and_at_the_end() {
+        let (rows, inner, cols) = (5, 150, 70);
+        let (a, b) = (ramp(rows * inner), ramp(inner * cols));
+        for (partial, format) in [(Partial::Bf16, Format::Bf16), (Partial::Fp16, Format::Fp16)] {
+            let rule = Accumulation { partial, chunk: 32 };
+            let (mut out, mut exact) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
+            let panels = Panels::new(Mat::new(&b, inner, cols, cols));
+            panels.multiply(rule, Mat::new(&a, rows, inner, inner), [&mut out, &mut exact], cols);
+            for (i, (out, exact)) in out.iter().zip(&exact).enumerate() {
+                let (mut sum, mut whole) = ([0.0], 0.0);
+                for chunk in (0..inner).step_by(32) {
+                    let mut part = 0.0;
+                    for k in chunk..inner.min(chunk + 32) {
+                        part += a[i / cols * inner + k] * b[k * cols + i % cols];
+                    }
+                    sum[0] += part;
+                    whole += part;
+                    format.fake_quantize_row(&mut sum);
+                }
+                assert_eq!((*out, *exact), (sum[0], whole));
+            }
+        }
+    }
+}

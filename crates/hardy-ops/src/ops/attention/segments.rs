@@ -1,0 +1,72 @@
+//! Where the sequences of a packed batch lie: runs of rows, each of which may continue another run. Several responses
+//! to one prompt so share the prompt's rows.
+
+use std::{ops::Range, sync::Arc};
+
+/// Where the sequences of a packed batch begin and end, and which earlier run of rows each one continues.
+#[derive(Clone, Debug)]
+pub struct Segments(Arc<[Segment]>);
+
+#[derive(Clone, Debug)]
+struct Segment {
+    rows: Range<usize>,
+    prefix: Option<usize>,
+}
+
+impl Segments {
+    /// The segments of sequences with these lengths.
+    pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self::new(lengths.into_iter().map(|length| (length, None)))
+    }
+
+    /// Segments of a length each, with the index of the earlier segment that one continues.
+    ///
+    /// # Panics
+    /// If a segment continues one that does not come before it, or one that itself continues another.
+    pub fn new(segments: impl IntoIterator<Item = (usize, Option<usize>)>) -> Self {
+        let mut all: Vec<Segment> = Vec::new();
+        let mut end = 0;
+        for (length, prefix) in segments {
+            let whole = prefix.is_none_or(|prefix| all.get(prefix).is_some_and(|s| s.prefix.is_none()));
+            assert!(whole, "a segment continues an earlier one that stands alone");
+            all.push(Segment { rows: end..end + length, prefix });
+            end += length;
+        }
+        Self(all.into())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The rows of every segment.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
+        self.0.iter().map(|segment| segment.rows.clone())
+    }
+
+    /// The rows of segment `index`.
+    pub(crate) fn rows(&self, index: usize) -> Range<usize> {
+        self.0[index].rows.clone()
+    }
+
+    /// The rows that segment `index` continues; none where it stands alone.
+    pub(crate) fn prefix(&self, index: usize) -> Range<usize> {
+        self.0[index].prefix.map_or(0..0, |prefix| self.rows(prefix))
+    }
+
+    /// Splits `x` `[tokens, width]` into the rows of every segment.
+    pub(crate) fn split<'a>(&self, mut x: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let take = |range: Range<usize>| {
+            let (head, tail) = std::mem::take(&mut x).split_at_mut(range.len() * width);
+            x = tail;
+            head
+        };
+        self.ranges().map(take).collect()
+    }
+}

@@ -1,0 +1,157 @@
+//! The head of a language model down to what a loss needs: logits `x·Wᵀ`, the log-probability of one token a row, and
+//! the entropy of the row's distribution. It works in chunks of rows and computes logits again for the backward pass,
+//! so that a tensor `[tokens, vocab]` never exists.
+//!
+//! Errors enter as at any linear layer: at the input, the weight and the output; backward, at ∂x and at ∂W.
+
+use burn::tensor::Tensor;
+
+use super::{
+    gemm::{Mat, add_product, multiply, multiply_chained},
+    linear::linear,
+    log_prob::{log_prob, row_gradient, row_log_prob},
+    parallel, primitive, tensor,
+};
+use crate::{
+    at::{At, Operand, Sums},
+    backend::{Grads, NoisyBackend, Primitive, shape_of},
+    site::Point,
+};
+
+/// Logits of a chunk, about: they stay in the cache.
+const CHUNK: usize = 1 << 18;
+
+/// From `x` `[tokens, hidden]` and the head's `weight` `[vocab, hidden]` to `[tokens, 2]`: the log-probability of
+/// `targets` `[tokens]` at `temperature`, and the entropy of the row in nats.
+///
+/// # Panics
+/// If a target is not below `vocab`.
+pub fn head<B: NoisyBackend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    targets: &[u32],
+    temperature: f32,
+    at: &At,
+) -> Tensor<B, 2> {
+    if at.forbids_fusion() {
+        return Tensor::cat(log_prob(linear(x, weight, None, at), targets, temperature).to_vec(), 1);
+    }
+    tensor(B::noisy_head(&primitive(x), &primitive(weight), targets, temperature, at))
+}
+
+/// The operands of a head as its products see them.
+struct Seen<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    inner: usize,
+    vocab: usize,
+    at: &'a At,
+}
+
+impl Seen<'_> {
+    /// Rows of a chunk.
+    fn chunk(&self) -> usize {
+        (CHUNK / self.vocab).clamp(64, 512)
+    }
+
+    fn rows(&self, first: usize, count: usize) -> Mat<'_> {
+        Mat::new(&self.x[first * self.inner..], count, self.inner, self.inner)
+    }
+
+    fn weight(&self) -> Mat<'_> {
+        Mat::new(self.w, self.vocab, self.inner, self.inner)
+    }
+
+    /// The logits of `count` rows.
+    fn logits(&self, first: usize, count: usize, sums: &mut Sums) -> Vec<f32> {
+        let mut z = multiply_chained(self.rows(first, count), self.weight().t());
+        let output = self.at.by_row(Point::Output, Operand::Lhs);
+        output.apply_rows(first..first + count, self.vocab, &mut z, sums);
+        self.at.note_magnitude(&z);
+        z
+    }
+}
+
+/// The forward pass on host slices.
+pub fn forward<B: NoisyBackend>(
+    x: &Primitive<B>,
+    w: &Primitive<B>,
+    targets: &[u32],
+    temperature: f32,
+    at: &At,
+) -> Primitive<B> {
+    let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let (x_host, w_host) = (B::host(x), B::host(w));
+    at.observe_input(inner, &x_host);
+    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
+    let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
+    let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());
+    for (index, y) in y.chunks_mut(2 * seen.chunk()).enumerate() {
+        let first = index * seen.chunk();
+        let z = seen.logits(first, y.len() / 2, &mut sums);
+        parallel::for_chunks_of(
+            y,
+            2 * parallel::chunk_rows(vocab),
+            #[inline(always)]
+            |begin, y| {
+                let mut scratch = vec![0.0; 2 * vocab];
+                for (row, y) in (begin / 2..).zip(y.chunks_exact_mut(2)) {
+                    let target = targets[first + row] as usize;
+                    (y[0], y[1]) =
+                        row_log_prob(&z[row * vocab..][..vocab], target, temperature, &mut scratch);
+                }
+            },
+        );
+    }
+    at.by_row(Point::Output, Operand::Lhs).count([&sums].into_iter());
+    B::upload(y, [tokens, 2], x)
+}
+
+/// With `∂z` the gradient of the logits: `∂x = ∂z·W`, `∂W = ∂zᵀ·x`, each only where it is needed.
+pub fn backward<B: NoisyBackend>(
+    x: &Primitive<B>,
+    w: &Primitive<B>,
+    (targets, temperature): (&[u32], f32),
+    grad: &Primitive<B>,
+    needs: [bool; 2],
+    at: &At,
+) -> Grads<B, 2> {
+    let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let (x_host, w_host, grad_host, again) = (B::host(x), B::host(w), B::host(grad), at.again());
+    let (x_seen, w_seen) = (again.input(Operand::Lhs, inner, &x_host), again.weight(inner, &w_host));
+    let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
+    let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
+    let mut dw = vec![0.0; if needs[1] { vocab * inner } else { 0 }];
+    for (index, grad) in grad_host.chunks(2 * seen.chunk()).enumerate() {
+        let (first, count) = (index * seen.chunk(), grad.len() / 2);
+        let mut dz = seen.logits(first, count, &mut Sums::new());
+        parallel::for_chunks(
+            &mut dz,
+            vocab,
+            #[inline(always)]
+            |begin, dz| {
+                let mut scratch = vec![0.0; 2 * vocab];
+                for (row, z) in (begin..).zip(dz.chunks_exact_mut(vocab)) {
+                    let (target, grad) = (targets[first + row] as usize, [grad[2 * row], grad[2 * row + 1]]);
+                    row_gradient(z, target, temperature, grad, &mut scratch);
+                }
+            },
+        );
+        let dz = Mat::new(&dz, count, vocab, vocab);
+        if needs[0] {
+            dx.extend(multiply(dz, seen.weight()));
+        }
+        if needs[1] {
+            add_product(&mut dw, dz.t(), seen.rows(first, count));
+        }
+    }
+    let dx = needs[0].then(|| {
+        at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
+        B::upload(dx, [tokens, inner], x)
+    });
+    let dw = needs[1].then(|| {
+        at.perturb_flat(Point::GradWeight, inner, &mut dw);
+        B::upload(dw, [vocab, inner], x)
+    });
+    [dx, dw]
+}

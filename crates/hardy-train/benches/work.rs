@@ -1,0 +1,185 @@
+//! One piece of work a line, for benches/peers/compare.py: reads its name on standard input, does it once, and prints
+//! how many seconds it took. So two programs can take turns on one machine.
+//!
+//! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32.
+
+use std::{
+    io::{BufRead, Write, stdin, stdout},
+    time::Instant,
+};
+
+use burn::tensor::Tensor;
+use burn_flex::Flex;
+use hardy_model::{
+    Blueprint, Decoder, Generation, ModelConfig, Prompt, Qwen2Sizes, Sample, Sampler, generate,
+};
+use hardy_ops::{Noise, Pass, Phase, Plan, Rule};
+use hardy_train::{
+    adamw::AdamW,
+    advantage,
+    gradients::Gradients,
+    objective::{Clip, Mean, Tokens, clipped_surrogate},
+    recording::Recording,
+    sequence::{Packed, Sequence, micro_batches},
+    sft::initial_weights,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SEQUENCES: usize = 32;
+const TOKENS: usize = 128;
+const NEW: usize = 64;
+const SAMPLES: usize = 8;
+const MICRO_BATCH: usize = 4096;
+/// How many linear layers there are of every size: count, in, out.
+const SHAPES: [(usize, usize, usize); 5] =
+    [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)];
+
+fn main() {
+    let mut bench = Bench::new();
+    for line in stdin().lock().lines().map_while(Result::ok) {
+        let started = Instant::now();
+        match line.as_str() {
+            "train" => bench.train(&Noise::clean()),
+            "train_noisy" => bench.train(&bench.noise()),
+            "generate_1" => drop(bench.generate(1, 1)),
+            "generate_32" => drop(bench.generate(32, 1)),
+            "generate_256" => drop(bench.generate(256, 1)),
+            "grpo" => bench.grpo(),
+            "products" => bench.products(),
+            _ => eprintln!("unknown work `{line}`"),
+        }
+        println!("{}", started.elapsed().as_secs_f64());
+        stdout().flush().expect("someone reads");
+    }
+}
+
+struct Bench {
+    decoder: Decoder<Flex>,
+    optimizer: AdamW<Flex>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = ModelConfig::qwen2(&Qwen2Sizes {
+            vocab_size: 512,
+            hidden_size: 256,
+            intermediate_size: 704,
+            layers: 6,
+            heads: 8,
+            kv_heads: 4,
+            max_positions: 512,
+            rope_theta: 10_000.0,
+            tied_embeddings: true,
+            initializer_range: 0.02,
+        });
+        let blueprint = Blueprint::new(&config.expect("sizes that fit"));
+        let weights = initial_weights(&blueprint, 0);
+        let decoder = Decoder::from_host(blueprint, weights, &Default::default());
+        let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
+        Self { decoder, optimizer }
+    }
+
+    /// Five per cent on every linear and matmul, forward and backward.
+    fn noise(&self) -> Noise {
+        let rule = Rule { pass: vec![Pass::Forward, Pass::Backward], ..Rule::noise(0.05) };
+        let plan = Plan { rules: vec![rule], ..Plan::default() };
+        let bound = plan.bind(&self.decoder.blueprint.sites, &[Phase::Train]);
+        bound.expect("a plan that fits").noise(Phase::Train, 0)
+    }
+
+    /// Forward, backward, clipping and AdamW over 32 × 128 tokens.
+    fn train(&mut self, noise: &Noise) {
+        let sequence = |i: usize| Sequence {
+            ids: (0..=TOKENS).map(|t| ((i * 31 + t * 7) % 512) as u32).collect(),
+            prompt_length: 1,
+            prompt: 2 * i as u64,
+            sample: 2 * i as u64 + 1,
+        };
+        let sequences: Vec<Sequence> = (0..SEQUENCES).map(sequence).collect();
+        self.update(&sequences, noise, |current| vec![-1.0 / (SEQUENCES * TOKENS) as f32; current.len()]);
+    }
+
+    /// One update; `derivative` is given the log-probabilities of a part.
+    fn update(
+        &mut self,
+        sequences: &[Sequence],
+        noise: &Noise,
+        mut derivative: impl FnMut(&[f32]) -> Vec<f32>,
+    ) {
+        let tracked = self.decoder.tracked();
+        let mut gradients = Gradients::zeros(&self.decoder);
+        for part in micro_batches(sequences, MICRO_BATCH) {
+            let packed = Packed::new(&sequences[part]);
+            let pass = Recording::forward(&tracked, &packed, noise, 1.0, false);
+            let [current, _] = pass.scores();
+            pass.backward(&mut gradients, &derivative(&current), None);
+        }
+        let norm = gradients.norm();
+        drop(tracked);
+        self.optimizer.step(&mut self.decoder.parameters, gradients.clipped(norm, 1.0), 1e-4);
+    }
+
+    fn prompt(index: usize) -> Vec<u32> {
+        (0..NEW).map(|t| ((index * 31 + t * 7) % 512) as u32).collect()
+    }
+
+    /// 64 new tokens after 64 prompt tokens: greedy with one sample a prompt, sampled with several.
+    fn generate(&self, prompts: usize, samples: usize) -> Vec<Vec<Sample>> {
+        let prompt = |i: usize| Prompt {
+            ids: Self::prompt(i),
+            sequence: (i as u64) << 16,
+            samples: (1..=samples as u64).map(|sample| ((i as u64) << 16) + sample).collect(),
+        };
+        let prompts: Vec<Prompt> = (0..prompts).map(prompt).collect();
+        let sampler = Sampler { temperature: if samples > 1 { 1.0 } else { 0.0 }, ..Sampler::GREEDY };
+        let key = Generation::key(0, "bench", 0);
+        let how = Generation { max_new_tokens: NEW, stop: Vec::new(), sampler, batch: 256, key };
+        generate(&self.decoder, &prompts, &how, &Noise::clean(), |_| {})
+    }
+
+    /// 32 prompts × 8 samples, 64 + 64 tokens, and one update of the clipped surrogate.
+    fn grpo(&mut self) {
+        let samples: Vec<Sample> = self.generate(SEQUENCES, SAMPLES).into_iter().flatten().collect();
+        let sequence = |(i, sample): (usize, &Sample)| Sequence {
+            ids: [Self::prompt(i / SAMPLES), sample.ids.clone()].concat(),
+            prompt_length: NEW,
+            prompt: (i / SAMPLES) as u64,
+            sample: i as u64,
+        };
+        let sequences: Vec<Sequence> = samples.iter().enumerate().map(sequence).collect();
+        let rewards: Vec<f32> = samples.iter().map(|sample| (sample.ids[0] % 2) as f32).collect();
+        let groups: Vec<usize> = (0..samples.len()).map(|i| i / SAMPLES).collect();
+        let advantages = advantage::grpo(&rewards, &groups, advantage::EPSILON);
+        let weights = Mean::TokenMean.weights(&vec![NEW; samples.len()]);
+        let mut first = 0;
+        self.update(&sequences, &Noise::clean(), |current| {
+            let tokens = first..first + current.len();
+            first = tokens.end;
+            let advantage: Vec<f32> = tokens.clone().map(|token| advantages[token / NEW]).collect();
+            let tokens = Tokens {
+                logprob: current,
+                old_logprob: current,
+                advantage: &advantage,
+                weight: &weights[tokens],
+                rollout_weight: None,
+            };
+            clipped_surrogate(&tokens, Clip { low: 0.2, high: 0.2, dual: 3.0 }).d_logprob
+        });
+    }
+
+    /// The matrix products of a training step alone, through burn, without attention's: three for every linear layer.
+    fn products(&self) {
+        let tokens = SEQUENCES * TOKENS;
+        let random = |rows, columns| Tensor::<Flex, 2>::ones([rows, columns], &Default::default());
+        for (count, inner, outer) in SHAPES {
+            let (x, w, dy) = (random(tokens, inner), random(outer, inner), random(tokens, outer));
+            for _ in 0..count {
+                drop(x.clone().matmul(w.clone().transpose()));
+                drop(dy.clone().matmul(w.clone()));
+                drop(dy.clone().transpose().matmul(x.clone()));
+            }
+        }
+    }
+}

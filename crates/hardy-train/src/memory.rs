@@ -1,0 +1,159 @@
+//! How much memory a run will take, from its configuration alone: what lives as long as the run, and what the larger
+//! of its two phases, rollout and training, needs beside it. Values are f32, four bytes each.
+
+use hardy_model::{ChatTemplate, ModelConfig, Tokenizer};
+use serde::Serialize;
+
+use crate::{builtin, config::RunConfig, error::Result, trainer::training_problems};
+
+/// Problems whose prompts are measured.
+const MEASURED: usize = 256;
+/// Bytes of a value.
+const VALUE: usize = 4;
+/// Code, tokenizer, thread stacks and the pages that the allocator holds back.
+const BASE: usize = 48 << 20;
+
+/// The memory of a run, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryEstimate {
+    /// The policy's parameters, and the starting model's where a KL divergence needs them.
+    pub parameters: usize,
+    /// AdamW's two moments.
+    pub optimizer: usize,
+    /// Rollout: weights laid out for decoding.
+    pub frozen_weights: usize,
+    /// Rollout: keys and values of the prompts and of the sequences in the batch.
+    pub kv_cache: usize,
+    /// Rollout: activations of the largest prefill.
+    pub prefill: usize,
+    /// Training: gradients, of the parts so far and of the part at hand.
+    pub gradients: usize,
+    /// Training: what the forward pass keeps for the backward pass.
+    pub activations: usize,
+    /// Training: intermediate results of the widest operators.
+    pub scratch: usize,
+    /// The whole process.
+    pub base: usize,
+    /// The most at any moment.
+    pub peak: usize,
+    /// Tokens of the longest of the measured prompts.
+    pub longest_prompt: usize,
+}
+
+impl MemoryEstimate {
+    /// Estimates the memory of a run.
+    ///
+    /// # Errors
+    /// A model or data that can not be read.
+    pub fn new(config: &RunConfig) -> Result<Self> {
+        let dir = builtin::resolve(&config.model.path)?;
+        let sizes = Sizes::new(&ModelConfig::from_dir(&dir)?);
+        let longest_prompt = longest_prompt(config, &dir)?;
+        Ok(Self::of(config, &sizes, longest_prompt))
+    }
+
+    fn of(config: &RunConfig, sizes: &Sizes, longest_prompt: usize) -> Self {
+        let train = &config.train;
+        let reference = usize::from(train.kl_coefficient != 0.0);
+        let samples = train.prompts_per_step * train.samples_per_prompt;
+        let in_batch = samples.min(train.rollout_batch).max(config.eval.n.min(config.eval.batch));
+        let prompts = in_batch.div_ceil(train.samples_per_prompt).max(config.eval.n.min(config.eval.batch));
+        let new_tokens = in_batch * train.max_new_tokens;
+        let sequence = longest_prompt + train.max_new_tokens;
+        let tokens = train.micro_batch_tokens.min(samples * sequence).max(sequence);
+        let kept = if train.activation_checkpointing {
+            sizes.layers * sizes.hidden + sizes.per_layer()
+        } else {
+            sizes.layers * sizes.per_layer()
+        };
+        let bytes = |values: usize| VALUE * values;
+        let mut estimate = Self {
+            parameters: bytes(sizes.parameters * (1 + reference)),
+            optimizer: bytes(2 * sizes.parameters),
+            frozen_weights: bytes(sizes.parameters),
+            kv_cache: bytes((prompts * longest_prompt + new_tokens) * sizes.layers * 2 * sizes.keys),
+            prefill: bytes(prompts * longest_prompt * sizes.widest()),
+            gradients: bytes(2 * sizes.parameters),
+            activations: bytes(tokens * (kept + 3 * sizes.hidden)),
+            scratch: bytes(tokens * sizes.widest() + HEAD_CHUNK),
+            base: BASE,
+            peak: 0,
+            longest_prompt,
+        };
+        let rollout = estimate.frozen_weights + estimate.kv_cache + estimate.prefill;
+        let training = estimate.gradients + estimate.activations + estimate.scratch;
+        estimate.peak = estimate.parameters + estimate.optimizer + BASE + rollout.max(training);
+        estimate
+    }
+}
+
+/// Logits of a chunk of the head, forward and backward.
+const HEAD_CHUNK: usize = 2 << 18;
+
+/// The widths that count.
+struct Sizes {
+    parameters: usize,
+    layers: usize,
+    hidden: usize,
+    mlp: usize,
+    queries: usize,
+    keys: usize,
+    qk_norm: bool,
+}
+
+impl Sizes {
+    fn new(config: &ModelConfig) -> Self {
+        Self {
+            parameters: config.parameter_count(),
+            layers: config.layers,
+            hidden: config.hidden_size,
+            mlp: config.intermediate_size,
+            queries: config.heads * config.head_dim,
+            keys: config.kv_heads * config.head_dim,
+            qk_norm: config.qk_norm,
+        }
+    }
+
+    /// Values that the tape keeps for a token in a layer: the inputs of its norms, linear layers, attention and gate.
+    fn per_layer(&self) -> usize {
+        let before_norm = if self.qk_norm { self.queries + self.keys } else { 0 };
+        4 * self.hidden + 2 * self.queries + 2 * self.keys + before_norm + 3 * self.mlp
+    }
+
+    /// Values of a token in the operators that hold most at once: attention's gradients, or those of the MLP.
+    fn widest(&self) -> usize {
+        (4 * self.queries + 4 * self.hidden).max(4 * self.mlp + 2 * self.hidden)
+    }
+}
+
+fn longest_prompt(config: &RunConfig, dir: &std::path::Path) -> Result<usize> {
+    let (tokenizer, template) = (Tokenizer::from_dir(dir)?, ChatTemplate::from_dir(dir)?);
+    let problems = training_problems(config)?;
+    let step = problems.len().div_ceil(MEASURED).max(1);
+    let mut longest = 1;
+    for problem in problems.iter().step_by(step) {
+        let text = crate::policy::prompt_text(template.as_ref(), &problem.question, &config.data.prompt)?;
+        longest = longest.max(tokenizer.encode(&text)?.len());
+    }
+    Ok(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(set: &[&str]) -> MemoryEstimate {
+        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+        MemoryEstimate::new(&RunConfig::load("baseline", &set).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_asks_for_more_takes_more() {
+        let plain = estimate(&["train.micro_batch_tokens=4096"]);
+        assert!(estimate(&["train.micro_batch_tokens=8192"]).activations > plain.activations);
+        assert!(estimate(&["train.activation_checkpointing=true"]).activations < plain.activations);
+        assert_eq!(estimate(&["train.kl_coefficient=0.1"]).parameters, 2 * plain.parameters);
+        assert!(estimate(&["train.max_new_tokens=1000"]).kv_cache > plain.kv_cache);
+        assert!(plain.peak > plain.parameters + plain.optimizer + plain.activations);
+    }
+}

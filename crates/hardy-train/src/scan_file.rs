@@ -1,0 +1,218 @@
+//! What `hardy scan` found (SRDD, static relative dead-zone detection): for every linear layer the error that a number
+//! format makes on its inputs and its weight, which layers it is too large in, and what follows.
+
+use std::{fs, path::Path};
+
+use hardy_model::HostTensor;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A mean SQNR below this many dB calls for another format.
+const HOPELESS_DB: f64 = 10.0;
+/// Up to this share of flagged layers can be treated one by one.
+const FEW: f64 = 1.0 / 3.0;
+
+/// A scan of one model in one format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScanFile {
+    /// The model, as it was named.
+    pub model: String,
+    /// The fingerprint of its parameters.
+    pub fingerprint: String,
+    /// The number format.
+    pub format: String,
+    /// Decoder layers.
+    pub layers: usize,
+    /// What flags a layer.
+    pub thresholds: Thresholds,
+    /// The layers that are flagged by one of their activations.
+    pub flagged_layers: Vec<usize>,
+    /// What follows.
+    pub recommendation: Recommendation,
+    /// Every linear layer's input and weight.
+    pub rows: Vec<ScanRow>,
+}
+
+/// What flags a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Thresholds {
+    /// The least SQNR, in dB.
+    pub min_sqnr_db: f64,
+    /// The largest share of values that become 0.
+    pub max_dead_zone: f64,
+    /// The largest share of values that are cut off.
+    pub max_saturation: f64,
+    /// The largest mean relative error.
+    pub max_relative_error: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { min_sqnr_db: 20.0, max_dead_zone: 0.05, max_saturation: 0.01, max_relative_error: 0.1 }
+    }
+}
+
+/// What is quantised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// The input of a linear layer.
+    Activation,
+    /// Its weight.
+    Weight,
+}
+
+/// What follows from a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recommendation {
+    /// No layer is flagged.
+    None,
+    /// Few layers are flagged: noise in training aimed at them.
+    Targeted,
+    /// Many layers are flagged: keep those in a finer format.
+    MixedPrecision,
+    /// The mean SQNR is hopeless: another format.
+    Reconsider,
+}
+
+/// The error on one activation or weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScanRow {
+    /// The module path.
+    pub module: String,
+    /// Its decoder layer.
+    pub layer: Option<usize>,
+    /// What is quantised.
+    pub what: What,
+    /// Elements measured.
+    pub elements: usize,
+    /// Signal to quantisation noise in dB; `None` without error.
+    pub sqnr_db: Option<f64>,
+    /// The mean of |error| / |x| over x ≠ 0.
+    pub relative_error: f64,
+    /// ‖error‖₂ / ‖x‖₂.
+    pub relative_rms: f64,
+    /// The share of x ≠ 0 that becomes 0.
+    pub dead_zone: f64,
+    /// The share that is cut off.
+    pub saturation: f64,
+    /// The thresholds that are crossed, in words.
+    pub reasons: Vec<String>,
+}
+
+impl ScanRow {
+    /// The row with the reasons that `limits` gives.
+    #[must_use]
+    pub fn judged(mut self, limits: &Thresholds) -> Self {
+        let above = |what: &str, value: f64, limit: f64| {
+            (value > limit).then(|| format!("{what} {:.1} % > {:.1} %", 100.0 * value, 100.0 * limit))
+        };
+        let sqnr = self.sqnr_db.filter(|&db| db < limits.min_sqnr_db);
+        self.reasons = [
+            sqnr.map(|db| format!("SQNR {db:.1} dB < {:.1} dB", limits.min_sqnr_db)),
+            above("dead zone", self.dead_zone, limits.max_dead_zone),
+            above("saturation", self.saturation, limits.max_saturation),
+            above("relative error", self.relative_error, limits.max_relative_error),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        self
+    }
+}
+
+impl ScanFile {
+    /// A scan with what follows from its `rows`.
+    #[must_use]
+    pub fn new(
+        model: String,
+        fingerprint: String,
+        format: String,
+        layers: usize,
+        thresholds: Thresholds,
+        rows: Vec<ScanRow>,
+    ) -> Self {
+        let mut flagged_layers: Vec<usize> =
+            activations(&rows).filter(|row| !row.reasons.is_empty()).filter_map(|row| row.layer).collect();
+        flagged_layers.dedup();
+        let recommendation = recommend(&rows, flagged_layers.len(), layers);
+        Self { model, fingerprint, format, layers, thresholds, flagged_layers, recommendation, rows }
+    }
+
+    /// Reads the JSON that `hardy scan` wrote.
+    ///
+    /// # Errors
+    /// A file that can not be read or is no scan.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::file(path))?;
+        serde_json::from_str(&text).map_err(|error| {
+            Error::config(format!("{}: {error}; give the JSON of `hardy scan`", path.display()))
+        })
+    }
+
+    /// The mean relative error on the activations of every layer.
+    #[must_use]
+    pub fn layer_errors(&self) -> Vec<f64> {
+        let of = |layer: usize| {
+            let own = activations(&self.rows).filter(move |row| row.layer == Some(layer));
+            let (sum, count) = own.fold((0.0, 0.0), |(sum, n), row| (sum + row.relative_error, n + 1.0));
+            sum / f64::max(count, 1.0)
+        };
+        (0..self.layers).map(of).collect()
+    }
+
+    /// The flagged layers, of which only so many of the largest error where a number is given.
+    #[must_use]
+    pub fn worst_layers(&self, most: Option<usize>) -> Vec<usize> {
+        let errors = self.layer_errors();
+        let mut layers: Vec<usize> =
+            self.flagged_layers.iter().copied().filter(|&layer| layer < errors.len()).collect();
+        layers.sort_by(|&a, &b| errors[b].total_cmp(&errors[a]).then(a.cmp(&b)));
+        layers.truncate(most.unwrap_or(usize::MAX));
+        layers
+    }
+
+    /// Refuses a scan of other parameters than `parameters`, which belong to `model`.
+    ///
+    /// # Errors
+    /// The fingerprints or the numbers of layers differ.
+    pub fn check_model(&self, model: &str, layers: usize, parameters: &[HostTensor]) -> Result<()> {
+        if self.layers == layers && self.fingerprint == fingerprint(parameters) {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "`aqn.scan` is a scan of another model ({}, {} layers), not of {model} ({layers} layers) with these \
+             weights; scan it with `hardy scan --model {model}`",
+            self.model, self.layers
+        )))
+    }
+}
+
+fn activations(rows: &[ScanRow]) -> impl Iterator<Item = &ScanRow> {
+    rows.iter().filter(|row| row.what == What::Activation)
+}
+
+fn recommend(rows: &[ScanRow], flagged: usize, layers: usize) -> Recommendation {
+    let noisy: Vec<f64> = activations(rows).filter_map(|row| row.sqnr_db).collect();
+    let mean = noisy.iter().sum::<f64>() / noisy.len().max(1) as f64;
+    match flagged as f64 / layers.max(1) as f64 {
+        _ if !noisy.is_empty() && mean < HOPELESS_DB => Recommendation::Reconsider,
+        0.0 => Recommendation::None,
+        share if share <= FEW => Recommendation::Targeted,
+        _ => Recommendation::MixedPrecision,
+    }
+}
+
+/// A fingerprint of parameters: 64 bits of FNV-1a over their names and the bits of their values.
+#[must_use]
+pub fn fingerprint(parameters: &[HostTensor]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+    for parameter in parameters {
+        parameter.name.bytes().for_each(|byte| add(u64::from(byte)));
+        parameter.data.iter().for_each(|value| add(u64::from(value.to_bits())));
+    }
+    format!("{hash:016x}")
+}

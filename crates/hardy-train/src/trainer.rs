@@ -1,0 +1,182 @@
+//! Group relative policy optimisation (GRPO, arXiv:2402.03300) and its kin, under the noise of a plan: sample a group
+//! of responses to every prompt, score them, compare the rewards within each group, and take the clipped step.
+
+mod describe;
+mod minibatch;
+mod rollouts;
+mod tally;
+mod update;
+
+use std::time::Instant;
+
+use hardy_model::Decoder;
+use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase};
+
+use crate::{
+    adamw::AdamW,
+    advantage,
+    algorithm::Algorithm,
+    config::{DataSection, OldLogProbs, RunConfig, TrainSection},
+    data::{self, Problem, Split},
+    error::{Error, Result},
+    learning_rate::LearningRate,
+    objective::Mismatch,
+    policy::{Policy, columns, log_probs},
+    rollout::Rollout,
+    sampler::steps_per_epoch,
+    sequence::Packed,
+    step_record::StepRecord,
+};
+
+use minibatch::{Minibatch, Part};
+
+/// A policy in training.
+#[derive(Debug)]
+pub struct Trainer<B: NoisyBackend> {
+    /// The policy.
+    pub policy: Policy<B>,
+    /// The optimizer.
+    pub optimizer: AdamW<B>,
+    /// The plan, bound to the policy's sites.
+    pub plan: BoundPlan,
+    /// Updates made.
+    pub steps: u64,
+    /// Updates to make.
+    pub total_steps: u64,
+    reference: Option<Decoder<B>>,
+    problems: Vec<Problem>,
+    train: TrainSection,
+    data: DataSection,
+    learning_rate: LearningRate,
+    seed: u64,
+}
+
+impl<B: NoisyBackend> Trainer<B> {
+    /// Makes ready what `config` asks for: its data, its plan bound to the policy's sites, its optimizer.
+    ///
+    /// # Errors
+    /// Data that can not be read, or a plan that does not fit the model.
+    pub fn new(
+        config: &RunConfig,
+        policy: Policy<B>,
+        plan: BoundPlan,
+        problems: Vec<Problem>,
+    ) -> Result<Self> {
+        let train = config.train.clone();
+        let (total_steps, _) = step_counts(config, problems.len())?;
+        let optimizer = AdamW::new(&policy.decoder.parameters, train.betas, train.weight_decay);
+        Ok(Self {
+            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone()),
+            learning_rate: train.learning_rate(total_steps),
+            data: config.data.clone(),
+            seed: config.seed,
+            steps: 0,
+            total_steps: total_steps as u64,
+            policy,
+            optimizer,
+            plan,
+            problems,
+            train,
+        })
+    }
+
+    /// One step: rollouts, rewards, advantages, and an update for every minibatch. `progress` is told how many of
+    /// a round's responses are finished. Where dynamic sampling keeps no group there is no update.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite; the policy is then as it was before the failing update.
+    pub fn step(&mut self, progress: impl FnMut(usize, usize)) -> Result<StepRecord> {
+        let started = Instant::now();
+        let sampled = self.sample(progress)?;
+        let rollout_seconds = started.elapsed().as_secs_f64();
+        let advantages = self.advantages(&sampled.kept);
+        let noise = self.plan.noise(Phase::Train, self.steps);
+        let mut minibatches = self.minibatches(&sampled.kept, &advantages);
+        self.fill_old_log_probs(&mut minibatches, &noise);
+        let mut record = self.describe(&sampled);
+        let mut mismatch = Mismatch::default();
+        for (index, minibatch) in minibatches.iter().enumerate() {
+            let tally = self.update(minibatch, &noise)?;
+            tally.add_to(&mut record, index, minibatches.len());
+            if index == 0 || self.train.old_log_probs == OldLogProbs::Recompute {
+                mismatch.merge(&tally.mismatch);
+            }
+        }
+        self.steps += 1;
+        record.logprob_mismatch = mismatch.mean_difference();
+        record.effective_sample_size = mismatch.effective_sample_size();
+        record.importance_weight_max = mismatch.largest_weight();
+        record.rollout_seconds = rollout_seconds;
+        record.step_seconds = started.elapsed().as_secs_f64();
+        record.train_seconds = record.step_seconds - rollout_seconds;
+        record.tokens_per_second = record.tokens as f64 / record.step_seconds;
+        Ok(record)
+    }
+
+    /// One advantage a response.
+    fn advantages(&self, rollouts: &[Rollout]) -> Vec<f32> {
+        let rewards: Vec<f32> = rollouts.iter().map(Rollout::reward).collect();
+        let groups: Vec<usize> = rollouts.iter().map(|rollout| rollout.group).collect();
+        match self.train.algorithm {
+            Algorithm::DrGrpo => advantage::dr_grpo(&rewards, &groups),
+            Algorithm::Grpo | Algorithm::Dapo | Algorithm::Gspo => {
+                advantage::grpo(&rewards, &groups, advantage::EPSILON)
+            }
+        }
+    }
+
+    /// The step's responses in as many parts as there are updates, whole groups each.
+    fn minibatches(&self, rollouts: &[Rollout], advantages: &[f32]) -> Vec<Minibatch> {
+        let train = &self.train;
+        let size = train.prompts_per_step.div_ceil(train.minibatches) * train.samples_per_prompt;
+        let parts = rollouts.chunks(size).zip(advantages.chunks(size));
+        let minibatch = |(rollouts, advantages)| {
+            Minibatch::new(rollouts, advantages, train.mean(), train.filter_truncated)
+        };
+        parts.map(minibatch).collect()
+    }
+
+    /// Gives every minibatch its old log-probabilities, unless the first pass over the only one does.
+    fn fill_old_log_probs(&self, minibatches: &mut [Minibatch], noise: &Noise) {
+        let only_one = minibatches.len() == 1;
+        for minibatch in minibatches {
+            minibatch.old = match self.train.old_log_probs {
+                OldLogProbs::Rollout => Some(minibatch.drawn.clone()),
+                OldLogProbs::Recompute if only_one => None,
+                OldLogProbs::Recompute => Some(self.current_log_probs(minibatch, noise)),
+            };
+        }
+    }
+
+    fn current_log_probs(&self, minibatch: &Minibatch, noise: &Noise) -> Vec<f32> {
+        // The same parts as in the update, so that equal parameters give equal bits.
+        let part = |part: Part| {
+            let packed = Packed::new(&minibatch.sequences[part.sequences]);
+            let [log_probs, _] =
+                columns(&log_probs(&self.policy.decoder, &packed, noise, self.train.temperature));
+            log_probs
+        };
+        minibatch.parts(self.train.micro_batch_tokens).flat_map(part).collect()
+    }
+}
+
+/// Steps of the run and of an epoch, for `problems` training problems.
+///
+/// # Errors
+/// A run without a step.
+pub fn step_counts(config: &RunConfig, problems: usize) -> Result<(usize, usize)> {
+    let per_epoch = steps_per_epoch(problems, config.train.prompts_per_step);
+    let total = config.train.steps.unwrap_or(per_epoch * config.train.epochs.unwrap_or(1));
+    if total == 0 {
+        return Err(Error::config("the run has no step: `train.steps` or `train.epochs` is 0"));
+    }
+    Ok((total, per_epoch))
+}
+
+/// The training problems that `config` names.
+///
+/// # Errors
+/// A data set that can not be read.
+pub fn training_problems(config: &RunConfig) -> Result<Vec<Problem>> {
+    Ok(data::load(&config.data.train, Split::Train, config.seed, config.data.train_problems)?)
+}

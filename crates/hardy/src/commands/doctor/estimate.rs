@@ -1,0 +1,68 @@
+//! `hardy doctor --estimate`: the memory that a run will take, part by part, beside what the machine has.
+
+use hardy_train::{config::RunConfig, memory::MemoryEstimate};
+use serde::Serialize;
+
+use super::{GIB, MIB, memory};
+use crate::{failure::Failure, output::Output};
+
+/// The estimate of one arm.
+#[derive(Serialize)]
+struct Arm {
+    name: String,
+    #[serde(flatten)]
+    bytes: MemoryEstimate,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    arms: Vec<Arm>,
+    peak_bytes: usize,
+    available_gib: Option<f64>,
+    fits: Option<bool>,
+}
+
+/// Estimates every arm of a configuration.
+///
+/// # Errors
+/// A configuration, model or data that can not be used.
+pub fn run(config: &str, set: &[String], output: Output) -> Result<(), Failure> {
+    let arm = |arm: &RunConfig| Ok(Arm { name: arm.name.clone(), bytes: MemoryEstimate::new(arm)? });
+    let arms = RunConfig::load(config, set)?.arms()?;
+    let arms = arms.iter().map(arm).collect::<Result<Vec<_>, hardy_train::error::Error>>()?;
+    let peak_bytes = arms.iter().map(|arm| arm.bytes.peak).max().unwrap_or_default();
+    let available_gib = memory("MemAvailable");
+    let fits = available_gib.map(|available| peak_bytes as f64 <= available * GIB);
+    let outcome = Outcome { arms, peak_bytes, available_gib, fits };
+    output.show(&outcome, |_| text(&outcome))
+}
+
+fn text(outcome: &Outcome) -> String {
+    let mut out = String::new();
+    for Arm { name, bytes } in &outcome.arms {
+        let rows = [
+            ("parameters", bytes.parameters),
+            ("AdamW's moments", bytes.optimizer),
+            ("rollout: weights for decoding", bytes.frozen_weights),
+            ("rollout: KV cache", bytes.kv_cache),
+            ("rollout: prefill", bytes.prefill),
+            ("training: gradients", bytes.gradients),
+            ("training: activations", bytes.activations),
+            ("training: scratch", bytes.scratch),
+            ("the process itself", bytes.base),
+            ("peak", bytes.peak),
+        ];
+        out += &format!("{name} (prompts of up to {} tokens)\n", bytes.longest_prompt);
+        for (part, bytes) in rows {
+            out += &format!("  {part:<30} {:>10.1} MiB\n", bytes as f64 / MIB);
+        }
+    }
+    if let (Some(available), Some(fits)) = (outcome.available_gib, outcome.fits) {
+        let verdict = if fits { "it fits" } else { "it does not fit" };
+        out += &format!("{verdict}: {available:.1} GiB are available\n");
+    }
+    if outcome.fits == Some(false) {
+        out += "less: train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch\n";
+    }
+    out
+}

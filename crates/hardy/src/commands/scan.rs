@@ -1,0 +1,158 @@
+//! `hardy scan`: which layers a number format hurts.
+
+use std::{
+    io::{IsTerminal, stdout},
+    path::PathBuf,
+};
+
+use clap::{Args, value_parser};
+use hardy_lab::{
+    evaluate::{EVAL_DATA_SEED, Evaluation},
+    format::percent,
+    scan::{CALIBRATION, format_named, scan},
+    text_table::{Align, TextTable},
+};
+use hardy_model::files::write_json;
+use hardy_train::{
+    config::refuse_existing,
+    data::{self, Split},
+    error::Error,
+    policy::Policy,
+    scan_file::{ScanFile, ScanRow, Thresholds, What},
+};
+
+use crate::{device::Backend, failure::Failure, model_source::ModelArgs, output::Output};
+
+const EXAMPLE: &str = "\
+Calibration text is the first N problems with their worked answers. A layer is flagged by any of its activations. The \
+JSON can guide AQN: [aqn] guide = \"variable\", scan = \"scan.json\".
+
+Example:
+  hardy scan --model builtin:tiny --format mxfp4 --data builtin:arith --out scan.json";
+
+/// Arguments of `hardy scan`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The number format, such as mxfp4 or nvfp4
+    #[arg(long, value_name = "NAME")]
+    format: String,
+    /// Calibration text: `builtin:arith`, or a GSM8K-style .jsonl file
+    #[arg(long, value_name = "FILE")]
+    data: String,
+    /// Problems read
+    #[arg(long, value_name = "N", default_value_t = CALIBRATION as u32, value_parser = value_parser!(u32).range(1..))]
+    n: u32,
+    /// The least signal to quantisation noise, in dB
+    #[arg(long, value_name = "DB", default_value_t = 20.0)]
+    min_sqnr: f64,
+    /// The largest share of values that become 0
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    max_dead_zone: f64,
+    /// The largest share of values that are cut off
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    max_saturation: f64,
+    /// The largest mean relative error
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    max_relative_error: f64,
+    /// How a problem is asked, with `{question}` in it
+    #[arg(long, value_name = "TEXT", default_value = "{question}")]
+    prompt: String,
+    /// Keep the scan in a new file
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+}
+
+/// Scans.
+///
+/// # Errors
+/// A model, format or text that can not be used.
+pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    let format = format_named(&args.format)?;
+    args.out.as_deref().map_or(Ok(()), refuse_existing)?;
+    let policy = Policy::<Backend>::from_dir(&args.model.directory()?, &args.model.device.device())?;
+    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n as usize));
+    let problems = problems.map_err(Error::from)?;
+    let evaluation = Evaluation {
+        policy: &policy,
+        problems: &problems,
+        wording: &args.prompt,
+        model: &args.model.spec,
+        data: &args.data,
+        step: None,
+        seed: 0,
+        max_new_tokens: 1,
+        batch: 1,
+    };
+    let found = scan(&evaluation, format, args.thresholds())?;
+    if let Some(path) = &args.out {
+        let json = serde_json::to_value(&found).map_err(|error| Failure::run(error.to_string()))?;
+        write_json(path, &json)?;
+    }
+    output.show(&found, |_| text(&found))
+}
+
+impl Arguments {
+    fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            min_sqnr_db: self.min_sqnr,
+            max_dead_zone: self.max_dead_zone,
+            max_saturation: self.max_saturation,
+            max_relative_error: self.max_relative_error,
+        }
+    }
+}
+
+fn text(found: &ScanFile) -> String {
+    use Align::{Left, Right};
+    let columns = [
+        ("module", Left),
+        ("what", Left),
+        ("SQNR dB", Right),
+        ("relative error", Right),
+        ("dead zone", Right),
+        ("saturation", Right),
+        ("flagged for", Left),
+    ];
+    let mut table = TextTable::new(&columns);
+    found.rows.iter().for_each(|row| table.row(cells(row)));
+    let lines = table.render();
+    let coloured = stdout().is_terminal();
+    let body = lines.lines().enumerate().map(|(line, text)| {
+        // Two lines of header stand above the rows.
+        match line.checked_sub(2).and_then(|row| found.rows.get(row)) {
+            Some(row) if coloured => format!("\x1b[38;5;{}m{text}\x1b[0m\n", heat(row)),
+            _ => format!("{text}\n"),
+        }
+    });
+    let (model, format, flagged, layers) = (&found.model, &found.format, &found.flagged_layers, found.layers);
+    format!(
+        "{model} in {format}\n\n{}\nflagged: {} of {layers} layers {flagged:?}\nrecommendation: {}\n",
+        body.collect::<String>(),
+        flagged.len(),
+        format!("{:?}", found.recommendation).to_lowercase()
+    )
+}
+
+fn cells(row: &ScanRow) -> [String; 7] {
+    [
+        row.module.clone(),
+        match row.what {
+            What::Activation => "activation",
+            What::Weight => "weight",
+        }
+        .to_owned(),
+        row.sqnr_db.map_or_else(|| "∞".to_owned(), |db| format!("{db:.1}")),
+        percent(row.relative_error),
+        percent(row.dead_zone),
+        percent(row.saturation),
+        row.reasons.join(", "),
+    ]
+}
+
+/// From green to red (of the 256 colours of terminals) by the thresholds crossed.
+fn heat(row: &ScanRow) -> u8 {
+    [34, 220, 208, 202, 196][row.reasons.len().min(4)]
+}

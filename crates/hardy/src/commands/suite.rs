@@ -1,0 +1,119 @@
+//! `hardy suite`: presets × seeds, and one table.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, value_parser};
+use hardy_lab::suite::{Schedule, Suite, SuiteTable, execute};
+use hardy_model::files::{write_atomically, write_json};
+use serde::Serialize;
+
+use crate::{
+    build_info,
+    commands::run::add_rules,
+    device::{Backend, DeviceArgs},
+    failure::Failure,
+    noise_args,
+    output::Output,
+};
+
+mod teller;
+
+use teller::Teller;
+
+const EXAMPLE: &str = "\
+SUITE is a TOML file (name, presets, seeds, baseline, set) or a shipped one: hw-noise, forward-backward. The same \
+command goes on with a suite that was stopped: finished runs are not made again, and the table is the same. Results do \
+not depend on --jobs.
+
+Examples:
+  hardy suite hw-noise --jobs 2
+  hardy suite forward-backward --set train.steps=40 --out runs/short";
+
+/// Arguments of `hardy suite`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Arguments {
+    /// A TOML file, or a shipped suite's name
+    #[arg(value_name = "SUITE")]
+    suite: String,
+    /// The suite's directory [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Runs at once; they share the threads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    jobs: u32,
+    /// Change a key of every configuration, as in train.steps=10; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Check everything and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What a suite would do.
+#[derive(Serialize)]
+struct Planned {
+    run: String,
+    directory: PathBuf,
+    steps: u64,
+    finished: bool,
+}
+
+/// Makes the runs that are missing and judges all.
+///
+/// # Errors
+/// Input that can not be used, or a run that fails.
+pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    let mut suite = Suite::load(&args.suite)?;
+    suite.set.extend(args.set.iter().cloned());
+    let directory = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&suite.name));
+    let rules = noise_args::environment()?.map(|plan| plan.noise).unwrap_or_default();
+    let schedule = Schedule::new(&suite, &directory, |config| {
+        config.build = Some(build_info::table());
+        add_rules(config, &rules)
+    })?;
+    let device = args.device.device();
+    let steps = schedule.steps::<Backend>(&device)?;
+    if args.dry_run {
+        return dry_run(&schedule, &steps, output);
+    }
+    let _lock = schedule.claim()?;
+    let mut teller = Teller::new(&schedule, &steps);
+    execute::<Backend>(&schedule, args.jobs as usize, &device, &mut |event| teller.tell(&event))?;
+    drop(teller);
+    let table = schedule.table()?;
+    keep(&table, &directory)?;
+    output.show(&table, |width| {
+        let files = directory.join("table.{json,md}");
+        format!("{}table: {}\n", table.render(width), files.display())
+    })
+}
+
+/// Writes the table into the suite's directory.
+fn keep(table: &SuiteTable, directory: &Path) -> Result<(), Failure> {
+    let json = serde_json::to_value(table).map_err(|error| Failure::run(error.to_string()))?;
+    write_json(&directory.join("table.json"), &json)?;
+    Ok(write_atomically(&directory.join("table.md"), table.markdown().as_bytes())?)
+}
+
+fn dry_run(schedule: &Schedule, steps: &[u64], output: Output) -> Result<(), Failure> {
+    let planned: Vec<Planned> = schedule
+        .members()
+        .iter()
+        .zip(steps)
+        .map(|(member, &steps)| Planned {
+            run: member.label(),
+            directory: member.directory.clone(),
+            steps,
+            finished: member.finished,
+        })
+        .collect();
+    let line = |p: &Planned| {
+        let (run, steps, directory) = (&p.run, p.steps, p.directory.display());
+        let what = if p.finished { "finished, in" } else { "would write" };
+        format!("{run}: {steps} steps, {what} {directory}\n")
+    };
+    output.show(&planned, |_| planned.iter().map(line).collect())
+}
