@@ -229,7 +229,13 @@ def peers(threads):
 
 def measure(hardy, peer, work, rounds):
     """Median seconds of both, in alternation after one round that is not counted."""
-    times = [(hardy.run(work), peer and peer.run(work)) for _ in range(rounds + 1)][1:]
+
+    def rested(run):
+        # Threads that spin for more work must be asleep before the other's turn.
+        time.sleep(0.5)
+        return run(work)
+
+    times = [(rested(hardy.run), peer and rested(peer.run)) for _ in range(rounds + 1)][1:]
     ours = statistics.median(t for t, _ in times)
     theirs = [t for _, t in times if t is not None]
     return ours, statistics.median(theirs) if theirs else None

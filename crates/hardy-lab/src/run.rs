@@ -78,6 +78,7 @@ fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Pr
     let (total, per_epoch) = step_counts(config, problems.len())?;
     let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
     let scan = scan::for_run(config, &policy, &problems)?;
+    let policy = with_adapters(config, policy)?;
     let layers = policy.decoder.blueprint.config.layers;
     let plan = config.plan(total, per_epoch, layers, scan.as_ref())?;
     let plan =
@@ -85,6 +86,13 @@ fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Pr
     let level = |&scale: &f64| Level::noise(scale, config.seed).under(&config.noise);
     let levels = config.eval.noise_levels.iter().map(level).collect();
     Ok(Prepared { trainer: Trainer::new(config, policy, plan, problems)?, eval_problems, levels, scan })
+}
+
+/// The policy with the adapters that the configuration asks for.
+fn with_adapters<B: NoisyBackend>(config: &RunConfig, policy: Policy<B>) -> Result<Policy<B>, LabError> {
+    let Some(lora) = &config.lora else { return Ok(policy) };
+    let decoder = policy.decoder.with_lora(lora, &config.model.path, config.seed).map_err(Error::from)?;
+    Ok(Policy { decoder, ..policy })
 }
 
 /// Runs `config` in `directory`; gives the last evaluation.

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use hardy_model::HostTensor;
+use hardy_model::{HostTensor, files::fingerprint};
 use hardy_numerics::{ErrorSums, formats::Format};
 use hardy_ops::{Noise, NoisyBackend, Observer, Op, Site};
 use hardy_train::{
@@ -11,7 +11,7 @@ use hardy_train::{
     data::Problem,
     error::Error,
     policy::{Policy, log_probs},
-    scan_file::{ScanFile, ScanRow, Thresholds, What, fingerprint},
+    scan_file::{ScanFile, ScanRow, Thresholds, What},
     sequence::{Packed, micro_batches},
 };
 

@@ -27,6 +27,7 @@ use crate::{
     config::ModelConfig,
     files::{HostTensor, read_checkpoint},
     frozen::Frozen,
+    lora::Dropout,
     sites::{Blueprint, Layer, Linear, Norm},
 };
 
@@ -39,6 +40,8 @@ pub struct Batch {
     pub rows: Rows,
     /// Where the sequences begin and end.
     pub segments: Segments,
+    /// The dropout of adapters, in training.
+    pub dropout: Option<Dropout>,
 }
 
 impl Batch {
@@ -54,7 +57,7 @@ impl Batch {
             rows.extend_from_slice(addresses);
             lengths.push(tokens.len());
         }
-        Self { ids, rows: rows.into(), segments: Segments::from_lengths(lengths) }
+        Self { ids, rows: rows.into(), segments: Segments::from_lengths(lengths), dropout: None }
     }
 }
 
@@ -138,6 +141,17 @@ impl<B: NoisyBackend> Decoder<B> {
         Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(upload).collect() }
     }
 
+    /// The parameters that are trained.
+    pub fn trained(&self) -> &[Tensor<B, 2>] {
+        &self.parameters[self.blueprint.frozen..]
+    }
+
+    /// The parameters that are trained, to be changed.
+    pub fn trained_mut(&mut self) -> &mut [Tensor<B, 2>] {
+        let frozen = self.blueprint.frozen;
+        &mut self.parameters[frozen..]
+    }
+
     /// How many layers there are.
     pub fn layers(&self) -> usize {
         self.blueprint.layers.len()
@@ -154,13 +168,12 @@ impl<B: NoisyBackend> Decoder<B> {
         specs.zip(&self.parameters).map(download).collect()
     }
 
-    /// The same decoder on a tape: gradients are recorded for every parameter.
+    /// The same decoder on a tape: gradients are recorded for every parameter that is not frozen.
     pub fn tracked(&self) -> Decoder<Autodiff<B>> {
-        let track = |tensor: &Tensor<B, 2>| Tensor::from_inner(tensor.clone()).require_grad();
-        Decoder {
-            blueprint: Arc::clone(&self.blueprint),
-            parameters: self.parameters.iter().map(track).collect(),
-        }
+        let (frozen, trained) = self.parameters.split_at(self.blueprint.frozen);
+        let frozen = frozen.iter().map(|tensor| Tensor::from_inner(tensor.clone()));
+        let trained = trained.iter().map(|tensor| Tensor::from_inner(tensor.clone()).require_grad());
+        Decoder { blueprint: Arc::clone(&self.blueprint), parameters: frozen.chain(trained).collect() }
     }
 
     /// The hidden states after the last norm, `[tokens, hidden]`.
@@ -254,7 +267,7 @@ impl<B: NoisyBackend> Decoder<B> {
         let normed = self.norm(&layer.input_norm, x.clone(), &at);
         let x = x + self.attention(layer, &normed, scene, frozen, caches);
         let normed = self.norm(&layer.post_norm, x.clone(), &at);
-        x + self.mlp(layer, normed, &at, frozen)
+        x + self.mlp(layer, normed, scene, frozen)
     }
 
     fn attention(
@@ -266,7 +279,7 @@ impl<B: NoisyBackend> Decoder<B> {
         caches: Option<Vec<&mut LayerCache>>,
     ) -> Tensor<B, 2> {
         let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
-        let linear = |part: &Linear, x| self.linear(part, x, &at(part.site), frozen);
+        let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
         let [mut q, mut k, v] = [&layer.q, &layer.k, &layer.v].map(|part| linear(part, x.clone()));
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
             (q, k) = (self.norm(q_norm, q, &at), self.norm(k_norm, k, &at));
@@ -282,14 +295,9 @@ impl<B: NoisyBackend> Decoder<B> {
         linear(&layer.o, mixed)
     }
 
-    fn mlp(
-        &self,
-        layer: &Layer,
-        x: Tensor<B, 2>,
-        at: &impl Fn(SiteId) -> At,
-        frozen: Option<&Frozen<B>>,
-    ) -> Tensor<B, 2> {
-        let linear = |part: &Linear, x| self.linear(part, x, &at(part.site), frozen);
+    fn mlp(&self, layer: &Layer, x: Tensor<B, 2>, scene: &Scene, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
+        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
+        let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
         let gate = linear(&layer.gate, x.clone());
         let up = linear(&layer.up, x);
         let gated = match layer.act.gelu {
@@ -301,6 +309,20 @@ impl<B: NoisyBackend> Decoder<B> {
 
     fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
         rms_norm(x, self.parameters[norm.weight].clone(), self.blueprint.config.rms_norm_eps, &at(norm.site))
+    }
+
+    /// A linear layer with its adapter.
+    fn adapted(
+        &self,
+        part: &Linear,
+        x: Tensor<B, 2>,
+        scene: &Scene,
+        frozen: Option<&Frozen<B>>,
+    ) -> Tensor<B, 2> {
+        let linear =
+            |part: &Linear, x| self.linear(part, x, &scene.noise.at(part.site, &scene.batch.rows), frozen);
+        let y = linear(part, x.clone());
+        self.adapt(part, x, y, (&scene.batch.rows, scene.batch.dropout), linear)
     }
 
     fn linear(&self, part: &Linear, x: Tensor<B, 2>, at: &At, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {

@@ -57,6 +57,23 @@ pub enum Error {
         /// What would be right.
         wanted: String,
     },
+    /// Low-rank adapters that do not fit the model, or make no sense.
+    #[error("low-rank adapters: {0}")]
+    Lora(String),
+    /// An adapter that was made for another model.
+    #[error(
+        "{}: is an adapter for {base} with the fingerprint {wanted}, but the model there now has {found}; give the model that it was trained on", path.display()
+    )]
+    OtherBase {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// The base that it names.
+        base: String,
+        /// The fingerprint of the base that it was made for.
+        wanted: String,
+        /// The fingerprint of the model found.
+        found: String,
+    },
     /// A decoder this crate does not build.
     #[error("{}: unknown architecture `{found}`; known are {known}", path.display())]
     UnknownArchitecture {

@@ -1,12 +1,14 @@
 //! Reading and writing the files of a model directory. Whatever is written appears whole or not at all, and whatever
 //! is read is checked before it is believed.
 
+mod adapter;
 mod atomic;
 mod checkpoint;
 mod json;
 mod named;
 mod save;
 
+pub use adapter::{fingerprint, is_adapter, read_adapter_config};
 pub use atomic::write_atomically;
 pub use checkpoint::{HostTensor, read_checkpoint};
 pub(crate) use json::excerpt;

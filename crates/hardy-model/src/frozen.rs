@@ -6,7 +6,7 @@ use hardy_ops::{Noise, NoisyBackend, Rows, ops::linear::freeze};
 
 use crate::{
     decoder::{Batch, Continuing, Decoder, KvCache},
-    sites::Linear,
+    sites::{Factor, Linear},
 };
 
 /// A decoder whose linear weights stay as they are.
@@ -23,7 +23,9 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
     pub fn new(decoder: &'a Decoder<B>, noise: &'a Noise) -> Self {
         let mut weights = vec![None; decoder.parameters.len()];
         let nowhere = Rows::default();
-        for part in decoder.blueprint.linears() {
+        let factors = |part: Linear| part.adapter.into_iter().flat_map(|adapter| [adapter.a, adapter.b]);
+        let adapters = decoder.blueprint.linears().flat_map(factors).map(Factor::linear);
+        for part in decoder.blueprint.linears().chain(adapters) {
             let weight = decoder.parameters[part.weight].clone();
             weights[part.weight] = Some(freeze(weight, &noise.at(part.site, &nowhere)));
         }

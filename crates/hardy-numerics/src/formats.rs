@@ -36,7 +36,7 @@ pub(crate) mod round;
 mod saturation;
 
 use crate::address::{NoiseKey, Row};
-use crate::random::fill_uniform;
+use crate::random::fill_uniform_inline as fill_uniform;
 use crate::simd::dispatch;
 use mx::ScaleRule;
 use rayon::prelude::*;

@@ -34,3 +34,4 @@ pub use perturb::{
     Accumulation, Bits, Blocks, Fault, Image, OptionError, Options, Partial, Perturbation, Quantization,
     Rounding,
 };
+pub use random::fill_uniform;

@@ -1,7 +1,7 @@
 //! Random words at addresses, many at a time: the bits of [`NoiseKey::bits`](crate::NoiseKey::bits).
 
 use crate::address::{NoiseKey, Row};
-use crate::philox;
+use crate::{philox, simd::dispatch};
 
 /// Philox blocks computed at a time, one to a SIMD lane.
 const LANES: usize = 16;
@@ -23,9 +23,18 @@ pub(crate) fn fill_bits(key: NoiseKey, row: Row, first_element: u64, out: &mut [
     }
 }
 
-/// As [`fill_bits`], uniform in [0, 1) as [`NoiseKey::uniform`](crate::NoiseKey::uniform) makes them.
+/// Writes uniform values in [0, 1) for elements `first_element ..` of a row, those of
+/// [`NoiseKey::uniform`](crate::NoiseKey::uniform).
+pub fn fill_uniform(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
+    dispatch(
+        #[inline(always)]
+        || fill_uniform_inline(key, row, first_element, out),
+    );
+}
+
+/// The same within a kernel.
 #[inline(always)]
-pub(crate) fn fill_uniform(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
+pub(crate) fn fill_uniform_inline(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
     let (mut words, mut element) = ([0; CHUNK], first_element);
     for part in out.chunks_mut(CHUNK) {
         fill_bits(key, row, element, &mut words[..part.len()]);

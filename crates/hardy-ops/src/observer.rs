@@ -28,7 +28,7 @@ impl Observer {
 
     /// The sums of every site, in the order of sites; those that read nothing have no elements.
     pub fn sums(&self) -> Vec<ErrorSums> {
-        let copy = |sums: &Mutex<ErrorSums>| sums.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let copy = |sums: &Mutex<ErrorSums>| *sums.lock().unwrap_or_else(PoisonError::into_inner);
         self.sums.iter().map(copy).collect()
     }
 }

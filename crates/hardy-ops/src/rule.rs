@@ -24,7 +24,7 @@ pub struct Rule {
     /// The decoder layers selected. Sites outside the layers (embedding, last norm, head) need `"all"`.
     #[serde(default)]
     pub layers: Layers,
-    /// A glob on the module path.
+    /// A glob on the module path. Low-rank adapters (`*.lora_A`, `*.lora_B`) are selected only where it names `lora`.
     #[serde(default = "star")]
     pub modules: String,
     /// Globs on module paths that are left out.
@@ -211,6 +211,7 @@ impl Rule {
         self.ops.contains(site.op)
             && self.layers.contains(site.layer)
             && glob::matches(&self.modules, &site.module)
+            && (self.modules.contains("lora") || !site.module.contains(".lora_"))
             && !self.exclude.iter().any(|pattern| glob::matches(pattern, &site.module))
             && !self.points(site.op).is_empty()
     }

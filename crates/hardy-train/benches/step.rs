@@ -21,7 +21,8 @@ const TOKENS: usize = 128;
 const NEW: usize = 64;
 
 fn main() {
-    divan::main();
+    // On a thread of the pool, as the binary is.
+    rayon::scope(|_| divan::main());
 }
 
 fn decoder() -> Decoder<Flex> {

@@ -37,6 +37,11 @@ const SHAPES: [(usize, usize, usize); 5] =
     [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)];
 
 fn main() {
+    // On a thread of the pool, as the binary is.
+    rayon::scope(|_| serve());
+}
+
+fn serve() {
     let mut bench = Bench::new();
     for line in stdin().lock().lines().map_while(Result::ok) {
         let started = Instant::now();

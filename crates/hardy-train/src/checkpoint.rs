@@ -76,7 +76,8 @@ pub fn save<B: NoisyBackend>(run: &Path, trainer: &Trainer<B>) -> Result<PathBuf
 
 fn write<B: NoisyBackend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     trainer.policy.save(dir, Dtype::F32)?;
-    let specs = &trainer.policy.decoder.blueprint.parameters;
+    let blueprint = &trainer.policy.decoder.blueprint;
+    let specs = &blueprint.parameters[blueprint.frozen..];
     let mut tensors = Vec::new();
     for (spec, moments) in specs.iter().zip(&trainer.optimizer.moments) {
         for (name, moment) in MOMENTS.iter().zip(moments) {
@@ -117,7 +118,7 @@ pub fn restore<B: NoisyBackend>(dir: &Path, trainer: &mut Trainer<B>, device: &B
     let text = fs::read_to_string(dir.join(STATE)).map_err(Error::file(&dir.join(STATE)))?;
     let state: State = serde_json::from_str(&text).map_err(|error| wrong(format!("{STATE}: {error}")))?;
     let file = read_tensors(&dir.join(OPTIMIZER))?;
-    for (spec, moments) in ours.parameters.iter().zip(&mut trainer.optimizer.moments) {
+    for (spec, moments) in ours.parameters[ours.frozen..].iter().zip(&mut trainer.optimizer.moments) {
         for (name, moment) in MOMENTS.iter().zip(moments) {
             let tensor = file.get(&format!("{name}/{}", spec.name))?;
             if tensor.shape != spec.shape {
@@ -130,7 +131,8 @@ pub fn restore<B: NoisyBackend>(dir: &Path, trainer: &mut Trainer<B>, device: &B
             *moment = Tensor::from_data(TensorData::new(tensor.as_f32()?, moment.dims()), device);
         }
     }
-    trainer.policy.decoder.parameters = policy.decoder.parameters;
+    // What is frozen stays, shared with the reference model.
+    trainer.policy.decoder.trained_mut().clone_from_slice(policy.decoder.trained());
     trainer.optimizer.steps = state.optimizer_steps;
     trainer.steps = state.step;
     trainer.plan.restore(&state.receipts);

@@ -4,6 +4,7 @@ mod train;
 
 use std::path::Path;
 
+use hardy_model::Lora;
 use hardy_ops::{Plan, Rule, Streams};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
@@ -47,6 +48,9 @@ pub struct RunConfig {
     /// Adaptive quantisation noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aqn: Option<AqnSection>,
+    /// Low-rank adapters: with this section they are trained, and the model's own weights are frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// How to evaluate.
     #[serde(default)]
     pub eval: EvalSection,

@@ -4,14 +4,14 @@ use burn::{backend::Autodiff, tensor::Tensor};
 use hardy_model::Decoder;
 use hardy_ops::NoisyBackend;
 
-/// One gradient a parameter, in the order of the parameters.
+/// One gradient a parameter that is trained, in the order of the parameters.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: NoisyBackend>(Vec<Tensor<B, 2>>);
 
 impl<B: NoisyBackend> Gradients<B> {
-    /// Zeros for every parameter of `decoder`.
+    /// Zeros for every parameter of `decoder` that is trained.
     pub fn zeros(decoder: &Decoder<B>) -> Self {
-        Self(decoder.parameters.iter().map(Tensor::zeros_like).collect())
+        Self(decoder.trained().iter().map(Tensor::zeros_like).collect())
     }
 
     /// Goes back from `y`, in which the loss has the derivative `grad`: adds what arrives at the parameters of
@@ -24,7 +24,7 @@ impl<B: NoisyBackend> Gradients<B> {
         x: Option<&Tensor<Autodiff<B>, 2>>,
     ) -> Option<Tensor<B, 2>> {
         let tape = (y * Tensor::from_inner(grad)).sum().backward();
-        for (sum, parameter) in self.0.iter_mut().zip(&tracked.parameters) {
+        for (sum, parameter) in self.0.iter_mut().zip(tracked.trained()) {
             if let Some(gradient) = parameter.grad(&tape) {
                 *sum = sum.clone() + gradient;
             }

@@ -13,7 +13,7 @@ const VALUE: usize = 4;
 /// Code, tokenizer, thread stacks and the pages that the allocator holds back.
 const BASE: usize = 48 << 20;
 
-/// The memory of a run, in bytes.
+/// The memory of a run, in bytes; an upper bound where responses end before they are cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryEstimate {
     /// The policy's parameters, and the starting model's where a KL divergence needs them.
@@ -47,7 +47,11 @@ impl MemoryEstimate {
     /// A model or data that can not be read.
     pub fn new(config: &RunConfig) -> Result<Self> {
         let dir = builtin::resolve(&config.model.path)?;
-        let sizes = Sizes::new(&ModelConfig::from_dir(&dir)?);
+        let mut sizes = Sizes::new(&ModelConfig::from_dir(&dir)?);
+        if let Some(lora) = &config.lora {
+            sizes.trained = sizes.adapter_parameters(lora.rank);
+            sizes.parameters += sizes.trained;
+        }
         let longest_prompt = longest_prompt(config, &dir)?;
         Ok(Self::of(config, &sizes, longest_prompt))
     }
@@ -60,7 +64,9 @@ impl MemoryEstimate {
         let prompts = in_batch.div_ceil(train.samples_per_prompt).max(config.eval.n.min(config.eval.batch));
         let new_tokens = in_batch * train.max_new_tokens;
         let sequence = longest_prompt + train.max_new_tokens;
-        let tokens = train.micro_batch_tokens.min(samples * sequence).max(sequence);
+        // A group shares its prompt; responses may end before they are cut off.
+        let step = train.prompts_per_step * longest_prompt + samples * train.max_new_tokens;
+        let tokens = train.micro_batch_tokens.min(step.div_ceil(train.minibatches)).max(sequence);
         let kept = if train.activation_checkpointing {
             sizes.layers * sizes.hidden + sizes.per_layer()
         } else {
@@ -69,11 +75,11 @@ impl MemoryEstimate {
         let bytes = |values: usize| VALUE * values;
         let mut estimate = Self {
             parameters: bytes(sizes.parameters * (1 + reference)),
-            optimizer: bytes(2 * sizes.parameters),
+            optimizer: bytes(2 * sizes.trained),
             frozen_weights: bytes(sizes.parameters),
             kv_cache: bytes((prompts * longest_prompt + new_tokens) * sizes.layers * 2 * sizes.keys),
             prefill: bytes(prompts * longest_prompt * sizes.widest()),
-            gradients: bytes(2 * sizes.parameters),
+            gradients: bytes(2 * sizes.trained),
             activations: bytes(tokens * (kept + 3 * sizes.hidden)),
             scratch: bytes(tokens * sizes.widest() + HEAD_CHUNK),
             base: BASE,
@@ -93,6 +99,8 @@ const HEAD_CHUNK: usize = 2 << 18;
 /// The widths that count.
 struct Sizes {
     parameters: usize,
+    /// Those that are trained.
+    trained: usize,
     layers: usize,
     hidden: usize,
     mlp: usize,
@@ -105,6 +113,7 @@ impl Sizes {
     fn new(config: &ModelConfig) -> Self {
         Self {
             parameters: config.parameter_count(),
+            trained: config.parameter_count(),
             layers: config.layers,
             hidden: config.hidden_size,
             mlp: config.intermediate_size,
@@ -112,6 +121,12 @@ impl Sizes {
             keys: config.kv_heads * config.head_dim,
             qk_norm: config.qk_norm,
         }
+    }
+
+    /// Parameters of adapters in every linear layer, the most that there can be.
+    fn adapter_parameters(&self, rank: usize) -> usize {
+        let sums = 3 * self.hidden + 2 * self.keys + self.queries + self.hidden + self.queries;
+        self.layers * rank * (sums + 3 * (self.hidden + self.mlp))
     }
 
     /// Values that the tape keeps for a token in a layer: the inputs of its norms, linear layers, attention and gate.

@@ -1,12 +1,15 @@
 //! A policy: a decoder with what turns problems into prompts and tokens into answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use hardy_model::{ChatTemplate, Decoder, Dtype, Message, Prompt, Tokenizer, files::write_tensors};
+use hardy_model::{
+    ChatTemplate, Decoder, Dtype, Message, Prompt, Tokenizer,
+    files::{is_adapter, read_adapter_config, write_tensors},
+};
 use hardy_ops::{Noise, NoisyBackend};
 
-use crate::{data::Problem, error::Result, sequence::Packed};
+use crate::{builtin, data::Problem, error::Result, sequence::Packed};
 
 /// A decoder, its tokenizer and its chat template.
 #[derive(Clone, Debug)]
@@ -29,33 +32,60 @@ pub fn sample_sequence(problem: u64, sample: usize) -> u64 {
     prompt_sequence(problem) + 1 + sample as u64
 }
 
+/// Reads the decoder in a Hugging Face directory, or that of adapters, in PEFT's layout, on the base that they name.
+///
+/// # Errors
+/// Files that are missing, truncated, or do not fit each other; adapters for another base.
+pub fn decoder_from_dir<B: NoisyBackend>(dir: &Path, device: &B::Device) -> Result<Decoder<B>> {
+    if !is_adapter(dir) {
+        return Ok(Decoder::from_dir(dir, device)?);
+    }
+    Ok(Decoder::from_dir(&base_dir(dir)?, device)?.with_adapter_from(dir)?)
+}
+
+/// The directory of the base that the adapters in `dir` name.
+fn base_dir(dir: &Path) -> Result<PathBuf> {
+    builtin::resolve(&read_adapter_config(dir)?.base)
+}
+
 impl<B: NoisyBackend> Policy<B> {
-    /// Reads a Hugging Face directory.
+    /// Reads a Hugging Face directory, or one of adapters in PEFT's layout.
     ///
     /// # Errors
     /// Files that are missing, truncated, or do not fit each other.
     pub fn from_dir(dir: &Path, device: &B::Device) -> Result<Self> {
+        let own = |file: &str| dir.join(file).exists();
+        let texts = if is_adapter(dir) && !own("tokenizer.json") { base_dir(dir)? } else { dir.to_owned() };
         Ok(Self {
-            decoder: Decoder::from_dir(dir, device)?,
-            tokenizer: Tokenizer::from_dir(dir)?,
-            template: ChatTemplate::from_dir(dir)?,
+            decoder: decoder_from_dir(dir, device)?,
+            tokenizer: Tokenizer::from_dir(&texts)?,
+            template: ChatTemplate::from_dir(&texts)?,
         })
     }
 
-    /// Writes a Hugging Face directory that exists.
+    /// Writes a directory that exists: a whole Hugging Face model, or only the adapters where there are any.
     ///
     /// # Errors
     /// A file that can not be written.
     pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<()> {
-        let mut config = self.decoder.blueprint.config.clone();
-        config.dtype = dtype;
-        config.save(dir)?;
         self.tokenizer.save(dir)?;
         if let Some(template) = &self.template {
             template.save(dir)?;
         }
+        if self.decoder.blueprint.adapters.is_some() {
+            return Ok(self.decoder.save_adapter(dir)?);
+        }
+        let mut config = self.decoder.blueprint.config.clone();
+        config.dtype = dtype;
+        config.save(dir)?;
         write_tensors(&dir.join("model.safetensors"), &self.decoder.to_host(), dtype)?;
         Ok(())
+    }
+
+    /// The same policy with its adapters merged into the weights.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        Self { decoder: self.decoder.merged(), ..self }
     }
 
     /// The tokens that end a response.

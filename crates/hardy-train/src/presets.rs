@@ -27,6 +27,12 @@ pub const ALL: &[(&str, &str)] = &[
     ("w4a4-hif4", include_str!("../../../presets/w4a4-hif4.toml")),
     ("e9a", include_str!("../../../presets/e9a.toml")),
     ("e9b", include_str!("../../../presets/e9b.toml")),
+    ("e7a", include_str!("../../../presets/e7a.toml")),
+    ("e5a-lora", include_str!("../../../presets/e5a-lora.toml")),
+    ("e5b-lora", include_str!("../../../presets/e5b-lora.toml")),
+    ("e6a", include_str!("../../../presets/e6a.toml")),
+    ("e6b", include_str!("../../../presets/e6b.toml")),
+    ("e12", include_str!("../../../presets/e12.toml")),
     ("tiny-base", include_str!("../../../presets/tiny-base.toml")),
 ];
 

@@ -77,7 +77,8 @@ impl<'a, B: NoisyBackend> Recording<'a, B> {
             let Some(above) = grad else { return };
             grad = gradients.back_from(self.tracked, y, above, Some(x));
         }
-        if let Some(grad) = grad {
+        // Frozen, the embedding has no gradient.
+        if let (Some(grad), 0) = (grad, self.tracked.blueprint.frozen) {
             let y = self.tracked.embed(&self.packed.batch, &recomputed);
             gradients.back_from(self.tracked, y, grad, None);
         }

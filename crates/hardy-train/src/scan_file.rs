@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use hardy_model::HostTensor;
+use hardy_model::{HostTensor, files::fingerprint};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -75,6 +75,19 @@ pub enum Recommendation {
     MixedPrecision,
     /// The mean SQNR is hopeless: another format.
     Reconsider,
+}
+
+impl Recommendation {
+    /// As people read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Targeted => "targeted",
+            Self::MixedPrecision => "mixed precision",
+            Self::Reconsider => "reconsider",
+        }
+    }
 }
 
 /// The error on one activation or weight.
@@ -205,14 +218,58 @@ fn recommend(rows: &[ScanRow], flagged: usize, layers: usize) -> Recommendation 
     }
 }
 
-/// A fingerprint of parameters: 64 bits of FNV-1a over their names and the bits of their values.
-#[must_use]
-pub fn fingerprint(parameters: &[HostTensor]) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-    for parameter in parameters {
-        parameter.name.bytes().for_each(|byte| add(u64::from(byte)));
-        parameter.data.iter().for_each(|value| add(u64::from(value.to_bits())));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(layer: usize, sqnr_db: f64, dead_zone: f64) -> ScanRow {
+        let row = ScanRow {
+            module: format!("model.layers.{layer}.mlp.up_proj"),
+            layer: Some(layer),
+            what: What::Activation,
+            elements: 1,
+            sqnr_db: Some(sqnr_db),
+            relative_error: dead_zone,
+            relative_rms: 0.0,
+            dead_zone,
+            saturation: 0.0,
+            reasons: Vec::new(),
+        };
+        row.judged(&Thresholds::default())
     }
-    format!("{hash:016x}")
+
+    fn scan(rows: Vec<ScanRow>) -> ScanFile {
+        ScanFile::new("m".into(), "f".into(), "mxfp4".into(), rows.len(), Thresholds::default(), rows)
+    }
+
+    #[test]
+    fn a_layer_is_flagged_for_every_threshold_that_it_crosses() {
+        assert!(row(0, 20.0, 0.05).reasons.is_empty());
+        assert_eq!(row(0, 19.0, 0.0).reasons, ["SQNR 19.0 dB < 20.0 dB"]);
+        assert_eq!(row(0, 30.0, 0.2).reasons.len(), 2);
+    }
+
+    #[test]
+    fn what_follows_depends_on_how_many_layers_are_flagged_and_how_badly() {
+        let (fine, coarse) = (|layer| row(layer, 30.0, 0.0), |layer| row(layer, 18.0, 0.0));
+        let cases = [
+            (scan(vec![fine(0), fine(1), fine(2)]), Recommendation::None, vec![]),
+            (scan(vec![fine(0), coarse(1), fine(2)]), Recommendation::Targeted, vec![1]),
+            (scan(vec![coarse(0), coarse(1), fine(2)]), Recommendation::MixedPrecision, vec![0, 1]),
+            (scan(vec![row(0, 5.0, 0.5)]), Recommendation::Reconsider, vec![0]),
+        ];
+        for (scan, recommendation, flagged) in cases {
+            assert_eq!((scan.recommendation, &scan.flagged_layers), (recommendation, &flagged));
+        }
+    }
+
+    #[test]
+    fn one_changed_weight_is_another_model() {
+        let tensor = |x: f32| HostTensor { name: "w".into(), shape: vec![2], data: vec![1.0, x] };
+        let scan = ScanFile { fingerprint: fingerprint(&[tensor(2.0)]), ..scan(vec![row(0, 30.0, 0.0)]) };
+        assert!(scan.check_model("m", 1, &[tensor(2.0)]).is_ok());
+        assert!(scan.check_model("m", 2, &[tensor(2.0)]).is_err());
+        let message = scan.check_model("m", 1, &[tensor(2.5)]).unwrap_err().to_string();
+        assert!(message.contains("another model"), "{message}");
+    }
 }

@@ -49,7 +49,7 @@ impl Packed {
         let mut packing = Packing::default();
         sequences.chunk_by(Sequence::shares_prompt).for_each(|group| packing.add(group));
         let Packing { ids, addresses, segments, rows, targets } = packing;
-        let batch = Batch { ids, rows: addresses.into(), segments: Segments::new(segments) };
+        let batch = Batch { ids, rows: addresses.into(), segments: Segments::new(segments), dropout: None };
         Self { batch, rows, targets }
     }
 }

@@ -220,7 +220,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
         let plan = plan.bind(&policy.decoder.blueprint.sites, &[Phase::Train])?;
         let train = &config.train;
-        let optimizer = AdamW::new(&policy.decoder.parameters, train.betas, train.weight_decay);
+        let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         let learning_rate = LearningRate {
             peak: train.learning_rate,
             warmup_steps: train.warmup_steps,
@@ -264,7 +264,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let gradients = gradients.clipped(grad_norm, train.max_grad_norm);
         let learning_rate = self.learning_rate.at(self.steps as usize);
         drop(tracked);
-        self.optimizer.step(&mut self.policy.decoder.parameters, gradients, learning_rate);
+        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, learning_rate);
         self.steps += 1;
         let tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
         let step_seconds = started.elapsed().as_secs_f64();

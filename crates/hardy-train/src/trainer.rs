@@ -9,7 +9,7 @@ mod update;
 
 use std::time::Instant;
 
-use hardy_model::Decoder;
+use hardy_model::{Decoder, Dropout};
 use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase};
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     policy::{Policy, columns, log_probs},
     rollout::Rollout,
     sampler::steps_per_epoch,
-    sequence::Packed,
+    sequence::{Packed, Sequence},
     step_record::StepRecord,
 };
 
@@ -44,6 +44,8 @@ pub struct Trainer<B: NoisyBackend> {
     /// Updates to make.
     pub total_steps: u64,
     reference: Option<Decoder<B>>,
+    /// Whether adapters drop inputs in training.
+    dropout: bool,
     problems: Vec<Problem>,
     train: TrainSection,
     data: DataSection,
@@ -64,9 +66,10 @@ impl<B: NoisyBackend> Trainer<B> {
     ) -> Result<Self> {
         let train = config.train.clone();
         let (total_steps, _) = step_counts(config, problems.len())?;
-        let optimizer = AdamW::new(&policy.decoder.parameters, train.betas, train.weight_decay);
+        let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         Ok(Self {
-            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone()),
+            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.base()),
+            dropout: config.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0),
             learning_rate: train.learning_rate(total_steps),
             data: config.data.clone(),
             seed: config.seed,
@@ -113,6 +116,13 @@ impl<B: NoisyBackend> Trainer<B> {
         Ok(record)
     }
 
+    /// Packs sequences as this step trains on them.
+    fn pack(&self, sequences: &[Sequence]) -> Packed {
+        let mut packed = Packed::new(sequences);
+        packed.batch.dropout = self.dropout.then_some(Dropout { seed: self.seed, step: self.steps });
+        packed
+    }
+
     /// One advantage a response.
     fn advantages(&self, rollouts: &[Rollout]) -> Vec<f32> {
         let rewards: Vec<f32> = rollouts.iter().map(Rollout::reward).collect();
@@ -151,7 +161,7 @@ impl<B: NoisyBackend> Trainer<B> {
     fn current_log_probs(&self, minibatch: &Minibatch, noise: &Noise) -> Vec<f32> {
         // The same parts as in the update, so that equal parameters give equal bits.
         let part = |part: Part| {
-            let packed = Packed::new(&minibatch.sequences[part.sequences]);
+            let packed = self.pack(&minibatch.sequences[part.sequences]);
             let [log_probs, _] =
                 columns(&log_probs(&self.policy.decoder, &packed, noise, self.train.temperature));
             log_probs

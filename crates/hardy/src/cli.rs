@@ -36,6 +36,8 @@ pub enum Command {
     Sft(commands::sft::Arguments),
     /// Measure what a model loses under noise
     Eval(commands::eval::Arguments),
+    /// Measure what errors would leave of activations and gradients
+    Probe(commands::probe::Arguments),
     /// Find the layers that a number format hurts
     Scan(commands::scan::Arguments),
     /// Say whether the differences between runs are real

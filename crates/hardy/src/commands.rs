@@ -7,6 +7,7 @@ pub mod export;
 pub mod formats;
 pub mod generate;
 pub mod perturb;
+pub mod probe;
 pub mod quantize;
 pub mod report;
 pub mod run;

@@ -36,7 +36,9 @@ fn main() -> ExitCode {
     allocator::keep_freed_pages();
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    match threads::build_pool(cli.threads).and_then(|()| run(cli.command, output)) {
+    // On a thread of the pool: from outside, every small product would be handed over and waited for.
+    let on_pool = || rayon::scope(|_| run(cli.command, output));
+    match threads::build_pool(cli.threads).and_then(|()| on_pool()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -48,6 +50,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Suite(args) => commands::suite::run(&args, output),
         Command::Sft(args) => commands::sft::run(&args, output),
         Command::Eval(args) => commands::eval::run(&args, output),
+        Command::Probe(args) => commands::probe::run(&args, output),
         Command::Scan(args) => commands::scan::run(&args, output),
         Command::Compare(args) => commands::compare::run(&args, output),
         Command::Report(args) => commands::report::run(&args, output),

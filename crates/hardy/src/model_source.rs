@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hardy_model::Decoder;
+use hardy_train::policy::decoder_from_dir;
 
 use crate::{
     device::{Backend, DeviceArgs},
@@ -13,7 +14,7 @@ use crate::{
 /// Which model, on which device.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// The model: a Hugging Face directory, or `builtin:tiny`
+    /// The model: a Hugging Face directory, adapters in PEFT's layout, or `builtin:tiny`
     #[arg(long = "model", value_name = "DIR")]
     pub spec: String,
     #[command(flatten)]
@@ -34,6 +35,6 @@ impl ModelArgs {
     /// # Errors
     /// Files that are missing, truncated, or do not fit each other.
     pub fn decoder(&self) -> Result<Decoder<Backend>, Failure> {
-        Ok(Decoder::from_dir(&self.directory()?, &self.device.device())?)
+        Ok(decoder_from_dir(&self.directory()?, &self.device.device())?)
     }
 }

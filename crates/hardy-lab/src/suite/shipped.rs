@@ -4,6 +4,8 @@
 pub const ALL: &[(&str, &str)] = &[
     ("hw-noise", include_str!("../../../../suites/hw-noise.toml")),
     ("forward-backward", include_str!("../../../../suites/forward-backward.toml")),
+    ("quantised", include_str!("../../../../suites/quantised.toml")),
+    ("lora", include_str!("../../../../suites/lora.toml")),
 ];
 
 #[cfg(test)]

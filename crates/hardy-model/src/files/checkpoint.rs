@@ -92,7 +92,7 @@ fn is_plain_name(file: &str) -> bool {
 }
 
 /// Reads `specs` from one file into their places in `tensors`.
-fn read_file<'a>(
+pub(super) fn read_file<'a>(
     path: &Path,
     specs: impl Iterator<Item = (usize, &'a ParameterSpec)>,
     tensors: &mut [Option<HostTensor>],

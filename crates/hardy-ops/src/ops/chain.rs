@@ -11,7 +11,7 @@ use super::gemm::Mat;
 /// Terms of a chain: so many and fewer, `gemm` adds up one after another in one register.
 pub(crate) const CHAIN: usize = 512;
 /// Columns that are worked on together.
-const TILE: usize = 64;
+const TILE: usize = 128;
 /// Multiplications of a product with a single row that two threads do faster than one.
 const WORTH_HALVING: usize = 1 << 16;
 

@@ -13,6 +13,9 @@ use crate::{
     site::Point,
 };
 
+/// Rows of a weight that are transposed together.
+const TILE: usize = 16;
+
 /// Applies the layer to `x` `[tokens, in]` with `weight` `[out, in]` and `bias` `[1, out]`; gives `[tokens, out]`.
 pub fn linear<B: NoisyBackend>(
     x: Tensor<B, 2>,
@@ -46,8 +49,12 @@ pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B>
     let seen = at.weight(inner, &w_host);
     let mut transposed = vec![0.0; seen.len()];
     parallel::for_chunks(&mut transposed, outer, |first, rows| {
-        for (column, row) in (first..).zip(rows.chunks_exact_mut(outer)) {
-            row.iter_mut().zip(seen[column..].iter().step_by(inner)).for_each(|(to, from)| *to = *from);
+        // Few rows of the weight at once, so that both sides stay in the cache.
+        for block in (0..outer).step_by(TILE) {
+            for (column, row) in (first..).zip(rows.chunks_exact_mut(outer)) {
+                let source = seen[block * inner + column..].iter().step_by(inner);
+                row[block..outer.min(block + TILE)].iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+            }
         }
     });
     B::upload(transposed, [inner, outer], w)

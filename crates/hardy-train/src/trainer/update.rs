@@ -27,7 +27,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let mut gradients = Gradients::zeros(&self.policy.decoder);
         let tracked = self.policy.decoder.tracked();
         for part in minibatch.parts(self.train.micro_batch_tokens) {
-            let packed = Packed::new(&minibatch.sequences[part.sequences.clone()]);
+            let packed = self.pack(&minibatch.sequences[part.sequences.clone()]);
             let (temperature, checkpointing) = (self.train.temperature, self.train.activation_checkpointing);
             let pass = Recording::forward(&tracked, &packed, noise, temperature, checkpointing);
             let [current, entropy] = pass.scores();
@@ -45,11 +45,11 @@ impl<B: NoisyBackend> Trainer<B> {
         drop(tracked);
         tally.grad_norm = gradients.norm();
         if !tally.grad_norm.is_finite() {
-            return Err(self.not_finite(&Packed::new(&minibatch.sequences), noise, "gradient"));
+            return Err(self.not_finite(&self.pack(&minibatch.sequences), noise, "gradient"));
         }
         let gradients = gradients.clipped(tally.grad_norm, self.train.max_grad_norm);
         let rate = self.learning_rate.at(self.steps as usize);
-        self.optimizer.step(&mut self.policy.decoder.parameters, gradients, rate);
+        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, rate);
         Ok(tally)
     }
 

@@ -1,9 +1,9 @@
-//! `hardy export`: a run's model as a Hugging Face directory.
+//! `hardy export`: a run's model as a Hugging Face directory, adapters merged.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use hardy_model::Dtype;
+use hardy_model::{Dtype, files::is_adapter};
 use hardy_train::{checkpoint, config::refuse_existing, policy::Policy};
 use serde_json::json;
 
@@ -56,7 +56,7 @@ pub struct Arguments {
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     refuse_existing(&args.out)?;
     let (step, directory) = find(&args.run, args.step)?;
-    let policy = Policy::<Backend>::from_dir(&directory, &args.device.device())?;
+    let policy = Policy::<Backend>::from_dir(&directory, &args.device.device())?.merged();
     let dtype = match args.dtype {
         Weights::F32 => Dtype::F32,
         Weights::Bf16 => Dtype::Bf16,
@@ -77,7 +77,7 @@ fn find(run: &Path, step: Option<u64>) -> Result<(u64, PathBuf), Failure> {
         None => checkpoint::latest(run).ok_or_else(|| none("checkpoint".to_owned())),
         Some(step) => {
             let directory = checkpoint::directory(run, step);
-            let found = directory.join("config.json").exists();
+            let found = directory.join("config.json").exists() || is_adapter(&directory);
             found.then_some((step, directory)).ok_or_else(|| none(format!("checkpoint of step {step}")))
         }
     }

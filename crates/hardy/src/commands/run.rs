@@ -27,7 +27,8 @@ pub use teller::evaluation;
 
 const EXAMPLE: &str = "\
 CONFIG is a TOML file or the name of a preset: quickstart, baseline, bf16-full, e5, e5a, e5b, e5c, e8a, e8b, e8c, e8d, \
-e9a, e9b, e3a, e3b, e4a, e4b, w4a4-mxfp4, w4a4-nvfp4, w4a4-hif4, dapo, dr-grpo, gspo. A run directory that exists is \
+e9a, e9b, e3a, e3b, e4a, e4b, w4a4-mxfp4, w4a4-nvfp4, w4a4-hif4, e7a, e5a-lora, e5b-lora, e6a, e6b, e12, dapo, \
+dr-grpo, gspo. A run directory that exists is \
 never overwritten. HARDY_NOISE adds rules to the plan of every run.
 
 Examples:

@@ -132,7 +132,7 @@ fn text(found: &ScanFile) -> String {
         "{model} in {format}\n\n{}\nflagged: {} of {layers} layers {flagged:?}\nrecommendation: {}\n",
         body.collect::<String>(),
         flagged.len(),
-        format!("{:?}", found.recommendation).to_lowercase()
+        found.recommendation.name()
     )
 }
 

@@ -159,7 +159,7 @@ impl Arguments {
 
 /// The gradients under the names and in the shapes of the parameters.
 fn named(decoder: &Decoder<Backend>, gradients: Gradients<Backend>) -> impl Iterator<Item = HostTensor> {
-    let specs = decoder.blueprint.parameters.iter();
+    let specs = decoder.blueprint.parameters[decoder.blueprint.frozen..].iter();
     specs.zip(gradients.clipped(0.0, 0.0)).map(|(spec, gradient)| HostTensor {
         name: format!("grad/{}", spec.name),
         shape: spec.shape.clone(),

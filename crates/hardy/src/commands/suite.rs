@@ -21,7 +21,8 @@ mod teller;
 use teller::Teller;
 
 const EXAMPLE: &str = "\
-SUITE is a TOML file (name, presets, seeds, baseline, set) or a shipped one: hw-noise, forward-backward. The same \
+SUITE is a TOML file (name, presets, seeds, baseline, set) or a shipped one: hw-noise, forward-backward, \
+quantised, lora. The same \
 command goes on with a suite that was stopped: finished runs are not made again, and the table is the same. Results do \
 not depend on --jobs.
 

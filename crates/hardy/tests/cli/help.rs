@@ -4,9 +4,9 @@ use std::process::Stdio;
 
 use crate::support::{command, hardy, json, succeeded, text};
 
-const COMMANDS: [&str; 15] = [
-    "run", "suite", "sft", "eval", "scan", "compare", "report", "score", "generate", "quantize", "formats",
-    "perturb", "schedule", "export", "doctor",
+const COMMANDS: [&str; 16] = [
+    "run", "suite", "sft", "eval", "probe", "scan", "compare", "report", "score", "generate", "quantize",
+    "formats", "perturb", "schedule", "export", "doctor",
 ];
 
 #[test]

@@ -8,6 +8,8 @@ use super::{super::chain::CHAIN, Heads};
 
 /// Keys of a block.
 const BLOCK: usize = 16;
+/// Elements of a head that are mixed together.
+const TILE: usize = 32;
 
 /// The keys and values of one sequence in one layer, as the products see them.
 #[derive(Clone, Debug, Default)]
@@ -97,21 +99,34 @@ impl LayerCache {
     /// `out` `[d]`.
     #[inline(always)]
     pub(super) fn mix(&self, p: &[f32], column: usize, width: usize, out: &mut [f32]) {
-        let (mut first, mut link) = (0, vec![0.0_f32; out.len()]);
-        out.fill(0.0);
+        let (tiles, rest) = out.as_chunks_mut::<TILE>();
+        let first_of_rest = column + tiles.len() * TILE;
+        for (tile, out) in tiles.iter_mut().enumerate() {
+            self.mix_tile(p, column + tile * TILE, width, out);
+        }
+        for (i, out) in rest.iter_mut().enumerate() {
+            self.mix_tile(p, first_of_rest + i, width, std::array::from_mut(out));
+        }
+    }
+
+    /// The same for `N` elements of the head, kept in registers.
+    #[inline(always)]
+    fn mix_tile<const N: usize>(&self, p: &[f32], column: usize, width: usize, out: &mut [f32; N]) {
+        let (mut link, mut position) = ([0.0_f32; N], 0);
         for piece in self.pieces() {
-            let count = piece.length.min(p.len() - first);
             let rows = piece.values.chunks_exact(width);
-            for (position, (p, row)) in (first..first + count).zip(p[first..].iter().zip(rows)) {
+            for (p, row) in p[position..].iter().zip(rows) {
                 if position > 0 && position % CHAIN == 0 {
                     close(&mut link, out, position == CHAIN);
                 }
-                let value = &row[column..column + link.len()];
-                link.iter_mut().zip(value).for_each(|(sum, v)| *sum = p.mul_add(*v, *sum));
+                let value = &row[column..column + N];
+                for i in 0..N {
+                    link[i] = p.mul_add(value[i], link[i]);
+                }
+                position += 1;
             }
-            first += count;
         }
-        close(&mut link, out, first <= CHAIN);
+        close(&mut link, out, position <= CHAIN);
     }
 }
 
@@ -127,18 +142,14 @@ fn close(link: &mut [f32], out: &mut [f32], begins: bool) {
 impl Piece {
     #[inline(always)]
     fn scores(&self, q: &[f32], column: usize, width: usize, scores: &mut [f32]) {
-        let mut first = 0;
-        while first < scores.len() {
-            // Four blocks at once hide the latency of the chains.
-            let count = (scores.len() - first).min(4 * BLOCK);
-            let keys = &self.keys[first * width..];
-            if count > 3 * BLOCK {
-                score_blocks::<4>(q, keys, column, width, &mut scores[first..first + count]);
-                first += count;
-            } else {
-                let count = count.min(BLOCK);
-                score_blocks::<1>(q, keys, column, width, &mut scores[first..first + count]);
-                first += count;
+        for (group, scores) in scores.chunks_mut(4 * BLOCK).enumerate() {
+            let keys = &self.keys[group * 4 * BLOCK * width..];
+            // Several blocks at once hide the latency of the chains.
+            match scores.len().div_ceil(BLOCK) {
+                4 => score_blocks::<4>(q, keys, column, width, scores),
+                3 => score_blocks::<3>(q, keys, column, width, scores),
+                2 => score_blocks::<2>(q, keys, column, width, scores),
+                _ => score_blocks::<1>(q, keys, column, width, scores),
             }
         }
     }
@@ -147,13 +158,20 @@ impl Piece {
 /// The scores of up to `N` blocks.
 #[inline(always)]
 fn score_blocks<const N: usize>(q: &[f32], keys: &[f32], column: usize, width: usize, scores: &mut [f32]) {
-    let mut sums = [[0.0_f32; BLOCK]; N];
     let mut total = [[0.0_f32; BLOCK]; N];
     for (index, q) in q.chunks(CHAIN).enumerate() {
-        for (i, factor) in (column + index * CHAIN..).zip(q) {
-            for (block, sums) in sums.iter_mut().enumerate() {
-                let keys = &keys[(block * width + i) * BLOCK..][..BLOCK];
-                sums.iter_mut().zip(keys).for_each(|(sum, k)| *sum = factor.mul_add(*k, *sum));
+        let first = column + index * CHAIN;
+        let blocks: [&[[f32; BLOCK]]; N] = std::array::from_fn(|block| {
+            let (rows, _) = keys[(block * width + first) * BLOCK..][..q.len() * BLOCK].as_chunks();
+            rows
+        });
+        let mut sums = [[0.0_f32; BLOCK]; N];
+        for (i, factor) in q.iter().enumerate() {
+            for (sums, block) in sums.iter_mut().zip(&blocks) {
+                let keys = &block[i];
+                for lane in 0..BLOCK {
+                    sums[lane] = factor.mul_add(keys[lane], sums[lane]);
+                }
             }
         }
         for (sums, total) in sums.iter_mut().zip(&mut total) {
