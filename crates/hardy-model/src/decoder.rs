@@ -159,13 +159,18 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// The parameters on the host, under their Hugging Face names.
     pub fn to_host(&self) -> Vec<HostTensor> {
-        let specs = self.blueprint.parameters.iter();
+        self.to_host_from(0)
+    }
+
+    /// Those from parameter `first` on.
+    pub(crate) fn to_host_from(&self, first: usize) -> Vec<HostTensor> {
+        let specs = self.blueprint.parameters[first..].iter();
         let download = |(spec, tensor): (&crate::ParameterSpec, &Tensor<B, 2>)| HostTensor {
             name: spec.name.clone(),
             shape: spec.shape.clone(),
             data: B::host(&tensor.clone().into_primitive().tensor()).to_vec(),
         };
-        specs.zip(&self.parameters).map(download).collect()
+        specs.zip(&self.parameters[first..]).map(download).collect()
     }
 
     /// The same decoder on a tape: gradients are recorded for every parameter that is not frozen.

@@ -1,10 +1,11 @@
-//! One piece of work a line, for benches/peers/compare.py: reads its name on standard input, does it once, and prints
-//! how many seconds it took. So two programs can take turns on one machine.
+//! A training step, generation, a GRPO step and the plain matrix products. On a terminal each is done three times and its
+//! seconds are printed; from a pipe it reads the name of a work a line, does it once and answers with its seconds, so
+//! that benches/peers/compare.py can let two programs take turns on one machine.
 //!
 //! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32.
 
 use std::{
-    io::{BufRead, Write, stdin, stdout},
+    io::{BufRead, IsTerminal, Write, stdin, stdout},
     time::Instant,
 };
 
@@ -41,21 +42,21 @@ fn main() {
     rayon::scope(|_| serve());
 }
 
+/// The works, as the other program names them.
+const WORKS: [&str; 7] =
+    ["train", "train_noisy", "generate_1", "generate_32", "generate_256", "grpo", "products"];
+
 fn serve() {
     let mut bench = Bench::new();
-    for line in stdin().lock().lines().map_while(Result::ok) {
-        let started = Instant::now();
-        match line.as_str() {
-            "train" => bench.train(&Noise::clean()),
-            "train_noisy" => bench.train(&bench.noise()),
-            "generate_1" => drop(bench.generate(1, 1)),
-            "generate_32" => drop(bench.generate(32, 1)),
-            "generate_256" => drop(bench.generate(256, 1)),
-            "grpo" => bench.grpo(),
-            "products" => bench.products(),
-            _ => eprintln!("unknown work `{line}`"),
+    if stdin().is_terminal() {
+        for work in WORKS {
+            let seconds = [0; 3].map(|_| format!("{:.3}", bench.seconds(work)));
+            println!("{work:<13} {} s", seconds.join(", "));
         }
-        println!("{}", started.elapsed().as_secs_f64());
+        return;
+    }
+    for work in stdin().lock().lines().map_while(Result::ok) {
+        println!("{}", bench.seconds(&work));
         stdout().flush().expect("someone reads");
     }
 }
@@ -84,6 +85,22 @@ impl Bench {
         let decoder = Decoder::from_host(blueprint, weights, &Default::default());
         let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
         Self { decoder, optimizer }
+    }
+
+    /// Does one piece of work.
+    fn seconds(&mut self, work: &str) -> f64 {
+        let started = Instant::now();
+        match work {
+            "train" => self.train(&Noise::clean()),
+            "train_noisy" => self.train(&self.noise()),
+            "generate_1" => drop(self.generate(1, 1)),
+            "generate_32" => drop(self.generate(32, 1)),
+            "generate_256" => drop(self.generate(256, 1)),
+            "grpo" => self.grpo(),
+            "products" => self.products(),
+            _ => eprintln!("unknown work `{work}`; there are {}", WORKS.join(", ")),
+        }
+        started.elapsed().as_secs_f64()
     }
 
     /// Five per cent on every linear and matmul, forward and backward.

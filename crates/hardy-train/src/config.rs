@@ -1,5 +1,6 @@
 //! The configuration of a run, as TOML writes it: unknown keys are errors, everything else has a safe default.
 
+mod aqn;
 mod train;
 
 use std::path::Path;
@@ -9,10 +10,6 @@ use hardy_ops::{Plan, Rule, Streams};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-mod aqn;
-
-pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
-
 use crate::{
     error::{Error, Result},
     presets,
@@ -20,6 +17,7 @@ use crate::{
     toml_errors::{self, TomlError},
 };
 
+pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
 pub use train::{OldLogProbs, TrainSection};
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
 use hardy_ops::NoisyBackend;
 use serde_json::{Map, Value, json};
 
@@ -143,21 +142,8 @@ impl<B: NoisyBackend> Decoder<B> {
             "inference_mode": true,
             FINGERPRINT: fingerprint,
         });
-        write_tensors(&dir.join(WEIGHTS), &self.adapters_to_host(), Dtype::F32)?;
+        write_tensors(&dir.join(WEIGHTS), &self.to_host_from(self.blueprint.frozen), Dtype::F32)?;
         write_json(&dir.join(CONFIG), &config)
-    }
-
-    /// The adapters' tensors on the host, under PEFT's names.
-    fn adapters_to_host(&self) -> Vec<HostTensor> {
-        let frozen = self.blueprint.frozen;
-        let parameters = self.blueprint.parameters[frozen..].iter().zip(&self.parameters[frozen..]);
-        let host = |x: &Tensor<B, 2>| B::host(&x.clone().into_primitive().tensor()).to_vec();
-        let download = |(spec, tensor): (&ParameterSpec, _)| HostTensor {
-            name: spec.name.clone(),
-            shape: spec.shape.clone(),
-            data: host(tensor),
-        };
-        parameters.map(download).collect()
     }
 }
 
