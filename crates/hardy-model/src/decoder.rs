@@ -10,14 +10,13 @@ use burn::{
 use hardy_ops::{
     At, Noise, NoisyBackend, Row, Rows, SiteId,
     ops::{
-        attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
+        attention::{Angles, AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
         embedding::embedding,
         gather::gather_rows,
         gelu::gelu,
         head::head,
         linear::{frozen_linear, linear},
         rms_norm::rms_norm,
-        rotary::{Angles, rotary},
         silu::silu_up,
     },
 };
@@ -289,13 +288,12 @@ impl<B: NoisyBackend> Decoder<B> {
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
             (q, k) = (self.norm(q_norm, q, &at), self.norm(k_norm, k, &at));
         }
-        let (q, k) = (rotary(q, &scene.angles), rotary(k, &scene.angles));
         let sites =
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
-        let (heads, segments) = (self.blueprint.heads, &scene.batch.segments);
+        let (angles, heads, segments) = (&scene.angles, self.blueprint.heads, &scene.batch.segments);
         let mixed = match caches {
-            None => attention(q, k, v, heads, segments, &sites),
-            Some(mut caches) => cached_attention(q, k, v, &mut caches, heads, segments, &sites),
+            None => attention([q, k, v], angles, heads, segments, &sites),
+            Some(mut caches) => cached_attention([q, k, v], &mut caches, angles, heads, segments, &sites),
         };
         linear(&layer.o, mixed)
     }

@@ -12,9 +12,8 @@ use divan::{Bencher, black_box, counter::ItemsCount};
 use hardy_ops::{
     At, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
     ops::{
-        attention::{AttentionAt, Heads, LayerCache, Segments},
+        attention::{Angles, AttentionAt, Heads, LayerCache, Segments},
         gelu::Approximation,
-        rotary::Angles,
     },
 };
 
@@ -199,18 +198,25 @@ fn qkv(tokens: usize) -> [FlexTensor; 3] {
     [tensor(tokens, wide, 1), tensor(tokens, narrow, 2), tensor(tokens, narrow, 3)]
 }
 
+/// The angles of sequences of `length`.
+fn angles(tokens: usize, length: usize) -> Angles {
+    Angles::new((0..tokens).map(|i| (i % length) as u32), &[0.1; HEADS.dim / 2])
+}
+
+/// With the turn of queries and keys.
 #[divan::bench(args = BOTH)]
 fn attention_forward(bencher: Bencher, with: With) {
     let ([q, k, v], at) = (qkv(TOKENS), attention_at(Op::Matmul, with, TOKENS, LENGTH));
-    let segments = Segments::from_lengths([LENGTH; TOKENS / LENGTH]);
-    bencher.bench_local(|| Flex::noisy_attention([&q, &k, &v], HEADS, &segments, &at));
+    let (angles, segments) = (angles(TOKENS, LENGTH), Segments::from_lengths([LENGTH; TOKENS / LENGTH]));
+    bencher.bench_local(|| Flex::noisy_attention([&q, &k, &v], &angles, HEADS, &segments, &at));
 }
 
 #[divan::bench(args = BOTH)]
 fn attention_backward(bencher: Bencher, with: With) {
     let ([q, k, v], at) = (qkv(TOKENS), attention_at(Op::Matmul, with, TOKENS, LENGTH));
-    let (dy, segments) = (tensor(TOKENS, HIDDEN, 4), Segments::from_lengths([LENGTH; TOKENS / LENGTH]));
-    bencher.bench_local(|| Flex::noisy_attention_backward([&q, &k, &v], &dy, HEADS, &segments, &at));
+    let (dy, angles) = (tensor(TOKENS, HIDDEN, 4), angles(TOKENS, LENGTH));
+    let segments = Segments::from_lengths([LENGTH; TOKENS / LENGTH]);
+    bencher.bench_local(|| Flex::noisy_attention_backward([&q, &k, &v], &dy, &angles, HEADS, &segments, &at));
 }
 
 /// One new token for each of 256 sequences of 127 and more: the caches grow from call to call.
@@ -220,11 +226,11 @@ fn attention_decoding(bencher: Bencher, with: With) {
     let mut caches: Vec<&mut LayerCache> = caches.iter_mut().collect();
     let tokens = SEQUENCES * (LENGTH - 1);
     let ([q, k, v], clean) = (qkv(tokens), attention_at(Op::Linear, With::Clean, tokens, LENGTH - 1));
-    let prefix = Segments::from_lengths([LENGTH - 1; SEQUENCES]);
-    Flex::noisy_cached_attention([&q, &k, &v], &mut caches, HEADS, &prefix, &clean);
+    let (turns, prefix) = (angles(tokens, LENGTH - 1), Segments::from_lengths([LENGTH - 1; SEQUENCES]));
+    Flex::noisy_cached_attention([&q, &k, &v], &mut caches, &turns, HEADS, &prefix, &clean);
     let ([q, k, v], at) = (qkv(SEQUENCES), attention_at(Op::Matmul, with, SEQUENCES, 1));
-    let one = Segments::from_lengths([1; SEQUENCES]);
-    bencher.bench_local(|| Flex::noisy_cached_attention([&q, &k, &v], &mut caches, HEADS, &one, &at));
+    let (turns, one) = (angles(SEQUENCES, 1), Segments::from_lengths([1; SEQUENCES]));
+    bencher.bench_local(|| Flex::noisy_cached_attention([&q, &k, &v], &mut caches, &turns, HEADS, &one, &at));
 }
 
 #[divan::bench(args = BOTH)]
@@ -319,13 +325,6 @@ fn embedding_backward(bencher: Bencher, with: With) {
     bencher
         .counter(ItemsCount::new(TOKENS * HIDDEN))
         .bench_local(|| Flex::noisy_embedding_backward(&w, &ids, &dy, &at));
-}
-
-#[divan::bench]
-fn rotary_forward(bencher: Bencher) {
-    let x = tensor(TOKENS, HIDDEN, 1);
-    let angles = Angles::new((0..TOKENS as u32).map(|i| i % LENGTH as u32), &[0.1; HEADS.dim / 2]);
-    bencher.counter(ItemsCount::new(TOKENS * HIDDEN)).bench_local(|| Flex::rotary(&x, &angles));
 }
 
 #[divan::bench]

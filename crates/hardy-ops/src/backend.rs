@@ -23,8 +23,8 @@ use crate::{
     at::At,
     clip,
     ops::{
-        attention::{self, AttentionAt, Heads, LayerCache, Segments},
-        embedding, gather, gelu, head, layer_norm, linear, log_prob, rms_norm, rotary, silu, softmax,
+        attention::{self, Angles, AttentionAt, Heads, LayerCache, Segments},
+        embedding, gather, gelu, head, layer_norm, linear, log_prob, rms_norm, silu, softmax,
     },
     site::Point,
 };
@@ -87,33 +87,36 @@ pub trait NoisyBackend: Backend {
     /// See [`attention::attention`].
     fn noisy_attention(
         qkv: [&Primitive<Self>; 3],
+        angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
     ) -> Primitive<Self> {
-        attention::forward::<Self>(qkv, heads, segments, at)
+        attention::forward::<Self>(qkv, angles, heads, segments, at)
     }
 
     /// Gradients of [`NoisyBackend::noisy_attention`] with respect to queries, keys and values.
     fn noisy_attention_backward(
         qkv: [&Primitive<Self>; 3],
         grad: &Primitive<Self>,
+        angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
     ) -> [Primitive<Self>; 3] {
-        attention::backward::<Self>(qkv, grad, heads, segments, at)
+        attention::backward::<Self>(qkv, grad, angles, heads, segments, at)
     }
 
     /// See [`attention::cached_attention`].
     fn noisy_cached_attention(
         qkv: [&Primitive<Self>; 3],
         caches: &mut [&mut LayerCache],
+        angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
     ) -> Primitive<Self> {
-        attention::forward_cached::<Self>(qkv, caches, heads, segments, at)
+        attention::forward_cached::<Self>(qkv, caches, angles, heads, segments, at)
     }
 
     /// See [`softmax::softmax`].
@@ -217,16 +220,6 @@ pub trait NoisyBackend: Backend {
         at: &At,
     ) -> Primitive<Self> {
         embedding::backward::<Self>(w, ids, grad, at)
-    }
-
-    /// See [`rotary::rotary`].
-    fn rotary(x: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
-        rotary::forward::<Self>(x, angles)
-    }
-
-    /// Gradient of [`NoisyBackend::rotary`].
-    fn rotary_backward(grad: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
-        rotary::backward::<Self>(grad, angles)
     }
 
     /// See [`gather::gather_rows`].
@@ -337,15 +330,16 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     fn noisy_attention(
         [q, k, v]: [&Primitive<Self>; 3],
+        angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
     ) -> Primitive<Self> {
-        let y = B::noisy_attention([&q.primitive, &k.primitive, &v.primitive], heads, segments, at);
+        let y = B::noisy_attention([&q.primitive, &k.primitive, &v.primitive], angles, heads, segments, at);
         let qkv = [q, k, v].map(|x| x.primitive.clone());
-        record::<B, C, _, 3>([q, k, v], y, (qkv, heads, segments.clone(), at.clone()), |state, grad, _| {
-            let ([q, k, v], heads, segments, at) = state;
-            B::noisy_attention_backward([q, k, v], &grad, *heads, segments, at).map(Some)
+        let state = (qkv, angles.clone(), heads, segments.clone(), at.clone());
+        record::<B, C, _, 3>([q, k, v], y, state, |([q, k, v], angles, heads, segments, at), grad, _| {
+            B::noisy_attention_backward([q, k, v], &grad, angles, *heads, segments, at).map(Some)
         })
     }
 
@@ -425,13 +419,6 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
             let dw = B::noisy_embedding_backward(w, ids, &grad, at);
             [Some(clip::gradient::<B>(at, Point::Weight, w, dw))]
-        })
-    }
-
-    fn rotary(x: &Primitive<Self>, angles: &rotary::Angles) -> Primitive<Self> {
-        let y = B::rotary(&x.primitive, angles);
-        record::<B, C, _, 1>([x], y, angles.clone(), |angles, grad, _| {
-            [Some(B::rotary_backward(&grad, angles))]
         })
     }
 

@@ -4,7 +4,7 @@
 mod common;
 
 use burn_flex::Flex;
-use common::{Tape, at, bind, clean, distance, gradients, host, rows, tensor, tokens, values, wide};
+use common::{Tape, angles, at, bind, clean, distance, gradients, host, rows, tensor, tokens, values, wide};
 use hardy_numerics::{Accumulation, Partial, Perturbation};
 use hardy_ops::{
     Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
@@ -98,15 +98,15 @@ fn attention_with_a_cache_is_full_attention_to_the_bit() {
         tensor::<Flex>(&data[i][from * width..to * width], width)
     };
     let segments = Segments::from_lengths([length]);
-    let [q, k, v] = [0, 1, 2].map(|i| part(i, 0, length));
-    let full = host(attention(q, k, v, HEADS, &segments, &attention_at(&plan, &all)));
+    let qkv = [0, 1, 2].map(|i| part(i, 0, length));
+    let full = host(attention(qkv, &angles(&all, 8), HEADS, &segments, &attention_at(&plan, &all)));
     let mut cache = LayerCache::default();
     let (mut start, mut stepwise) = (0, Vec::new());
     for step in [1, 70, 1, 4, 5, 59] {
         let addresses: Rows = all[start..start + step].to_vec().into();
-        let [q, k, v] = [0, 1, 2].map(|i| part(i, start, start + step));
+        let (qkv, angles) = ([0, 1, 2].map(|i| part(i, start, start + step)), angles(&addresses, 8));
         let (at, segments) = (attention_at(&plan, &addresses), Segments::from_lengths([step]));
-        stepwise.extend(host(cached_attention(q, k, v, &mut [&mut cache], HEADS, &segments, &at)));
+        stepwise.extend(host(cached_attention(qkv, &mut [&mut cache], &angles, HEADS, &segments, &at)));
         start += step;
     }
     assert_eq!(full, stepwise);
@@ -121,13 +121,13 @@ fn attention_rounds_its_products_a_little_and_the_same_on_every_number_of_thread
     let addresses: Rows = (0..count).map(|i| Row { sequence: i as u64 / 70, position: i as u32 }).collect();
     let data = qkv(count);
     let run = |plan: Option<&hardy_ops::BoundPlan>| {
-        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Tape>(&data[i], [32, 16, 16][i]).require_grad());
+        let qkv = [0, 1, 2].map(|i| tensor::<Tape>(&data[i], [32, 16, 16][i]).require_grad());
         let part = clean(&addresses);
         let calm = AttentionAt { scores: part.clone(), softmax: part.clone(), values: part };
         let at = plan.map_or(calm, |plan| attention_at(plan, &addresses));
         let segments = Segments::from_lengths(lengths);
-        let y = attention(q.clone(), k.clone(), v.clone(), HEADS, &segments, &at);
-        let mut all = gradients(&y, &values(count * 32, 9), &[&q, &k, &v]);
+        let y = attention(qkv.clone(), &angles(&addresses, 8), HEADS, &segments, &at);
+        let mut all = gradients(&y, &values(count * 32, 9), &qkv.each_ref());
         all.push(host(y));
         all
     };

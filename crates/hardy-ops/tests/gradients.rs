@@ -4,9 +4,9 @@
 mod common;
 
 use burn::tensor::Tensor;
-use common::{Tape, clean, distance, gradients, host, tensor, tokens, values, wide};
+use common::{Tape, clean, distance, frequencies, gradients, host, tensor, tokens, values, wide};
 use hardy_ops::ops::{
-    attention::{AttentionAt, Heads, Segments, attention},
+    attention::{Angles, AttentionAt, Heads, Segments, attention},
     embedding::embedding,
     gather::gather_rows,
     gelu::{Approximation, gelu},
@@ -15,7 +15,6 @@ use hardy_ops::ops::{
     linear::linear,
     log_prob::log_prob,
     rms_norm::rms_norm,
-    rotary::{Angles, rotary},
     silu::{silu, silu_up},
     softmax::softmax,
 };
@@ -87,8 +86,24 @@ fn linear_with_bias_adds_it_to_every_row() {
     );
 }
 
-fn attention_reference(x: &[Vec<f64>], heads: Heads, lengths: &[usize]) -> Vec<f64> {
+/// Every head of `dim` in rows of `width` turned by its position's angles.
+fn turned(x: &[f64], positions: &[u32], dim: usize, width: usize) -> Vec<f64> {
+    let (half, frequencies, mut y) = (dim / 2, frequencies(dim), x.to_vec());
+    for (row, &position) in y.chunks_mut(width).zip(positions) {
+        for head in row.chunks_mut(dim) {
+            for i in 0..half {
+                let (sin, cos) = f64::from(position as f32 * frequencies[i]).sin_cos();
+                let (a, b) = (head[i], head[i + half]);
+                (head[i], head[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+            }
+        }
+    }
+    y
+}
+
+fn attention_reference(x: &[Vec<f64>], positions: &[u32], heads: Heads, lengths: &[usize]) -> Vec<f64> {
     let (qw, kw, d) = (heads.query * heads.dim, heads.kv * heads.dim, heads.dim);
+    let x = [turned(&x[0], positions, d, qw), turned(&x[1], positions, d, kw), x[2].clone()];
     let mut y = vec![0.0; x[0].len()];
     let mut start = 0;
     for &length in lengths {
@@ -119,10 +134,13 @@ fn check_attention(heads: Heads, lengths: &[usize]) {
     let part = clean(&tokens(count));
     let at = AttentionAt { scores: part.clone(), softmax: part.clone(), values: part };
     let segments = Segments::from_lengths(lengths.iter().copied());
+    // The sequences do not begin at position 0.
+    let positions: Vec<u32> = lengths.iter().flat_map(|&length| 2..2 + length as u32).collect();
+    let angles = Angles::new(positions.iter().copied(), &frequencies(heads.dim));
     check(
         &[(scaled(count * qw, 1), qw), (scaled(count * kw, 2), kw), (values(count * kw, 3), kw)],
-        |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), heads, &segments, &at),
-        |x| attention_reference(x, heads, lengths),
+        |x| attention([0, 1, 2].map(|i| x[i].clone()), &angles, heads, &segments, &at),
+        |x| attention_reference(x, &positions, heads, lengths),
     );
 }
 
@@ -133,12 +151,12 @@ fn attention_is_causal_within_every_sequence() {
 
 #[test]
 fn attention_sums_the_gradients_of_shared_key_value_heads() {
-    check_attention(Heads { query: 6, kv: 2, dim: 3 }, &[1, 6, 11]);
+    check_attention(Heads { query: 6, kv: 2, dim: 6 }, &[1, 6, 11]);
 }
 
 #[test]
 fn attention_crosses_the_edges_of_blocks() {
-    check_attention(Heads { query: 2, kv: 1, dim: 5 }, &[64, 65, 1]);
+    check_attention(Heads { query: 2, kv: 1, dim: 10 }, &[64, 65, 1]);
     check_attention(Heads { query: 2, kv: 1, dim: 4 }, &[131]);
 }
 
@@ -276,27 +294,6 @@ fn gathered_rows_send_their_gradients_back() {
 }
 
 #[test]
-fn rotary_turns_every_pair_of_a_head() {
-    let (positions, frequencies) = ([0_u32, 1, 5, 130], [1.0_f32, 0.25, 0.01]);
-    let half = frequencies.len();
-    let reference = |x: &[Vec<f64>]| -> Vec<f64> {
-        let mut y = x[0].clone();
-        for (row, position) in y.chunks_mut(4 * half).zip(positions) {
-            for head in row.chunks_mut(2 * half) {
-                for i in 0..half {
-                    let (sin, cos) = f64::from(position as f32 * frequencies[i]).sin_cos();
-                    let (a, b) = (head[i], head[i + half]);
-                    (head[i], head[i + half]) = (a * cos - b * sin, b * cos + a * sin);
-                }
-            }
-        }
-        y
-    };
-    let angles = Angles::new(positions.into_iter(), &frequencies);
-    check(&[(values(4 * 4 * half, 1), 4 * half)], |x| rotary(x[0].clone(), &angles), reference);
-}
-
-#[test]
 fn log_prob_and_entropy_are_those_of_the_tempered_softmax() {
     let (targets, width) = ([2_u32, 0, 16, 5], 17);
     for temperature in [1.0_f32, 0.7, 2.5] {
@@ -356,11 +353,15 @@ fn segments_that_share_a_prefix_have_the_gradients_of_whole_sequences() {
         let site = clean(&tokens(count));
         AttentionAt { scores: site.clone(), softmax: site.clone(), values: site }
     };
+    let angles = |positions: &mut dyn Iterator<Item = usize>| {
+        Angles::new(positions.map(|position| position as u32), &frequencies(heads.dim))
+    };
     let c = values(total * 24, 9);
     let tensors = inputs.clone().map(|(x, width)| tensor::<Tape>(&x, width).require_grad());
-    let [q, k, v] = tensors.clone();
-    let y = attention(q, k, v, heads, &shared, &clean_at(total));
-    let ours = gradients(&y, &c, &[&tensors[0], &tensors[1], &tensors[2]]);
+    let continued = responses.into_iter().flat_map(|length| prompt..prompt + length);
+    let turns = angles(&mut (0..prompt).chain(continued));
+    let y = attention(tensors.clone(), &turns, heads, &shared, &clean_at(total));
+    let ours = gradients(&y, &c, &tensors.each_ref());
     // Every response with a copy of the prompt, whose own outputs count once.
     let mut expected = inputs.clone().map(|(x, _)| vec![0.0_f64; x.len()]);
     let mut start = prompt;
@@ -371,13 +372,13 @@ fn segments_that_share_a_prefix_have_the_gradients_of_whole_sequences() {
             rows.iter().flat_map(|row| x[row * width..][..width].to_vec()).collect()
         };
         let tensors = inputs.clone().map(|(x, width)| tensor::<Tape>(&pick(&x, width), width).require_grad());
-        let [q, k, v] = tensors.clone();
-        let y = attention(q, k, v, heads, &Segments::from_lengths([rows.len()]), &clean_at(rows.len()));
+        let (turns, whole) = (angles(&mut (0..rows.len())), Segments::from_lengths([rows.len()]));
+        let y = attention(tensors.clone(), &turns, heads, &whole, &clean_at(rows.len()));
         let mut c = pick(&c, 24);
         if index > 0 {
             c[..prompt * 24].fill(0.0);
         }
-        let alone = gradients(&y, &c, &[&tensors[0], &tensors[1], &tensors[2]]);
+        let alone = gradients(&y, &c, &tensors.each_ref());
         for ((sum, grad), (_, width)) in expected.iter_mut().zip(alone).zip(&inputs) {
             for (row, grad) in rows.iter().zip(grad.chunks(*width)) {
                 sum[row * width..][..*width].iter_mut().zip(grad).for_each(|(s, g)| *s += f64::from(*g));

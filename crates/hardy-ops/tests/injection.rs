@@ -4,7 +4,10 @@
 mod common;
 
 use burn::tensor::Tensor;
-use common::{MODULE, Tape, at, bind, clean, distance, gradients, host, rule, tensor, tokens, values, wide};
+use common::{
+    MODULE, Tape, angles, at, bind, clean, distance, gradients, host, no_turn, rule, tensor, tokens, values,
+    wide,
+};
 use hardy_numerics::{NoiseKey, Perturbation};
 use hardy_ops::{
     At, BoundPlan, Op, Pass, Phase, Point, Receipt, Row, Rows, Rule,
@@ -224,7 +227,8 @@ fn run(op: Op, at: &At) -> Vec<Vec<f32>> {
             let part = |of: Op| if op == of { at.clone() } else { clean(&rows) };
             let at =
                 AttentionAt { scores: part(Op::Matmul), softmax: part(Op::Softmax), values: clean(&rows) };
-            let y = attention(x.clone(), k.clone(), v.clone(), HEADS, &Segments::from_lengths(LENGTHS), &at);
+            let (qkv, segments) = ([&x, &k, &v].map(Tensor::clone), Segments::from_lengths(LENGTHS));
+            let y = attention(qkv, &angles(&rows, HEADS.dim), HEADS, &segments, &at);
             done(y, &[&x, &k, &v])
         }
         Op::RmsNorm => {
@@ -297,17 +301,17 @@ fn the_values_of_attention_are_perturbed_at_both_factors_and_the_output() {
         softmax: clean(&rows),
         values: at(plan, &rows),
     };
-    let [q, k, v] =
+    let qkv =
         [24, 12, 12].map(|width| tensor::<Tape>(&values(COUNT * width, width as u64), width).require_grad());
+    let (angles, segments) = (angles(&rows, HEADS.dim), Segments::from_lengths(LENGTHS));
     for (point, expected) in [
         (Point::Input, PAIRS + COUNT as u64 * 12),
         (Point::Output, COUNT as u64 * 24),
         (Point::GradInput, PAIRS + COUNT as u64 * 24),
     ] {
         let plan = bind(vec![rule(point, &[point.pass()])], Op::Matmul);
-        let y =
-            attention(q.clone(), k.clone(), v.clone(), HEADS, &Segments::from_lengths(LENGTHS), &part(&plan));
-        gradients(&y, &values(COUNT * 24, 9), &[&q, &k, &v]);
+        let y = attention(qkv.clone(), &angles, HEADS, &segments, &part(&plan));
+        gradients(&y, &values(COUNT * 24, 9), &qkv.each_ref());
         let receipts = plan.receipts();
         let receipt = receipts.iter().find(|receipt| receipt.phase == Phase::Train).unwrap();
         assert_eq!((receipt.calls, receipt.elements), (1, expected), "{point:?}");
@@ -322,9 +326,10 @@ fn dx_of_attention_uses_what_the_products_saw() {
     let calm = AttentionAt { scores: clean(&rows), ..dirty.clone() };
     let data = [(24, 1), (12, 2), (12, 3)].map(|(width, seed)| values(COUNT * width, seed));
     let run = |data: [&[f32]; 3], at: &AttentionAt| {
-        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Tape>(data[i], [24, 12, 12][i]).require_grad());
-        let y = attention(q.clone(), k.clone(), v.clone(), HEADS, &Segments::from_lengths(LENGTHS), at);
-        let grads = gradients(&y, &values(COUNT * 24, 9), &[&q, &k, &v]);
+        let qkv = [0, 1, 2].map(|i| tensor::<Tape>(data[i], [24, 12, 12][i]).require_grad());
+        let (angles, segments) = (no_turn(&rows, HEADS.dim), Segments::from_lengths(LENGTHS));
+        let y = attention(qkv.clone(), &angles, HEADS, &segments, at);
+        let grads = gradients(&y, &values(COUNT * 24, 9), &qkv.each_ref());
         (host(y), grads)
     };
     let q = on_rows(key(Op::Matmul, Point::Input, "lhs", 0), &rows, &data[0]);

@@ -5,7 +5,7 @@ mod common;
 
 use burn::tensor::Tensor;
 use burn_flex::Flex;
-use common::{Tape, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
+use common::{Tape, angles, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
 use hardy_numerics::{Bits, Fault, Format, Image, Perturbation, Quantization, Rounding};
 use hardy_ops::{
     At, BoundPlan, Noise, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId, Streams,
@@ -83,11 +83,18 @@ fn by_steps(qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) ->
     let (mut cache, mut start, mut y) = (LayerCache::default(), 0, Vec::new());
     for step in steps {
         let range = start..start + step;
-        let [q, k, v] = [0, 1, 2].map(|i| part(&qkv[i], [32, 16, 16][i], range.clone()));
+        let qkv = [0, 1, 2].map(|i| part(&qkv[i], [32, 16, 16][i], range.clone()));
         let addresses: Rows = rows[range.clone()].into();
         let at = attention_at(noise, &addresses);
         let segments = Segments::from_lengths([*step]);
-        y.extend(host(cached_attention(q, k, v, &mut [&mut cache], HEADS, &segments, &at)));
+        y.extend(host(cached_attention(
+            qkv,
+            &mut [&mut cache],
+            &angles(&addresses, 8),
+            HEADS,
+            &segments,
+            &at,
+        )));
         start = range.end;
     }
     y
@@ -101,9 +108,9 @@ fn cached_attention_is_full_attention_to_the_bit_clean_and_under_noise() {
     let rows = rows(&[(3, length)]);
     let plan = everywhere();
     for noise in [Noise::clean(), plan.noise(Phase::Eval, 2)] {
-        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
-        let full = attention(q, k, v, HEADS, &Segments::from_lengths([length]), &attention_at(&noise, &rows));
-        let full = host(full);
+        let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+        let (segments, at) = (Segments::from_lengths([length]), attention_at(&noise, &rows));
+        let full = host(attention(tensors, &angles(&rows, 8), HEADS, &segments, &at));
         let one_by_one = vec![1; length];
         let steps: [&[usize]; 4] = [&[600], &one_by_one, &[560, 1, 4, 5, 30], &[3, 64, 65, 8, 460]];
         for steps in steps {
@@ -121,17 +128,18 @@ fn responses_that_share_a_prompts_rows_are_what_they_are_alone() {
     let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(141 * width, seed));
     let plan = everywhere();
     for noise in [Noise::clean(), plan.noise(Phase::Eval, 2)] {
-        let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
-        let together = host(attention(q, k, v, HEADS, &segments, &attention_at(&noise, &shared)));
+        let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+        let at = attention_at(&noise, &shared);
+        let together = host(attention(tensors, &angles(&shared, 8), HEADS, &segments, &at));
         for own in segments.ranges().skip(1) {
             let of = |i: usize| {
                 let width = [32, 16, 16][i];
                 [&qkv[i][..prompt * width], &qkv[i][own.start * width..own.end * width]].concat()
             };
-            let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&of(i), [32, 16, 16][i]));
+            let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&of(i), [32, 16, 16][i]));
             let addresses: Rows = shared[..prompt].iter().chain(&shared[own.clone()]).copied().collect();
-            let alone = Segments::from_lengths([addresses.len()]);
-            let alone = host(attention(q, k, v, HEADS, &alone, &attention_at(&noise, &addresses)));
+            let (alone, at) = (Segments::from_lengths([addresses.len()]), attention_at(&noise, &addresses));
+            let alone = host(attention(tensors, &angles(&addresses, 8), HEADS, &alone, &at));
             assert!(alone[prompt * 32..] == together[own.start * 32..own.end * 32]);
         }
     }
@@ -167,10 +175,10 @@ fn cached_sequences_of_a_batch_do_not_see_each_other() {
     let together = rows(&[(1, 5), (2, 1), (3, 66)]);
     let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(72 * width, seed));
     let mut caches = vec![LayerCache::default(); 3];
-    let [q, k, v] = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+    let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
     let mut all: Vec<&mut LayerCache> = caches.iter_mut().collect();
-    let segments = Segments::from_lengths(lengths);
-    let y = host(cached_attention(q, k, v, &mut all, HEADS, &segments, &attention_at(&noise, &together)));
+    let (segments, at) = (Segments::from_lengths(lengths), attention_at(&noise, &together));
+    let y = host(cached_attention(tensors, &mut all, &angles(&together, 8), HEADS, &segments, &at));
     for range in segments.ranges() {
         let alone = [0, 1, 2].map(|i| {
             let width = [32, 16, 16][i];
@@ -198,14 +206,14 @@ fn per_token(batch: Batch, noise: &Noise) -> Vec<Vec<f32>> {
     };
     let w = tensor::<Flex>(&integers(24 * 32, 1), 32);
     let (k, v) = (tensor::<Flex>(&inputs(batch, 16), 16), tensor::<Flex>(&inputs(batch, 16), 16));
-    let lengths = batch.iter().map(|(_, length)| *length);
+    let segments = Segments::from_lengths(batch.iter().map(|(_, length)| *length));
     let ids: Vec<u32> = inputs(batch, 1).iter().map(|x| (x + 4.0) as u32).collect();
     vec![
         host(linear(x(), w, None, &output.at(SiteId(5), &rows))),
         host(rms_norm(x(), tensor(&values(32, 2), 32), 1e-6, &noise.at(SiteId(4), &rows))),
         host(silu(x(), &noise.at(SiteId(6), &rows))),
         host(embedding(tensor::<Flex>(&values(9 * 32, 3), 32), &ids, &noise.at(SiteId(3), &rows))),
-        host(attention(x(), k, v, HEADS, &Segments::from_lengths(lengths), &attention_at(noise, &rows))),
+        host(attention([x(), k, v], &angles(&rows, 8), HEADS, &segments, &attention_at(noise, &rows))),
     ]
 }
 
@@ -273,9 +281,10 @@ fn network(error: Perturbation) -> Outcome {
     ];
     let [table, norm, q, k, v, head, bias] = &parameters;
     let x = rms_norm(embedding(table.clone(), &ids, &at(3)), norm.clone(), 1e-6, &at(4));
-    let [q, k, v] = [q, k, v].map(|w| linear(x.clone(), w.clone(), None, &at(5)));
+    let qkv = [q, k, v].map(|w| linear(x.clone(), w.clone(), None, &at(5)));
     let segments = Segments::from_lengths(batch.iter().map(|(_, length)| *length));
-    let x = silu(attention(q, k, v, heads, &segments, &attention_at(&noise, &rows)), &at(6));
+    let mixed = attention(qkv, &angles(&rows, 8), heads, &segments, &attention_at(&noise, &rows));
+    let x = silu(mixed, &at(6));
     let logits = linear(x, head.clone(), Some(bias.clone()), &at(5));
     let [y, entropy] = log_prob(logits, &ids, 0.9);
     let gradients =

@@ -137,7 +137,7 @@ impl Sizes {
 
     /// Values of a token in the operators that hold most at once: attention's gradients, or those of the MLP.
     fn widest(&self) -> usize {
-        (4 * self.queries + 4 * self.hidden).max(4 * self.mlp + 2 * self.hidden)
+        (5 * self.queries + self.keys + 4 * self.hidden).max(4 * self.mlp + 2 * self.hidden)
     }
 }
 

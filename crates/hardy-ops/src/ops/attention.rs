@@ -1,11 +1,12 @@
 //! Causal attention with grouped key-value heads: `softmax(q·kᵀ/√d)·v` within every sequence of a packed batch.
 //! Three sites: the scores (a matmul), the softmax, and the values (a matmul), each with errors at its inputs, its
-//! output and, backward, at the gradients of its inputs.
+//! output and, backward, at the gradients of its inputs. Queries and keys are turned to their positions on the way in.
 //!
 //! The probabilities are not kept for the backward pass but computed again; addressed noise comes out the same.
 //! All forward products are chained, so that a token's result is the same to the bit in a full pass and from a cache.
 
 mod cache;
+mod rotary;
 mod segments;
 
 use std::{borrow::Cow, ops::Range};
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use cache::LayerCache;
+pub use rotary::Angles;
 pub use segments::Segments;
 
 /// Queries that are worked on together.
@@ -85,27 +87,29 @@ impl AttentionAt {
 }
 
 /// Attends within every sequence: `q` `[tokens, heads·d]`, `k` and `v` `[tokens, kv_heads·d]`; gives the shape of `q`.
+/// Queries and keys come as they are and are turned by `angles`, before any error.
+///
+/// # Panics
+/// If the angles are not those of these rows and heads.
 pub fn attention<B: NoisyBackend>(
-    q: Tensor<B, 2>,
-    k: Tensor<B, 2>,
-    v: Tensor<B, 2>,
+    [q, k, v]: [Tensor<B, 2>; 3],
+    angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> Tensor<B, 2> {
-    tensor(B::noisy_attention([&primitive(q), &primitive(k), &primitive(v)], heads, segments, at))
+    tensor(B::noisy_attention([&primitive(q), &primitive(k), &primitive(v)], angles, heads, segments, at))
 }
 
 /// The same for new tokens that follow what the caches hold, one cache a sequence; their keys and values are added
-/// to the caches. Not differentiable.
+/// to the caches, the keys turned. Not differentiable.
 ///
 /// # Panics
-/// If there is not one cache a sequence.
+/// If there is not one cache a sequence, or the angles are not those of these rows and heads.
 pub fn cached_attention<B: NoisyBackend>(
-    q: Tensor<B, 2>,
-    k: Tensor<B, 2>,
-    v: Tensor<B, 2>,
+    [q, k, v]: [Tensor<B, 2>; 3],
     caches: &mut [&mut LayerCache],
+    angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
@@ -113,6 +117,7 @@ pub fn cached_attention<B: NoisyBackend>(
     tensor(B::noisy_cached_attention(
         [&primitive(q), &primitive(k), &primitive(v)],
         caches,
+        angles,
         heads,
         segments,
         at,
@@ -120,15 +125,18 @@ pub fn cached_attention<B: NoisyBackend>(
 }
 
 /// The forward pass on host slices.
+///
+/// # Panics
+/// If the angles are not those of these rows and heads.
 pub fn forward<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
+    angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> Primitive<B> {
-    let (q_host, k_host, v_host) = (B::host(q), B::host(k), B::host(v));
-    let q_seen = at.scores.input(Operand::Lhs, heads.query_width(), &q_host);
-    let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let v_host = B::host(v);
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
     let fresh = |index| Source::Fresh(Sequence::packed(seen, segments, index, heads, at));
@@ -137,20 +145,36 @@ pub fn forward<B: NoisyBackend>(
     B::upload(y, shape_of::<B>(q), q)
 }
 
+/// Queries and keys at their positions, as their product sees them.
+fn turned<B: NoisyBackend>(
+    [q, k]: [&Primitive<B>; 2],
+    angles: &Angles,
+    heads: Heads,
+    at: &AttentionAt,
+) -> [Vec<f32>; 2] {
+    [(q, Operand::Lhs, heads.query_width()), (k, Operand::Rhs, heads.kv_width())].map(
+        |(x, operand, width)| {
+            let mut x = angles.turned(&B::host(x), heads.dim, width);
+            at.scores.perturb_rows(Point::Input, operand, width, &mut x);
+            x
+        },
+    )
+}
+
 /// The cached forward pass on host slices.
 ///
 /// # Panics
-/// If there is not one cache a sequence.
+/// If there is not one cache a sequence, or the angles are not those of these rows and heads.
 pub fn forward_cached<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
     caches: &mut [&mut LayerCache],
+    angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> Primitive<B> {
-    let (q_host, k_host, v_host) = (B::host(q), B::host(k), B::host(v));
-    let q_seen = at.scores.input(Operand::Lhs, heads.query_width(), &q_host);
-    let k_seen = at.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let v_host = B::host(v);
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     assert_eq!(caches.len(), segments.ranges().len(), "one cache a sequence");
     let fresh: Vec<bool> = caches.iter().map(|cache| cache.is_empty()).collect();
@@ -440,20 +464,23 @@ fn grad_input(at: &At, operand: Operand) -> ByRow<'_> {
 
 /// With `p` the probabilities and `p̃` what the values saw of them: `∂v = p̃ᵀ·∂y`, `∂p = ∂y·vᵀ`,
 /// `∂s = p·(∂p − Σ ∂p·p)/√d`, `∂q = ∂s·k`, `∂k = ∂sᵀ·q`. The gradients of a shared key-value head are computed, and
-/// perturbed, for every query head by itself, and then summed.
+/// perturbed, for every query head by itself, and then summed. Those of queries and keys are turned back last.
+///
+/// # Panics
+/// If the angles are not those of these rows and heads.
 pub fn backward<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
     grad: &Primitive<B>,
+    angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> [Primitive<B>; 3] {
-    let (q_host, k_host, v_host, grad_host) = (B::host(q), B::host(k), B::host(v), B::host(grad));
+    let (v_host, grad_host) = (B::host(v), B::host(grad));
     let again = at.again();
-    let q_seen = again.scores.input(Operand::Lhs, heads.query_width(), &q_host);
-    let k_seen = again.scores.input(Operand::Rhs, heads.kv_width(), &k_host);
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, &again);
     let v_seen = again.values.input(Operand::Rhs, heads.kv_width(), &v_host);
-    let mut dq = vec![0.0; q_host.len()];
+    let mut dq = vec![0.0; q_seen.len()];
     let parts: Vec<_> = segments.split(&mut dq, heads.query_width()).into_iter().enumerate().collect();
     let one = |(index, dq): (usize, &mut [f32])| {
         let rows = segments.rows(index);
@@ -476,8 +503,10 @@ pub fn backward<B: NoisyBackend>(
     }
     at.scores.perturb_rows(Point::GradInput, Operand::Lhs, heads.query_width(), &mut dq);
     let (dk, dv): (Vec<_>, Vec<_>) = grads.into_iter().map(|[dk, dv]| (dk, dv)).unzip();
-    let (dk, dv) =
-        (gather_grads(&dk, segments, heads, &at.scores), gather_grads(&dv, segments, heads, &at.values));
+    let mut dk = gather_grads(&dk, segments, heads, &at.scores);
+    let dv = gather_grads(&dv, segments, heads, &at.values);
+    angles.turn_back(&mut dq, heads.dim, heads.query_width());
+    angles.turn_back(&mut dk, heads.dim, heads.kv_width());
     [
         B::upload(dq, shape_of::<B>(q), q),
         B::upload(dk, shape_of::<B>(k), k),

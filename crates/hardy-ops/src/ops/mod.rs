@@ -17,7 +17,6 @@ pub mod linear;
 pub mod log_prob;
 mod parallel;
 pub mod rms_norm;
-pub mod rotary;
 pub mod silu;
 pub mod softmax;
 

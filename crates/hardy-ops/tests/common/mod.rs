@@ -9,6 +9,7 @@ use burn::{
 use burn_flex::Flex;
 use hardy_ops::{
     At, BoundPlan, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Point, Row, Rows, Rule, Site, SiteId,
+    ops::attention::Angles,
 };
 
 /// The CPU with a tape.
@@ -57,6 +58,21 @@ pub fn rows(sequences: &[(u64, usize)]) -> Rows {
 /// The addresses of `tokens` tokens of one sequence.
 pub fn tokens(tokens: usize) -> Rows {
     rows(&[(7, tokens)])
+}
+
+/// The angles of `rows` in heads of `dim`.
+pub fn angles(rows: &Rows, dim: usize) -> Angles {
+    Angles::new(rows.iter().map(|row| row.position), &frequencies(dim))
+}
+
+/// No turn anywhere.
+pub fn no_turn(rows: &Rows, dim: usize) -> Angles {
+    Angles::new(rows.iter().map(|_| 0), &frequencies(dim))
+}
+
+/// The frequencies of a head, in radians a position.
+pub fn frequencies(dim: usize) -> Vec<f32> {
+    (0..dim / 2).map(|i| 0.3_f32.powi(i as i32)).collect()
 }
 
 pub const MODULE: &str = "model.layers.0.part";
