@@ -10,7 +10,9 @@ use burn::{
 use hardy_ops::{
     At, Noise, NoisyBackend, Row, Rows, SiteId,
     ops::{
-        attention::{Angles, AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
+        attention::{
+            Angles, AttentionAt, KvBuffer, KvLayer, KvSequence, Places, Segments, attention, cached_attention,
+        },
         embedding::embedding,
         gather::gather_rows,
         gelu::gelu,
@@ -66,32 +68,6 @@ pub fn sequence_rows(prompt: u64, sample: u64, prompt_length: usize, length: usi
     (0..length).map(|position| Row { sequence: id(position), position: position as u32 }).collect()
 }
 
-/// The keys and values of one sequence, for every layer.
-#[derive(Clone, Debug)]
-pub struct KvCache {
-    layers: Vec<LayerCache>,
-}
-
-impl KvCache {
-    /// An empty cache for a model with `layers` layers.
-    pub fn new(layers: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers] }
-    }
-
-    /// Makes what it holds, a prompt, common to all clones that are taken from now on.
-    ///
-    /// # Panics
-    /// If it holds a common part already.
-    pub fn share(&mut self) {
-        self.layers.iter_mut().for_each(LayerCache::share);
-    }
-
-    /// Makes room for `tokens` more tokens of a model with these heads.
-    pub fn reserve(&mut self, tokens: usize, heads: Heads) {
-        self.layers.iter_mut().for_each(|layer| layer.reserve(tokens, heads));
-    }
-}
-
 /// What all layers of one pass have in common: its tokens, the angles of their positions, and its errors.
 #[derive(Clone, Debug)]
 pub struct Scene<'a> {
@@ -100,10 +76,11 @@ pub struct Scene<'a> {
     noise: &'a Noise,
 }
 
-/// What a pass of a generation goes on from: the weights as it sees them, and one cache a sequence.
-pub(crate) struct Continuing<'a, 'b, B: Backend> {
+/// What a pass of a generation goes on from: the weights as it sees them, and what is cached of its sequences.
+pub(crate) struct Continuing<'a, B: Backend> {
     pub frozen: &'a Frozen<'a, B>,
-    pub caches: &'a mut [&'b mut KvCache],
+    pub cache: &'a mut KvBuffer,
+    pub sequences: &'a [KvSequence],
 }
 
 /// A decoder with its parameters, all `[rows, width]`, vectors as `[1, width]`.
@@ -154,6 +131,12 @@ impl<B: NoisyBackend> Decoder<B> {
     /// How many layers there are.
     pub fn layers(&self) -> usize {
         self.blueprint.layers.len()
+    }
+
+    /// Places of a [`KvBuffer`] for `count` sequences of up to `tokens` tokens.
+    pub fn kv_places(&self, count: usize, tokens: usize) -> Places {
+        let config = &self.blueprint.config;
+        Places { count, tokens, layers: config.layers, width: config.kv_heads * config.head_dim }
     }
 
     /// The parameters on the host, under their Hugging Face names.
@@ -227,10 +210,8 @@ impl<B: NoisyBackend> Decoder<B> {
         let mut x = self.embed(batch, noise);
         for index in 0..self.blueprint.layers.len() {
             let frozen = continuing.as_ref().map(|continuing| continuing.frozen);
-            let caches: Option<Vec<&mut LayerCache>> = continuing
-                .as_mut()
-                .map(|all| all.caches.iter_mut().map(|cache| &mut cache.layers[index]).collect());
-            x = self.layer_from(index, x, &scene, frozen, caches);
+            let cache = continuing.as_mut().map(|all| all.cache.layer(index, all.sequences));
+            x = self.layer_from(index, x, &scene, frozen, cache);
         }
         self.last_norm(x, batch, noise)
     }
@@ -264,12 +245,12 @@ impl<B: NoisyBackend> Decoder<B> {
         x: Tensor<B, 2>,
         scene: &Scene,
         frozen: Option<&Frozen<B>>,
-        caches: Option<Vec<&mut LayerCache>>,
+        cache: Option<KvLayer>,
     ) -> Tensor<B, 2> {
         let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
         let layer = &self.blueprint.layers[index];
         let normed = self.norm(&layer.input_norm, x.clone(), &at);
-        let x = x + self.attention(layer, &normed, scene, frozen, caches);
+        let x = x + self.attention(layer, &normed, scene, frozen, cache);
         let normed = self.norm(&layer.post_norm, x.clone(), &at);
         x + self.mlp(layer, normed, scene, frozen)
     }
@@ -280,7 +261,7 @@ impl<B: NoisyBackend> Decoder<B> {
         x: &Tensor<B, 2>,
         scene: &Scene,
         frozen: Option<&Frozen<B>>,
-        caches: Option<Vec<&mut LayerCache>>,
+        cache: Option<KvLayer>,
     ) -> Tensor<B, 2> {
         let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
         let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
@@ -291,9 +272,9 @@ impl<B: NoisyBackend> Decoder<B> {
         let sites =
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
         let (angles, heads, segments) = (&scene.angles, self.blueprint.heads, &scene.batch.segments);
-        let mixed = match caches {
+        let mixed = match cache {
             None => attention([q, k, v], angles, heads, segments, &sites),
-            Some(mut caches) => cached_attention([q, k, v], &mut caches, angles, heads, segments, &sites),
+            Some(cache) => cached_attention([q, k, v], cache, angles, heads, segments, &sites),
         };
         linear(&layer.o, mixed)
     }

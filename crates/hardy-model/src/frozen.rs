@@ -2,10 +2,16 @@
 //! out for products with few rows. The results are those of the decoder itself, to the bit.
 
 use burn::tensor::{Tensor, backend::Backend};
-use hardy_ops::{Noise, NoisyBackend, Rows, ops::linear::freeze};
+use hardy_ops::{
+    Noise, NoisyBackend, Rows,
+    ops::{
+        attention::{KvBuffer, KvSequence},
+        linear::freeze,
+    },
+};
 
 use crate::{
-    decoder::{Batch, Continuing, Decoder, KvCache},
+    decoder::{Batch, Continuing, Decoder},
     sites::{Factor, Linear},
 };
 
@@ -32,10 +38,13 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
         Self { decoder, noise, weights }
     }
 
-    /// The hidden states after the last norm, `[tokens, hidden]`, of tokens that continue what `caches` hold, one
-    /// cache a sequence.
-    pub fn hidden(&self, batch: &Batch, caches: &mut [&mut KvCache]) -> Tensor<B, 2> {
-        self.decoder.run(batch, self.noise, Some(Continuing { frozen: self, caches }))
+    /// The hidden states after the last norm, `[tokens, hidden]`, of tokens that continue what `cache` holds of
+    /// `sequences`, and are added to it.
+    ///
+    /// # Panics
+    /// If `batch` has not as many sequences, or a place in the cache is too small.
+    pub fn hidden(&self, batch: &Batch, cache: &mut KvBuffer, sequences: &[KvSequence]) -> Tensor<B, 2> {
+        self.decoder.run(batch, self.noise, Some(Continuing { frozen: self, cache, sequences }))
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`.

@@ -4,11 +4,14 @@
 use std::{cmp::Ordering, collections::VecDeque, ops::Range};
 
 use hardy_numerics::NoiseKey;
-use hardy_ops::{Noise, NoisyBackend, Row, ops::attention::Heads};
+use hardy_ops::{
+    Noise, NoisyBackend, Row,
+    ops::attention::{KvBuffer, KvSequence},
+};
 use rayon::prelude::*;
 
 use crate::{
-    decoder::{Batch, Decoder, KvCache, sequence_rows},
+    decoder::{Batch, Decoder, sequence_rows},
     frozen::Frozen,
     sampling::Sampler,
 };
@@ -63,7 +66,7 @@ struct Active {
     sample: usize,
     sequence: u64,
     position: u32,
-    cache: KvCache,
+    cached: KvSequence,
     out: Sample,
 }
 
@@ -71,7 +74,7 @@ struct Active {
 struct Ready {
     prompt: usize,
     started: usize,
-    cache: KvCache,
+    cached: KvSequence,
     logits: Vec<f32>,
 }
 
@@ -90,24 +93,25 @@ pub fn generate<B: NoisyBackend>(
     let mut results: Vec<Vec<Option<Sample>>> = prompts.iter().map(|p| vec![None; p.samples.len()]).collect();
     let total: usize = prompts.iter().map(|p| p.samples.len()).sum();
     let frozen = Frozen::new(decoder, noise);
-    let heads = decoder.blueprint.heads;
+    let mut cache = cache(decoder, prompts, how);
     let (mut active, mut ready, mut next, mut finished) = (Vec::new(), VecDeque::new(), 0, 0);
     while finished < total {
         let room = how.batch.max(1) - active.len();
         let waiting: usize = ready.iter().map(|ready: &Ready| ready.waiting(prompts)).sum();
         let admitted = admit(&prompts[next..], room.saturating_sub(waiting));
-        ready.extend(prefill(&frozen, decoder, prompts, next..next + admitted));
+        ready.extend(prefill(&frozen, decoder, prompts, next..next + admitted, &mut cache));
         next += admitted;
         let before = active.len();
-        active.extend((0..room).map_while(|_| start(&mut ready, prompts, heads, how)));
+        active.extend((0..room).map_while(|_| start(&mut ready, prompts, &mut cache, how)));
         // Those that start have drawn a token already.
         if active.len() == before {
-            decode(&frozen, decoder, &mut active, how);
+            decode(&frozen, decoder, &mut active, &mut cache, how);
         }
         active.retain_mut(|sequence: &mut Active| {
             let done = sequence.out.stopped || sequence.out.ids.len() >= how.max_new_tokens;
             if done {
                 finished += 1;
+                cache.finish(sequence.cached);
                 results[sequence.prompt][sequence.sample] = Some(std::mem::take(&mut sequence.out));
             }
             !done
@@ -116,6 +120,16 @@ pub fn generate<B: NoisyBackend>(
     }
     let all = |samples: Vec<Option<Sample>>| samples.into_iter().flatten().collect();
     results.into_iter().map(all).collect()
+}
+
+/// A cache for all prompts and samples that are alive at once. Every such prompt has a sample in the batch, or one that
+/// enters it next, so that there are never more of them than the batch has room for.
+fn cache<B: NoisyBackend>(decoder: &Decoder<B>, prompts: &[Prompt], how: &Generation) -> KvBuffer {
+    let wanted = || prompts.iter().filter(|prompt| !prompt.samples.is_empty());
+    let longest = wanted().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+    let samples = wanted().map(|prompt| prompt.samples.len()).sum::<usize>().min(how.batch.max(1));
+    let prompts = wanted().count().min(samples);
+    KvBuffer::new(decoder.kv_places(prompts, longest), decoder.kv_places(samples, how.max_new_tokens))
 }
 
 /// How many of the waiting prompts it takes to fill `room`.
@@ -129,34 +143,43 @@ fn admit(waiting: &[Prompt], room: usize) -> usize {
     waiting.iter().take_while(needed).count()
 }
 
-/// Computes prompts once each.
+/// Computes prompts that have samples once each.
 fn prefill<B: NoisyBackend>(
     frozen: &Frozen<B>,
     decoder: &Decoder<B>,
     prompts: &[Prompt],
     range: Range<usize>,
+    cache: &mut KvBuffer,
 ) -> Vec<Ready> {
-    if range.is_empty() {
+    let chosen: Vec<usize> = range.filter(|&prompt| !prompts[prompt].samples.is_empty()).collect();
+    if chosen.is_empty() {
         return Vec::new();
     }
-    let chosen = &prompts[range.clone()];
+    let all = || chosen.iter().map(|&prompt| &prompts[prompt]);
     let rows: Vec<Vec<Row>> =
-        chosen.iter().map(|p| sequence_rows(p.sequence, p.sequence, p.ids.len(), p.ids.len())).collect();
-    let batch = Batch::pack(chosen.iter().zip(&rows).map(|(p, rows)| (&p.ids[..], &rows[..])));
-    let mut caches = vec![KvCache::new(decoder.blueprint.config.layers); chosen.len()];
-    let hidden = frozen.hidden(&batch, &mut caches.iter_mut().collect::<Vec<_>>());
+        all().map(|p| sequence_rows(p.sequence, p.sequence, p.ids.len(), p.ids.len())).collect();
+    let batch = Batch::pack(all().zip(&rows).map(|(p, rows)| (&p.ids[..], &rows[..])));
+    let cached: Vec<KvSequence> = all().map(|prompt| cache.prompt(prompt.samples.len())).collect();
+    let hidden = frozen.hidden(&batch, cache, &cached);
     let last: Vec<u32> = batch.segments.ranges().map(|rows| rows.end as u32 - 1).collect();
     let logits = B::host(&frozen.logits(hidden, &batch, &last).into_primitive().tensor());
     let rows = logits.chunks_exact(decoder.blueprint.config.vocab_size);
-    let one = |((prompt, mut cache), logits): ((usize, KvCache), &[f32])| {
-        cache.share();
-        Ready { prompt, started: 0, cache, logits: logits.to_vec() }
+    let one = |((prompt, cached), logits): ((usize, KvSequence), &[f32])| Ready {
+        prompt,
+        started: 0,
+        cached,
+        logits: logits.to_vec(),
     };
-    range.zip(caches).zip(rows).map(one).collect()
+    chosen.into_iter().zip(cached).zip(rows).map(one).collect()
 }
 
 /// Starts the next waiting sample: draws its first token.
-fn start(ready: &mut VecDeque<Ready>, prompts: &[Prompt], heads: Heads, how: &Generation) -> Option<Active> {
+fn start(
+    ready: &mut VecDeque<Ready>,
+    prompts: &[Prompt],
+    cache: &mut KvBuffer,
+    how: &Generation,
+) -> Option<Active> {
     while ready.front().is_some_and(|ready| ready.waiting(prompts) == 0) {
         ready.pop_front();
     }
@@ -167,11 +190,10 @@ fn start(ready: &mut VecDeque<Ready>, prompts: &[Prompt], heads: Heads, how: &Ge
         sample: from.started,
         sequence: prompt.samples[from.started],
         position: prompt.ids.len() as u32,
-        cache: from.cache.clone(),
+        cached: cache.sample(Some(from.cached)),
         out: Sample::default(),
     };
     from.started += 1;
-    started.cache.reserve(how.max_new_tokens, heads);
     started.draw(&from.logits, how);
     Some(started)
 }
@@ -181,12 +203,13 @@ fn decode<B: NoisyBackend>(
     frozen: &Frozen<B>,
     decoder: &Decoder<B>,
     active: &mut [Active],
+    cache: &mut KvBuffer,
     how: &Generation,
 ) {
     let tokens: Vec<([u32; 1], [Row; 1])> = active.iter().map(Active::last_token).collect();
     let batch = Batch::pack(tokens.iter().map(|(id, row)| (&id[..], &row[..])));
-    let mut caches: Vec<&mut KvCache> = active.iter_mut().map(|sequence| &mut sequence.cache).collect();
-    let hidden = frozen.hidden(&batch, &mut caches);
+    let cached: Vec<KvSequence> = active.iter().map(|sequence| sequence.cached).collect();
+    let hidden = frozen.hidden(&batch, cache, &cached);
     let every: Vec<u32> = (0..batch.ids.len() as u32).collect();
     let logits = B::host(&frozen.logits(hidden, &batch, &every).into_primitive().tensor());
     let vocab = decoder.blueprint.config.vocab_size;

@@ -17,7 +17,7 @@ pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use config::{Activation, Architecture, ModelConfig, ParameterSpec, Qwen2Sizes, Rope, RopeScaling};
-pub use decoder::{Batch, Decoder, KvCache, sequence_rows};
+pub use decoder::{Batch, Decoder, sequence_rows};
 pub use error::{Error, Result};
 pub use files::{Dtype, HostTensor, NamedTensor, TensorData, TensorFile};
 pub use frozen::Frozen;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 use burn_flex::Flex;
-use hardy_model::{
-    Batch, Decoder, Frozen, Generation, KvCache, Prompt, Sampler, TensorFile, generate, sequence_rows,
+use hardy_model::{Batch, Decoder, Frozen, Generation, Prompt, Sampler, TensorFile, generate, sequence_rows};
+use hardy_ops::{
+    BoundPlan, Noise, NoisyBackend, Phase, Plan, Rule,
+    ops::{attention::KvBuffer, log_prob::log_prob},
 };
-use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase, Plan, Rule, ops::log_prob::log_prob};
 
 /// The checkpoints of the golden directory that bring numbers with them.
 fn checkpoints() -> Vec<PathBuf> {
@@ -175,17 +176,17 @@ fn golden_cached_decoding_is_a_full_pass_to_the_bit_clean_and_under_noise() {
             let batch = golden.batch();
             let full = logits(&golden.decoder, &batch, &noise);
             let vocab = golden.decoder.blueprint.config.vocab_size;
-            let layers = golden.decoder.blueprint.config.layers;
             let frozen = Frozen::new(&golden.decoder, &noise);
             for (sequence, range) in golden.sequences.iter().zip(batch.segments.ranges()) {
-                let mut cache = KvCache::new(layers);
+                let mut cache = KvBuffer::for_sequences(golden.decoder.kv_places(1, sequence.len()));
+                let cached = [cache.sample(None)];
                 let half = sequence.len() / 2;
                 // The first half at once, the second token by token.
                 let steps = std::iter::once(0..half).chain((half..sequence.len()).map(|i| i..i + 1));
                 for step in steps {
                     let rows = &batch.rows[range.start + step.start..range.start + step.end];
                     let part = Batch::pack([(&sequence[step.clone()], rows)]);
-                    let hidden = frozen.hidden(&part, &mut [&mut cache]);
+                    let hidden = frozen.hidden(&part, &mut cache, &cached);
                     let every: Vec<u32> = (0..step.len() as u32).collect();
                     let logits = frozen.logits(hidden, &part, &every);
                     let ours = Flex::host(&logits.into_primitive().tensor()).to_vec();

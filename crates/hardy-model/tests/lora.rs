@@ -4,11 +4,11 @@
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 use hardy_model::{
-    Batch, Blueprint, Decoder, Dropout, Dtype, Frozen, HostTensor, KvCache, Lora, ModelConfig, Qwen2Sizes,
+    Batch, Blueprint, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora, ModelConfig, Qwen2Sizes,
     files::{read_adapter_config, read_tensors, write_tensors},
     sequence_rows,
 };
-use hardy_ops::{Noise, NoisyBackend, Phase, Plan, Rule};
+use hardy_ops::{Noise, NoisyBackend, Phase, Plan, Rule, ops::attention::KvBuffer};
 
 const BASE: &str = "the base";
 
@@ -128,10 +128,12 @@ fn adapters_with_tensors_that_would_be_left_out_are_refused() {
 fn cached_decoding_with_adapters_is_the_full_pass_to_the_bit() {
     let (decoder, batch, noise) = (trained(), batch(), Noise::clean());
     let full = logits(&decoder, &batch, &noise);
-    let (frozen, mut cache) = (Frozen::new(&decoder, &noise), KvCache::new(2));
+    let frozen = Frozen::new(&decoder, &noise);
+    let mut cache = KvBuffer::for_sequences(decoder.kv_places(1, batch.ids.len()));
+    let sequence = [cache.sample(None)];
     for position in 0..batch.ids.len() {
         let part = Batch::pack([(&batch.ids[position..=position], &batch.rows[position..=position])]);
-        let hidden = frozen.hidden(&part, &mut [&mut cache]);
+        let hidden = frozen.hidden(&part, &mut cache, &sequence);
         let ours = Flex::host(&frozen.logits(hidden, &part, &[0]).into_primitive().tensor()).to_vec();
         assert!(ours == full[position * 29..][..29], "position {position}");
     }

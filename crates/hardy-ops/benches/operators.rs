@@ -12,7 +12,7 @@ use divan::{Bencher, black_box, counter::ItemsCount};
 use hardy_ops::{
     At, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
     ops::{
-        attention::{Angles, AttentionAt, Heads, LayerCache, Segments},
+        attention::{Angles, AttentionAt, Heads, KvBuffer, KvSequence, Places, Segments},
         gelu::Approximation,
     },
 };
@@ -222,15 +222,18 @@ fn attention_backward(bencher: Bencher, with: With) {
 /// One new token for each of 256 sequences of 127 and more: the caches grow from call to call.
 #[divan::bench(args = BOTH, sample_count = 32, sample_size = 1)]
 fn attention_decoding(bencher: Bencher, with: With) {
-    let mut caches = vec![LayerCache::default(); SEQUENCES];
-    let mut caches: Vec<&mut LayerCache> = caches.iter_mut().collect();
+    let places = Places { count: SEQUENCES, tokens: 2 * LENGTH, layers: 1, width: HEADS.kv * HEADS.dim };
+    let mut cache = KvBuffer::for_sequences(places);
+    let sequences: Vec<KvSequence> = (0..SEQUENCES).map(|_| cache.sample(None)).collect();
     let tokens = SEQUENCES * (LENGTH - 1);
     let ([q, k, v], clean) = (qkv(tokens), attention_at(Op::Linear, With::Clean, tokens, LENGTH - 1));
     let (turns, prefix) = (angles(tokens, LENGTH - 1), Segments::from_lengths([LENGTH - 1; SEQUENCES]));
-    Flex::noisy_cached_attention([&q, &k, &v], &mut caches, &turns, HEADS, &prefix, &clean);
+    Flex::noisy_cached_attention([&q, &k, &v], cache.layer(0, &sequences), &turns, HEADS, &prefix, &clean);
     let ([q, k, v], at) = (qkv(SEQUENCES), attention_at(Op::Matmul, with, SEQUENCES, 1));
     let (turns, one) = (angles(SEQUENCES, 1), Segments::from_lengths([1; SEQUENCES]));
-    bencher.bench_local(|| Flex::noisy_cached_attention([&q, &k, &v], &mut caches, &turns, HEADS, &one, &at));
+    bencher.bench_local(|| {
+        Flex::noisy_cached_attention([&q, &k, &v], cache.layer(0, &sequences), &turns, HEADS, &one, &at)
+    });
 }
 
 #[divan::bench(args = BOTH)]

@@ -23,7 +23,7 @@ use crate::{
     at::At,
     clip,
     ops::{
-        attention::{self, Angles, AttentionAt, Heads, LayerCache, Segments},
+        attention::{self, Angles, AttentionAt, Heads, KvLayer, Segments},
         embedding, gather, gelu, head, layer_norm, linear, log_prob, rms_norm, silu, softmax,
     },
     site::Point,
@@ -110,13 +110,13 @@ pub trait NoisyBackend: Backend {
     /// See [`attention::cached_attention`].
     fn noisy_cached_attention(
         qkv: [&Primitive<Self>; 3],
-        caches: &mut [&mut LayerCache],
+        cache: KvLayer,
         angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
     ) -> Primitive<Self> {
-        attention::forward_cached::<Self>(qkv, caches, angles, heads, segments, at)
+        attention::forward_cached::<Self>(qkv, cache, angles, heads, segments, at)
     }
 
     /// See [`softmax::softmax`].

@@ -9,7 +9,7 @@ use hardy_numerics::{Accumulation, Partial, Perturbation};
 use hardy_ops::{
     Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
     ops::{
-        attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
+        attention::{AttentionAt, Heads, KvBuffer, Places, Segments, attention, cached_attention},
         linear::linear,
     },
 };
@@ -100,13 +100,21 @@ fn attention_with_a_cache_is_full_attention_to_the_bit() {
     let segments = Segments::from_lengths([length]);
     let qkv = [0, 1, 2].map(|i| part(i, 0, length));
     let full = host(attention(qkv, &angles(&all, 8), HEADS, &segments, &attention_at(&plan, &all)));
-    let mut cache = LayerCache::default();
+    let mut cache = KvBuffer::for_sequences(Places { count: 1, tokens: length, layers: 1, width: 16 });
+    let sequence = [cache.sample(None)];
     let (mut start, mut stepwise) = (0, Vec::new());
     for step in [1, 70, 1, 4, 5, 59] {
         let addresses: Rows = all[start..start + step].to_vec().into();
         let (qkv, angles) = ([0, 1, 2].map(|i| part(i, start, start + step)), angles(&addresses, 8));
         let (at, segments) = (attention_at(&plan, &addresses), Segments::from_lengths([step]));
-        stepwise.extend(host(cached_attention(qkv, &mut [&mut cache], &angles, HEADS, &segments, &at)));
+        stepwise.extend(host(cached_attention(
+            qkv,
+            cache.layer(0, &sequence),
+            &angles,
+            HEADS,
+            &segments,
+            &at,
+        )));
         start += step;
     }
     assert_eq!(full, stepwise);

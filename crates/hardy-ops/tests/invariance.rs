@@ -10,7 +10,7 @@ use hardy_numerics::{Bits, Fault, Format, Image, Perturbation, Quantization, Rou
 use hardy_ops::{
     At, BoundPlan, Noise, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId, Streams,
     ops::{
-        attention::{AttentionAt, Heads, LayerCache, Segments, attention, cached_attention},
+        attention::{AttentionAt, Heads, KvBuffer, Places, Segments, attention, cached_attention},
         embedding::embedding,
         linear::{freeze, frozen_linear, linear},
         log_prob::log_prob,
@@ -78,23 +78,22 @@ fn part(x: &[f32], width: usize, range: std::ops::Range<usize>) -> Tensor<Flex, 
     tensor(&x[range.start * width..range.end * width], width)
 }
 
+/// Places in one layer of [`HEADS`].
+fn places(count: usize, tokens: usize) -> Places {
+    Places { count, tokens, layers: 1, width: 16 }
+}
+
 /// Attention over a sequence of `length` in steps of the given sizes, with a cache.
 fn by_steps(qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) -> Vec<f32> {
-    let (mut cache, mut start, mut y) = (LayerCache::default(), 0, Vec::new());
+    let mut cache = KvBuffer::for_sequences(places(1, steps.iter().sum()));
+    let (sequence, mut start, mut y) = ([cache.sample(None)], 0, Vec::new());
     for step in steps {
         let range = start..start + step;
         let qkv = [0, 1, 2].map(|i| part(&qkv[i], [32, 16, 16][i], range.clone()));
         let addresses: Rows = rows[range.clone()].into();
-        let at = attention_at(noise, &addresses);
-        let segments = Segments::from_lengths([*step]);
-        y.extend(host(cached_attention(
-            qkv,
-            &mut [&mut cache],
-            &angles(&addresses, 8),
-            HEADS,
-            &segments,
-            &at,
-        )));
+        let (at, turns) = (attention_at(noise, &addresses), angles(&addresses, 8));
+        let (cached, segments) = (cache.layer(0, &sequence), Segments::from_lengths([*step]));
+        y.extend(host(cached_attention(qkv, cached, &turns, HEADS, &segments, &at)));
         start = range.end;
     }
     y
@@ -174,11 +173,12 @@ fn cached_sequences_of_a_batch_do_not_see_each_other() {
     let lengths = [5, 1, 66];
     let together = rows(&[(1, 5), (2, 1), (3, 66)]);
     let qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(72 * width, seed));
-    let mut caches = vec![LayerCache::default(); 3];
+    let mut cache = KvBuffer::for_sequences(places(3, 66));
+    let sequences = [0; 3].map(|_| cache.sample(None));
     let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
-    let mut all: Vec<&mut LayerCache> = caches.iter_mut().collect();
     let (segments, at) = (Segments::from_lengths(lengths), attention_at(&noise, &together));
-    let y = host(cached_attention(tensors, &mut all, &angles(&together, 8), HEADS, &segments, &at));
+    let (cached, turns) = (cache.layer(0, &sequences), angles(&together, 8));
+    let y = host(cached_attention(tensors, cached, &turns, HEADS, &segments, &at));
     for range in segments.ranges() {
         let alone = [0, 1, 2].map(|i| {
             let width = [32, 16, 16][i];

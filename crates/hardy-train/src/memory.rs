@@ -2,6 +2,7 @@
 //! of its two phases, rollout and training, needs beside it. Values are f32, four bytes each.
 
 use hardy_model::{ChatTemplate, ModelConfig, Tokenizer};
+use hardy_ops::ops::attention::Places;
 use serde::Serialize;
 
 use crate::{builtin, config::RunConfig, error::Result, trainer::training_problems};
@@ -62,7 +63,6 @@ impl MemoryEstimate {
         let samples = train.prompts_per_step * train.samples_per_prompt;
         let in_batch = samples.min(train.rollout_batch).max(config.eval.n.min(config.eval.batch));
         let prompts = in_batch.div_ceil(train.samples_per_prompt).max(config.eval.n.min(config.eval.batch));
-        let new_tokens = in_batch * train.max_new_tokens;
         let sequence = longest_prompt + train.max_new_tokens;
         // A group shares its prompt; responses may end before they are cut off.
         let step = train.prompts_per_step * longest_prompt + samples * train.max_new_tokens;
@@ -77,7 +77,7 @@ impl MemoryEstimate {
             parameters: bytes(sizes.parameters * (1 + reference)),
             optimizer: bytes(2 * sizes.trained),
             frozen_weights: bytes(sizes.parameters),
-            kv_cache: bytes((prompts * longest_prompt + new_tokens) * sizes.layers * 2 * sizes.keys),
+            kv_cache: bytes(kv_cache(config, sizes, longest_prompt)),
             prefill: bytes(prompts * longest_prompt * sizes.widest()),
             gradients: bytes(2 * sizes.trained),
             activations: bytes(tokens * (kept + 3 * sizes.hidden)),
@@ -91,6 +91,19 @@ impl MemoryEstimate {
         estimate.peak = estimate.parameters + estimate.optimizer + BASE + rollout.max(training);
         estimate
     }
+}
+
+/// Values of the larger key-value cache: a rollout's, or an evaluation's, whose problems have one sample each.
+fn kv_cache(config: &RunConfig, sizes: &Sizes, longest_prompt: usize) -> usize {
+    let (train, eval) = (&config.train, &config.eval);
+    let cache = |prompts: usize, samples: usize, new_tokens: usize| {
+        let places = |count, tokens| Places { count, tokens, layers: sizes.layers, width: sizes.keys };
+        places(prompts.min(samples), longest_prompt).elements() + places(samples, new_tokens).elements()
+    };
+    let samples = (train.prompts_per_step * train.samples_per_prompt).min(train.rollout_batch);
+    let rollout = cache(train.prompts_per_step, samples, train.max_new_tokens);
+    let new_tokens = eval.max_new_tokens.unwrap_or(train.max_new_tokens);
+    rollout.max(cache(eval.n, eval.n.min(eval.batch), new_tokens))
 }
 
 /// Logits of a chunk of the head, forward and backward.

@@ -5,7 +5,9 @@
 //! The probabilities are not kept for the backward pass but computed again; addressed noise comes out the same.
 //! All forward products are chained, so that a token's result is the same to the bit in a full pass and from a cache.
 
+mod buffer;
 mod cache;
+mod places;
 mod rotary;
 mod segments;
 
@@ -29,8 +31,10 @@ use crate::{
     backend::{NoisyBackend, Primitive, shape_of},
     site::Point,
 };
+use cache::{Cached, Growing, Piece};
 
-pub use cache::LayerCache;
+pub use buffer::{KvBuffer, KvLayer, KvSequence};
+pub use places::Places;
 pub use rotary::Angles;
 pub use segments::Segments;
 
@@ -101,27 +105,22 @@ pub fn attention<B: NoisyBackend>(
     tensor(B::noisy_attention([&primitive(q), &primitive(k), &primitive(v)], angles, heads, segments, at))
 }
 
-/// The same for new tokens that follow what the caches hold, one cache a sequence; their keys and values are added
-/// to the caches, the keys turned. Not differentiable.
+/// The same for new tokens that follow what `cache` holds of every sequence; their keys, turned, and values are added
+/// to it. Not differentiable.
 ///
 /// # Panics
-/// If there is not one cache a sequence, or the angles are not those of these rows and heads.
+/// If the cache has not as many sequences as `segments`, a place in it is too small, or the angles are not those of
+/// these rows and heads.
 pub fn cached_attention<B: NoisyBackend>(
     [q, k, v]: [Tensor<B, 2>; 3],
-    caches: &mut [&mut LayerCache],
+    cache: KvLayer,
     angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> Tensor<B, 2> {
-    tensor(B::noisy_cached_attention(
-        [&primitive(q), &primitive(k), &primitive(v)],
-        caches,
-        angles,
-        heads,
-        segments,
-        at,
-    ))
+    let qkv = [&primitive(q), &primitive(k), &primitive(v)];
+    tensor(B::noisy_cached_attention(qkv, cache, angles, heads, segments, at))
 }
 
 /// The forward pass on host slices.
@@ -139,9 +138,16 @@ pub fn forward<B: NoisyBackend>(
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
-    let fresh = |index| Source::Fresh(Sequence::packed(seen, segments, index, heads, at));
-    let sources: Vec<Source> = (0..segments.len()).map(fresh).collect();
-    let y = attend(&sources, heads, segments, at);
+    let one = |index| Sequence::packed(seen, segments, index, heads, at);
+    let sequences: Vec<Sequence> = (0..segments.len()).map(one).collect();
+    let y = attend(
+        sequences,
+        heads,
+        segments,
+        at,
+        #[inline(always)]
+        |sequence, y| attend_in_blocks(&sequence, y, heads, at),
+    );
     B::upload(y, shape_of::<B>(q), q)
 }
 
@@ -164,10 +170,11 @@ fn turned<B: NoisyBackend>(
 /// The cached forward pass on host slices.
 ///
 /// # Panics
-/// If there is not one cache a sequence, or the angles are not those of these rows and heads.
+/// If the cache has not as many sequences as `segments`, a place in it is too small, or the angles are not those of
+/// these rows and heads.
 pub fn forward_cached<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
-    caches: &mut [&mut LayerCache],
+    cache: KvLayer,
     angles: &Angles,
     heads: Heads,
     segments: &Segments,
@@ -176,35 +183,19 @@ pub fn forward_cached<B: NoisyBackend>(
     let v_host = B::host(v);
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
-    assert_eq!(caches.len(), segments.ranges().len(), "one cache a sequence");
-    let fresh: Vec<bool> = caches.iter().map(|cache| cache.is_empty()).collect();
-    let width = heads.kv_width();
-    for (cache, rows) in caches.iter_mut().zip(segments.ranges()) {
-        let rows = rows.start * width..rows.end * width;
-        cache.append(&k_seen[rows.clone()], &v_seen[rows], width);
-    }
     let seen = [&*q_seen, &*k_seen, &*v_seen];
-    let mut sources = Vec::with_capacity(caches.len());
-    let rounded = [&at.scores, &at.values].into_iter().any(|at| at.accumulation(Point::Output).is_some());
-    for (index, (cache, fresh)) in caches.iter().zip(fresh).enumerate() {
-        let sequence = Sequence::packed(seen, segments, index, heads, at);
-        sources.push(match (fresh, rounded) {
-            (true, _) => Source::Fresh(sequence),
-            (false, false) => Source::Cached(sequence, cache),
-            (false, true) => {
-                let [k, v] = cache.rows(width).map(Cow::Owned);
-                Source::Fresh(Sequence { k, v, ..sequence })
-            }
-        });
-    }
-    let y = attend(&sources, heads, segments, at);
+    assert_eq!(cache.len(), segments.len(), "one cache a sequence");
+    let places = cache.grow(segments.ranges().map(|rows| rows.len()), heads.kv_width());
+    let one = |(index, places)| (Sequence::packed(seen, segments, index, heads, at), places);
+    let y = attend(
+        places.into_iter().enumerate().map(one).collect(),
+        heads,
+        segments,
+        at,
+        #[inline(always)]
+        |(sequence, places), y| attend_cached(sequence, places, y, heads, at),
+    );
     B::upload(y, shape_of::<B>(q), q)
-}
-
-/// Where a sequence's keys and values are: in the pass itself, or in a cache.
-enum Source<'a> {
-    Fresh(Sequence<'a>),
-    Cached(Sequence<'a>, &'a LayerCache),
 }
 
 /// One sequence of a pass: its queries, and the keys and values up to them, as the products see them.
@@ -295,18 +286,21 @@ impl ForwardSums {
     }
 }
 
-/// All sequences, in parallel.
-fn attend(sources: &[Source], heads: Heads, segments: &Segments, at: &AttentionAt) -> Vec<f32> {
+/// All sequences, in parallel, each by `one`.
+fn attend<S: Send>(
+    sequences: Vec<S>,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+    one: impl Fn(S, &mut [f32]) -> ForwardSums + Sync,
+) -> Vec<f32> {
     let tokens: usize = segments.ranges().map(|rows| rows.len()).sum();
     let mut y = vec![0.0; tokens * heads.query_width()];
-    let work: Vec<_> = sources.iter().zip(segments.split(&mut y, heads.query_width())).collect();
-    let one = |(source, y): (&Source, &mut [f32])| {
+    let work: Vec<_> = sequences.into_iter().zip(segments.split(&mut y, heads.query_width())).collect();
+    let one = |(sequence, y)| {
         dispatch(
             #[inline(always)]
-            || match source {
-                Source::Fresh(sequence) => attend_in_blocks(sequence, y, heads, at),
-                Source::Cached(sequence, cache) => attend_by_query(sequence, cache, y, heads, at),
-            },
+            || one(sequence, y),
         )
     };
     let sums: Vec<ForwardSums> = work.into_par_iter().map(one).collect();
@@ -334,27 +328,44 @@ fn attend_in_blocks(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &Atten
     sums
 }
 
+/// Adds a sequence's keys and values to its place, and attends to what its prompt and its place hold.
+#[inline(always)]
+fn attend_cached(
+    sequence: Sequence,
+    (prompt, place): (Piece, Growing),
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+) -> ForwardSums {
+    let fresh = prompt.is_empty() && place.length == 0;
+    let cached = Cached::new(prompt, place.append(&sequence.k, &sequence.v));
+    let rounded = [&at.scores, &at.values].into_iter().any(|at| at.accumulation(Point::Output).is_some());
+    if !fresh && !rounded {
+        return attend_by_query(&sequence, &cached, y, heads, at);
+    }
+    let [k, v] = if fresh { [sequence.k, sequence.v] } else { cached.rows().map(Cow::Owned) };
+    attend_in_blocks(&Sequence { k, v, ..sequence }, y, heads, at)
+}
+
 /// The same from a cache, query by query.
 #[inline(always)]
 fn attend_by_query(
     sequence: &Sequence,
-    cache: &LayerCache,
+    cached: &Cached,
     y: &mut [f32],
     heads: Heads,
     at: &AttentionAt,
 ) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let (before, width) = (cache.len() - sequence.rows.len(), heads.kv_width());
+    let (before, width) = (cached.len() - sequence.rows.len(), heads.query_width());
     for (query, row) in sequence.rows.iter().enumerate() {
         p.resize(before + query + 1, 0.0);
-        for (head, y) in
-            y[query * heads.query_width()..].chunks_exact_mut(heads.dim).take(heads.query).enumerate()
-        {
+        for (head, y) in y[query * width..].chunks_exact_mut(heads.dim).take(heads.query).enumerate() {
             let (q, column) = (&sequence.query(query, head, heads)[..heads.dim], heads.kv_columns(head));
-            cache.scores(q, column, width, &mut p);
+            cached.scores(q, column, &mut p);
             softmax_of_scores(*row, head, heads, at, &mut p, &mut sums);
             perturb_row(*row, head, at, &mut p, &mut sums);
-            cache.mix(&p, column, width, y);
+            cached.mix(&p, column, y);
         }
     }
     sums

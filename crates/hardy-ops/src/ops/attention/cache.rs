@@ -1,120 +1,120 @@
-//! The key-value cache of one sequence in one layer, and attention of a single query over it. Samples of one prompt
-//! share the prompt's part; keys lie in blocks of sixteen, one element of all sixteen after another, so that the
-//! scores of sixteen keys are one chain of vector operations.
+//! The keys and values that one sequence sees in one layer, and attention of a single query over them: those of its
+//! prompt, which samples share, and its own. Keys lie in blocks of sixteen, one element of all sixteen after another,
+//! so that the scores of sixteen keys are one chain of vector operations.
 
-use std::sync::Arc;
-
-use super::{super::chain::CHAIN, Heads};
+use super::super::chain::CHAIN;
 
 /// Keys of a block.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 /// Elements of a head that are mixed together.
 const TILE: usize = 32;
 
-/// The keys and values of one sequence in one layer, as the products see them.
-#[derive(Clone, Debug, Default)]
-pub struct LayerCache {
-    prompt: Option<Arc<Piece>>,
-    own: Piece,
-}
-
 /// Keys and values of neighbouring positions.
-#[derive(Clone, Debug, Default)]
-struct Piece {
-    /// `[blocks, kv_heads·d, 16]`.
-    keys: Vec<f32>,
-    /// `[length, kv_heads·d]`.
-    values: Vec<f32>,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Piece<'a> {
+    /// `[blocks, width, 16]`.
+    keys: &'a [f32],
+    /// `[length, width]`.
+    values: &'a [f32],
     length: usize,
+    width: usize,
 }
 
-impl LayerCache {
-    /// How many positions it holds.
-    pub fn len(&self) -> usize {
-        self.pieces().map(|piece| piece.length).sum()
+/// A place that holds some positions and has room for those of the pass.
+#[derive(Debug)]
+pub(super) struct Growing<'a> {
+    /// `[blocks, width, 16]`.
+    pub keys: &'a mut [f32],
+    /// `[tokens, width]`.
+    pub values: &'a mut [f32],
+    pub length: usize,
+    pub width: usize,
+}
+
+/// The keys and values of one sequence: its prompt's and its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cached<'a>([Piece<'a>; 2]);
+
+impl<'a> Piece<'a> {
+    /// The first `length` positions of a place, whose keys and values are `width` wide.
+    pub fn new(keys: &'a [f32], values: &'a [f32], length: usize, width: usize) -> Self {
+        Self { keys, values: &values[..length * width], length, width }
     }
 
-    /// Whether it holds none.
+    /// Whether it holds no positions.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.length == 0
     }
 
-    /// Makes what it holds, a prompt's keys and values, common to all clones that are taken from now on.
-    ///
-    /// # Panics
-    /// If it holds a common part already.
-    pub fn share(&mut self) {
-        assert!(self.prompt.is_none(), "a cache is shared once");
-        self.prompt = Some(Arc::new(std::mem::take(&mut self.own)));
+    fn key(self, position: usize) -> impl Iterator<Item = f32> {
+        let first = position / BLOCK * BLOCK * self.width + position % BLOCK;
+        self.keys[first..].iter().step_by(BLOCK).take(self.width).copied()
     }
+}
 
-    /// Makes room for `tokens` more positions of `heads`, so that nothing moves while they come.
-    pub fn reserve(&mut self, tokens: usize, heads: Heads) {
-        let width = heads.kv_width();
-        self.own.values.reserve_exact(tokens * width);
-        self.own.keys.reserve_exact((self.own.length + tokens).next_multiple_of(BLOCK) * width);
-    }
-
-    /// Adds positions: `keys` and `values` `[positions, width]`.
-    pub(super) fn append(&mut self, keys: &[f32], values: &[f32], width: usize) {
-        let own = &mut self.own;
-        own.values.extend_from_slice(values);
-        for key in keys.chunks_exact(width) {
-            let lane = own.length % BLOCK;
-            if lane == 0 {
-                own.keys.resize(own.keys.len() + width * BLOCK, 0.0);
-            }
-            let block = own.length / BLOCK * BLOCK * width;
-            own.keys[block + lane..].iter_mut().step_by(BLOCK).zip(key).for_each(|(to, from)| *to = *from);
-            own.length += 1;
+impl<'a> Growing<'a> {
+    /// Adds positions, `keys` and `values` `[positions, width]`.
+    #[inline(always)]
+    pub fn append(self, keys: &[f32], values: &[f32]) -> Piece<'a> {
+        let Self { keys: blocks, values: rows, length, width } = self;
+        rows[length * width..][..values.len()].copy_from_slice(values);
+        for (position, key) in (length..).zip(keys.chunks_exact(width)) {
+            let first = position / BLOCK * BLOCK * width + position % BLOCK;
+            blocks[first..].iter_mut().step_by(BLOCK).zip(key).for_each(|(to, from)| *to = *from);
         }
+        Piece::new(blocks, rows, length + keys.len() / width, width)
+    }
+}
+
+impl<'a> Cached<'a> {
+    /// A prompt's part, empty where there is none, and the sequence's own.
+    pub fn new(prompt: Piece<'a>, own: Piece<'a>) -> Self {
+        Self([prompt, own])
     }
 
-    /// Its keys and values, `[length, width]` each.
-    pub(super) fn rows(&self, width: usize) -> [Vec<f32>; 2] {
-        let key = |piece: &Piece, position: usize| -> Vec<f32> {
-            let block = position / BLOCK * BLOCK * width + position % BLOCK;
-            piece.keys[block..].iter().step_by(BLOCK).take(width).copied().collect()
-        };
-        let keys = self.pieces().flat_map(|piece| (0..piece.length).flat_map(move |at| key(piece, at)));
-        [keys.collect(), self.pieces().flat_map(|piece| &piece.values).copied().collect()]
+    /// How many positions there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|piece| piece.length).sum()
     }
 
-    fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.prompt.as_deref().into_iter().chain([&self.own])
+    /// The keys and values, `[length, width]` each.
+    pub fn rows(&self) -> [Vec<f32>; 2] {
+        let keys = |piece: Piece<'a>| (0..piece.length).flat_map(move |position| piece.key(position));
+        let values = self.0.iter().flat_map(|piece| piece.values).copied();
+        [self.0.into_iter().flat_map(keys).collect(), values.collect()]
     }
 
     /// The scores `q·kᵀ` of one head's query `[d]` over the first `scores.len()` positions.
     #[inline(always)]
-    pub(super) fn scores(&self, q: &[f32], column: usize, width: usize, scores: &mut [f32]) {
+    pub fn scores(&self, q: &[f32], column: usize, scores: &mut [f32]) {
         let mut rest = scores;
-        for piece in self.pieces() {
+        for piece in &self.0 {
             let (here, after) = rest.split_at_mut(piece.length.min(rest.len()));
             rest = after;
-            piece.scores(q, column, width, here);
+            piece.scores(q, column, here);
         }
     }
 
     /// The product of one head's probabilities `p` over the first `p.len()` positions with their values, into
     /// `out` `[d]`.
     #[inline(always)]
-    pub(super) fn mix(&self, p: &[f32], column: usize, width: usize, out: &mut [f32]) {
+    pub fn mix(&self, p: &[f32], column: usize, out: &mut [f32]) {
         let (tiles, rest) = out.as_chunks_mut::<TILE>();
         let first_of_rest = column + tiles.len() * TILE;
         for (tile, out) in tiles.iter_mut().enumerate() {
-            self.mix_tile(p, column + tile * TILE, width, out);
+            self.mix_tile(p, column + tile * TILE, out);
         }
         for (i, out) in rest.iter_mut().enumerate() {
-            self.mix_tile(p, first_of_rest + i, width, std::array::from_mut(out));
+            self.mix_tile(p, first_of_rest + i, std::array::from_mut(out));
         }
     }
 
     /// The same for `N` elements of the head, kept in registers.
     #[inline(always)]
-    fn mix_tile<const N: usize>(&self, p: &[f32], column: usize, width: usize, out: &mut [f32; N]) {
+    fn mix_tile<const N: usize>(&self, p: &[f32], column: usize, out: &mut [f32; N]) {
         let (mut link, mut position) = ([0.0_f32; N], 0);
-        for piece in self.pieces() {
-            let rows = piece.values.chunks_exact(width);
+        for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
+            let rows = piece.values.chunks_exact(piece.width);
             for (p, row) in p[position..].iter().zip(rows) {
                 if position > 0 && position % CHAIN == 0 {
                     close(&mut link, out, position == CHAIN);
@@ -139,17 +139,17 @@ fn close(link: &mut [f32], out: &mut [f32], begins: bool) {
     }
 }
 
-impl Piece {
+impl Piece<'_> {
     #[inline(always)]
-    fn scores(&self, q: &[f32], column: usize, width: usize, scores: &mut [f32]) {
+    fn scores(&self, q: &[f32], column: usize, scores: &mut [f32]) {
         for (group, scores) in scores.chunks_mut(4 * BLOCK).enumerate() {
-            let keys = &self.keys[group * 4 * BLOCK * width..];
+            let keys = &self.keys[group * 4 * BLOCK * self.width..];
             // Several blocks at once hide the latency of the chains.
             match scores.len().div_ceil(BLOCK) {
-                4 => score_blocks::<4>(q, keys, column, width, scores),
-                3 => score_blocks::<3>(q, keys, column, width, scores),
-                2 => score_blocks::<2>(q, keys, column, width, scores),
-                _ => score_blocks::<1>(q, keys, column, width, scores),
+                4 => score_blocks::<4>(q, keys, column, self.width, scores),
+                3 => score_blocks::<3>(q, keys, column, self.width, scores),
+                2 => score_blocks::<2>(q, keys, column, self.width, scores),
+                _ => score_blocks::<1>(q, keys, column, self.width, scores),
             }
         }
     }

@@ -1,0 +1,218 @@
+//! The key-value cache of a whole generation: one buffer, allocated once, with places for prompts and places for the
+//! sequences that continue them. A place is taken and given back, the lowest free one first, and never moves.
+
+use super::{
+    cache::{Growing, Piece},
+    places::{Places, Shelf},
+};
+
+/// The keys and values of many sequences in all layers; memory that no token has come to is not touched.
+#[derive(Debug)]
+pub struct KvBuffer {
+    /// The places of prompts, then those of samples.
+    data: Vec<f32>,
+    prompts: Shelf,
+    samples: Shelf,
+    /// Samples of the prompt in a place that have not finished, `[prompts]`.
+    unfinished: Vec<usize>,
+}
+
+/// Where the keys and values of one sequence are in a buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct KvSequence(Of);
+
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Prompt(usize),
+    /// Its own place, and that of the prompt which it continues.
+    Sample(usize, Option<usize>),
+}
+
+impl KvBuffer {
+    /// An empty buffer with places for prompts, and for samples that continue one or stand alone.
+    ///
+    /// # Panics
+    /// If they are not for the same model.
+    pub fn new(prompts: Places, samples: Places) -> Self {
+        let model = |places: Places| (places.layers, places.width);
+        assert_eq!(model(prompts), model(samples), "places for one model");
+        Self {
+            data: vec![0.0; prompts.elements() + samples.elements()],
+            prompts: Shelf::new(prompts),
+            samples: Shelf::new(samples),
+            unfinished: vec![0; prompts.count],
+        }
+    }
+
+    /// An empty buffer for sequences that stand alone.
+    pub fn for_sequences(places: Places) -> Self {
+        Self::new(Places { count: 0, ..places }, places)
+    }
+
+    /// Takes a place for a prompt; the last of its `samples` gives it back.
+    ///
+    /// # Panics
+    /// If no such place is free, or the prompt has no samples.
+    pub fn prompt(&mut self, samples: usize) -> KvSequence {
+        assert!(samples > 0, "a prompt is kept for its samples");
+        let place = self.prompts.take().expect("a free place for a prompt");
+        self.unfinished[place] = samples;
+        KvSequence(Of::Prompt(place))
+    }
+
+    /// Takes a place for a sequence that continues `prompt`, or stands alone.
+    ///
+    /// # Panics
+    /// If no such place is free, or `prompt` is none.
+    pub fn sample(&mut self, prompt: Option<KvSequence>) -> KvSequence {
+        let prompt = prompt.map(|KvSequence(prompt)| match prompt {
+            Of::Prompt(place) => place,
+            Of::Sample(..) => panic!("a sample continues a prompt"),
+        });
+        KvSequence(Of::Sample(self.samples.take().expect("a free place for a sample"), prompt))
+    }
+
+    /// Gives back the place of a sample, and with a prompt's last sample the prompt's.
+    ///
+    /// # Panics
+    /// If it was given back already, or is a prompt.
+    pub fn finish(&mut self, KvSequence(sample): KvSequence) {
+        let Of::Sample(own, prompt) = sample else { panic!("a prompt finishes with its last sample") };
+        self.samples.give_back(own);
+        if let Some(prompt) = prompt {
+            self.unfinished[prompt] -= 1;
+            if self.unfinished[prompt] == 0 {
+                self.prompts.give_back(prompt);
+            }
+        }
+    }
+
+    /// One layer for a pass over `sequences`.
+    pub fn layer<'a>(&'a mut self, layer: usize, sequences: &'a [KvSequence]) -> KvLayer<'a> {
+        KvLayer { buffer: self, layer, sequences }
+    }
+}
+
+/// One layer of a buffer, and the sequences of a pass, either all prompts or all samples.
+#[derive(Debug)]
+pub struct KvLayer<'a> {
+    buffer: &'a mut KvBuffer,
+    layer: usize,
+    sequences: &'a [KvSequence],
+}
+
+impl<'a> KvLayer<'a> {
+    /// How many sequences there are.
+    pub(super) fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// What the prompt of every sequence holds, and its own place, about to grow by a number of tokens.
+    ///
+    /// # Panics
+    /// If keys are not `width` wide, prompts and samples are mixed, a sequence occurs twice, or a place is too small.
+    pub(super) fn grow(self, by: impl Iterator<Item = usize>, width: usize) -> Vec<(Piece<'a>, Growing<'a>)> {
+        assert_eq!(self.buffer.samples.places.width, width, "the width of the buffer's keys");
+        match self.sequences.first() {
+            Some(KvSequence(Of::Prompt(_))) => self.grow_prompts(by),
+            _ => self.grow_samples(by),
+        }
+    }
+
+    fn grow_prompts(self, by: impl Iterator<Item = usize>) -> Vec<(Piece<'a>, Growing<'a>)> {
+        let KvBuffer { data, prompts, .. } = self.buffer;
+        let own = self.sequences.iter().map(|KvSequence(sequence)| match sequence {
+            Of::Prompt(place) => *place,
+            Of::Sample(..) => panic!("a pass over prompts has no samples"),
+        });
+        let data = &mut data[..prompts.places.elements()];
+        let grown = prompts.grow(data, self.layer, own.zip(by));
+        grown.into_iter().map(|own| (Piece::default(), own)).collect()
+    }
+
+    fn grow_samples(self, by: impl Iterator<Item = usize>) -> Vec<(Piece<'a>, Growing<'a>)> {
+        let KvBuffer { data, prompts, samples, .. } = self.buffer;
+        let (before, data) = data.split_at_mut(prompts.places.elements());
+        let before: &'a [f32] = before;
+        let piece = |prompt: usize| prompts.piece(before, prompt, self.layer);
+        let places = self.sequences.iter().map(|KvSequence(sequence)| match sequence {
+            Of::Sample(own, prompt) => (*own, prompt.map_or_else(Piece::default, piece)),
+            Of::Prompt(_) => panic!("a pass over samples has no prompts"),
+        });
+        let (own, before): (Vec<usize>, Vec<Piece>) = places.unzip();
+        before.into_iter().zip(samples.grow(data, self.layer, own.into_iter().zip(by))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::cache::Cached, *};
+
+    fn buffer(prompts: usize, samples: usize) -> KvBuffer {
+        let places = |count, tokens| Places { count, tokens, layers: 3, width: 2 };
+        KvBuffer::new(places(prompts, 20), places(samples, 5))
+    }
+
+    /// Adds a token whose key and value are `value`; gives all keys that the sequence sees.
+    fn add(buffer: &mut KvBuffer, layer: usize, sequence: KvSequence, value: f32) -> Vec<f32> {
+        let sequences = [sequence];
+        let [(before, own)] = buffer.layer(layer, &sequences).grow([1].into_iter(), 2).try_into().unwrap();
+        let [keys, values] = Cached::new(before, own.append(&[value; 2], &[value; 2])).rows();
+        assert_eq!(keys, values);
+        keys.chunks(2).map(|key| key[0]).collect()
+    }
+
+    #[test]
+    fn samples_see_their_prompt_and_themselves_layer_by_layer() {
+        let mut buffer = buffer(1, 2);
+        let prompt = buffer.prompt(2);
+        for layer in 0..3 {
+            for token in 0..18 {
+                add(&mut buffer, layer, prompt, (100 * layer + token) as f32);
+            }
+        }
+        let samples = [0; 2].map(|_| buffer.sample(Some(prompt)));
+        for layer in 0..3 {
+            let mut expected: Vec<f32> = (0..18).map(|token| (100 * layer + token) as f32).collect();
+            expected.push(-1.0);
+            assert_eq!(add(&mut buffer, layer, samples[0], -1.0), expected);
+            expected[18] = -2.0;
+            assert_eq!(add(&mut buffer, layer, samples[1], -2.0), expected);
+            expected.push(-3.0);
+            assert_eq!(add(&mut buffer, layer, samples[1], -3.0), expected);
+        }
+    }
+
+    #[test]
+    fn a_prompts_place_is_free_after_its_last_sample_and_is_taken_again_empty() {
+        let mut buffer = buffer(1, 2);
+        let prompt = buffer.prompt(2);
+        add(&mut buffer, 0, prompt, 1.0);
+        let samples = [0; 2].map(|_| buffer.sample(Some(prompt)));
+        add(&mut buffer, 0, samples[0], 2.0);
+        buffer.finish(samples[0]);
+        assert!(buffer.prompts.take().is_none(), "the other sample reads it");
+        let alone = buffer.sample(None);
+        assert_eq!(add(&mut buffer, 0, alone, 3.0), [3.0]);
+        buffer.finish(samples[1]);
+        let prompt = buffer.prompt(1);
+        assert_eq!(add(&mut buffer, 0, prompt, 4.0), [4.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a place for 5 tokens, of which it holds 5, is given 1")]
+    fn a_place_that_is_too_small_says_so() {
+        let mut buffer = buffer(0, 1);
+        let alone = buffer.sample(None);
+        for _ in 0..6 {
+            add(&mut buffer, 2, alone, 1.0);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a free place for a prompt")]
+    fn more_prompts_than_places_are_refused() {
+        let mut buffer = buffer(1, 1);
+        let _ = [0; 2].map(|_| buffer.prompt(1));
+    }
+}
