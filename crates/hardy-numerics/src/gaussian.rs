@@ -7,10 +7,25 @@ use crate::math::{ln_unit, sin_cos_turns};
 use crate::philox;
 use crate::simd::dispatch;
 
-/// Philox blocks computed at a time, one to a SIMD lane.
-const LANES: usize = 16;
-/// Values computed at a time.
-pub(crate) const CHUNK: usize = 4 * LANES;
+/// Philox blocks computed at a time, one to a 64-bit SIMD lane.
+const LANES: usize = 8;
+/// Values of so many blocks.
+const GROUP: usize = 4 * LANES;
+/// Groups that are computed together. First the random words of all, then the noise of all: two short loops, each of
+/// independent turns, keep the processor busier than one long one.
+const GROUPS: usize = 16;
+
+/// Radii and angles of the pairs of a group: first those of the blocks' first pairs, then those of their second.
+type Words = [[u32; 2 * LANES]; 2];
+
+/// Neighbouring elements of a row.
+pub(crate) struct Stretch<'a> {
+    pub key: NoiseKey,
+    pub row: Row,
+    /// The address of the first.
+    pub element: u64,
+    pub x: &'a mut [f32],
+}
 
 /// Writes `out[i]` = the Gaussian value of element `first_element + i`: the bits of [`NoiseKey::gaussian`], whatever
 /// the start, the length and the SIMD level.
@@ -23,34 +38,90 @@ pub fn fill_gaussian(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32
 
 #[inline(always)]
 fn fill(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
-    let mut block = first_element / 4;
-    let mut skip = (first_element % 4) as usize;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let part = rest.split_off_mut(..rest.len().min(CHUNK - skip)).unwrap_or_default();
-        let noise = gaussian_chunk(key, row, block);
-        part.copy_from_slice(&noise[skip..skip + part.len()]);
-        block = block.wrapping_add(LANES as u64);
-        skip = 0;
+    let stretch = Stretch { key, row, element: first_element, x: out };
+    with_gaussian(
+        std::iter::once(stretch),
+        #[inline(always)]
+        |part, noise| part.copy_from_slice(noise),
+    );
+}
+
+/// Calls `f` with all parts of all stretches, in their order, and the noise of each. Short stretches are computed
+/// together.
+#[inline(always)]
+pub(crate) fn with_gaussian<'a>(
+    mut stretches: impl Iterator<Item = Stretch<'a>>,
+    mut f: impl FnMut(&mut [f32], &[f32]),
+) {
+    let (mut words, mut values) = ([[[0; 2 * LANES]; 2]; GROUPS], [[0.0; GROUP]; GROUPS]);
+    let mut parts: [(usize, &mut [f32]); GROUPS] = std::array::from_fn(|_| (0, &mut [][..]));
+    let Some(mut rest) = stretches.next() else { return };
+    loop {
+        let (mut groups, mut count) = (0, 0);
+        while groups < GROUPS {
+            if rest.x.is_empty() {
+                let Some(next) = stretches.next() else { break };
+                rest = next;
+                continue;
+            }
+            let (first, part) = rest.take(&mut words[groups..]);
+            let end = groups * GROUP + first + part.len();
+            parts[count] = (groups * GROUP + first, part);
+            (groups, count) = (end.div_ceil(GROUP), count + 1);
+        }
+        if count == 0 {
+            return;
+        }
+        for (values, words) in values[..groups].iter_mut().zip(&words) {
+            normal_values(words, values);
+        }
+        for (first, part) in &mut parts[..count] {
+            f(part, &values.as_flattened()[*first..][..part.len()]);
+        }
     }
 }
 
-/// The values of elements `4·block .. 4·block + CHUNK`.
+impl<'a> Stretch<'a> {
+    /// Takes as many elements off the front as `words` has room for, and writes their words; gives the place of the
+    /// first within its block.
+    #[inline(always)]
+    fn take(&mut self, words: &mut [Words]) -> (usize, &'a mut [f32]) {
+        let (block, skip) = (self.element / 4, (self.element % 4) as usize);
+        let count = self.x.len().min(words.len() * GROUP - skip);
+        let part = self.x.split_off_mut(..count).unwrap_or_default();
+        let groups = (skip + count).div_ceil(GROUP);
+        for (i, words) in words[..groups].iter_mut().enumerate() {
+            random_words(self.key, self.row, block.wrapping_add((i * LANES) as u64), words);
+        }
+        self.element = self.element.wrapping_add(count as u64);
+        (skip, part)
+    }
+}
+
+/// The words of `LANES` blocks.
 #[inline(always)]
-pub(crate) fn gaussian_chunk(key: NoiseKey, row: Row, block: u64) -> [f32; CHUNK] {
-    let mut words = [[0_u32; LANES]; 4];
+fn random_words(key: NoiseKey, row: Row, block: u64, [radii, angles]: &mut Words) {
     for i in 0..LANES {
         let random = philox::bijection(row.counter(block.wrapping_add(i as u64)), key.0);
-        for (lanes, word) in words.iter_mut().zip(random) {
-            lanes[i] = word as u32;
-        }
+        let [a, b, c, d] = random.map(|word| word as u32);
+        (radii[i], angles[i]) = (a, b);
+        (radii[LANES + i], angles[LANES + i]) = (c, d);
     }
-    let mut values = [0.0; CHUNK];
+}
+
+/// The values of a group, in the order of their elements.
+#[inline(always)]
+fn normal_values([radii, angles]: &Words, values: &mut [f32; GROUP]) {
+    let (mut first, mut second) = ([0.0; 2 * LANES], [0.0; 2 * LANES]);
+    for i in 0..2 * LANES {
+        (first[i], second[i]) = pair(radii[i], angles[i]);
+    }
     for i in 0..LANES {
-        let block = box_muller([words[0][i], words[1][i], words[2][i], words[3][i]]);
-        values[4 * i..4 * i + 4].copy_from_slice(&block);
+        values[4 * i] = first[i];
+        values[4 * i + 1] = second[i];
+        values[4 * i + 2] = first[LANES + i];
+        values[4 * i + 3] = second[LANES + i];
     }
-    values
 }
 
 /// 4 random words to 4 standard normal values, by pairs.

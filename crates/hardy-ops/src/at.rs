@@ -272,13 +272,26 @@ pub(crate) struct ByRow<'a> {
 pub(crate) type Sums = Vec<(u64, ErrorEnergy)>;
 
 impl ByRow<'_> {
-    /// Injects into part of a row, which is a tensor by itself to a number format, and adds to `sums`.
-    pub fn apply(&self, row: Row, first_element: u64, x: &mut [f32], sums: &mut Sums) {
+    /// Injects into the beginning of every row of `x` `[rows, stride]`: `part` tells the address and the length of row
+    /// `i`'s. Adds to `sums`.
+    pub fn apply_parts(
+        &self,
+        stride: usize,
+        x: &mut [f32],
+        part: impl Fn(usize) -> (Row, u64, usize),
+        sums: &mut Sums,
+    ) {
         sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
         for (injection, sum) in self.injections.iter().zip(sums) {
             let key = injection.keys[self.operand as usize];
-            sum.1 += injection.perturbation.apply(key, row, first_element, x);
-            sum.0 += x.len() as u64;
+            let mut elements = 0;
+            let parts = x.chunks_exact_mut(stride).enumerate().map(|(i, x)| {
+                let (row, first_element, length) = part(i);
+                elements += length as u64;
+                (row, first_element, &mut x[..length])
+            });
+            sum.1 += injection.perturbation.apply_parts(key, parts);
+            sum.0 += elements;
         }
     }
 

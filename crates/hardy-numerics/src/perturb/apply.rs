@@ -35,13 +35,29 @@ impl Perturbation {
     ///
     /// For an [`Accumulation`](super::Accumulation), which is no error of values.
     pub fn apply(&self, keys: impl Into<Keys>, row: Row, first_element: u64, x: &mut [f32]) -> ErrorEnergy {
-        let (keys, element) = (keys.into(), first_element);
-        if let Self::Quantization(quantization) = self {
-            return quantization.row(keys.noise, row, element, x);
-        }
+        self.apply_parts(keys, std::iter::once((row, first_element, x)))
+    }
+
+    /// Perturbs parts of rows in place, each given by its row, the address of its first element and its values, as
+    /// [`Perturbation::apply`] does; many short parts cost less so than one by one.
+    ///
+    /// # Panics
+    ///
+    /// As [`Perturbation::apply`].
+    pub fn apply_parts<'a>(
+        &self,
+        keys: impl Into<Keys>,
+        parts: impl Iterator<Item = (Row, u64, &'a mut [f32])>,
+    ) -> ErrorEnergy {
+        let keys = keys.into();
         dispatch(
             #[inline(always)]
-            || self.kernel(std::iter::once(Piece { keys, row, element, channel: element, x })),
+            || {
+                self.kernel(parts.map(
+                    #[inline(always)]
+                    |(row, element, x)| Piece { keys, row, element, channel: element, x },
+                ))
+            },
         )
     }
 
@@ -61,20 +77,11 @@ impl Perturbation {
         assert_eq!(x.len(), rows.len() * width, "x must be [{}, {width}]", rows.len());
         let keys = keys.into();
         in_rows(rows, width, x, |rows, x| {
-            let rows = rows.iter().zip(x.chunks_exact_mut(width));
-            if let Self::Quantization(quantization) = self {
-                return rows.map(|(&row, x)| quantization.row(keys.noise, row, first_element, x)).sum();
-            }
-            let (element, channel) = (first_element, first_element);
-            dispatch(
+            let parts = rows.iter().zip(x.chunks_exact_mut(width)).map(
                 #[inline(always)]
-                || {
-                    self.kernel(rows.map(
-                        #[inline(always)]
-                        |(&row, x)| Piece { keys, row, element, channel, x },
-                    ))
-                },
-            )
+                |(&row, x)| (row, first_element, x),
+            );
+            self.apply_parts(keys, parts)
         })
     }
 

@@ -284,7 +284,6 @@ fn in_channels<'a, const RANDOM: bool>(
                 fill_bits(keys.channels, Row::WEIGHT, channel + first, &mut channels[..part.len()]);
             }
             lanes.replace(
-                0,
                 part,
                 #[inline(always)]
                 |i, x| {

@@ -2,7 +2,7 @@
 
 use super::apply::Piece;
 use crate::energy::{ErrorEnergy, Lanes};
-use crate::gaussian::{CHUNK, gaussian_chunk};
+use crate::gaussian::{Stretch, with_gaussian};
 
 /// Replaces every value by `image` of it.
 #[inline(always)]
@@ -10,7 +10,6 @@ pub(super) fn each<'a>(pieces: impl Iterator<Item = Piece<'a>>, image: impl Fn(f
     let mut lanes = Lanes::new();
     for piece in pieces {
         lanes.replace(
-            0,
             piece.x,
             #[inline(always)]
             |_, x| image(x),
@@ -26,23 +25,15 @@ pub(super) fn each_with_noise<'a>(
     image: impl Fn(f32, f32) -> f32,
 ) -> ErrorEnergy {
     let mut lanes = Lanes::new();
-    for piece in pieces {
-        let mut rest = piece.x;
-        let mut block = piece.element / 4;
-        let mut skip = (piece.element % 4) as usize;
-        while !rest.is_empty() {
-            let part = rest.split_off_mut(..rest.len().min(CHUNK - skip)).unwrap_or_default();
-            let noise = gaussian_chunk(piece.keys.noise, piece.row, block);
-            lanes.replace(
-                skip,
-                part,
-                #[inline(always)]
-                |i, x| image(x, noise[skip + i]),
-            );
-            block = block.wrapping_add(CHUNK as u64 / 4);
-            skip = 0;
-        }
-    }
+    let stretches = pieces.map(
+        #[inline(always)]
+        |piece| Stretch { key: piece.keys.noise, row: piece.row, element: piece.element, x: piece.x },
+    );
+    with_gaussian(
+        stretches,
+        #[inline(always)]
+        |x, noise| lanes.replace_with(x, noise, &image),
+    );
     lanes.sum()
 }
 

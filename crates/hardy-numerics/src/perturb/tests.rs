@@ -163,6 +163,25 @@ fn rows_are_perturbed_each_at_its_own_address_whatever_the_batch() {
 }
 
 #[test]
+fn parts_together_are_what_they_are_one_by_one() {
+    let parts = [(0, 1), (3, 130), (1 << 20, 64), (7, 0), (2, 700), (0, 512), (5, 33), (1 << 34, 1100)];
+    let address = |i: usize| Row { position: i as u32, ..ROW };
+    for perturbation in every() {
+        let mut single: Vec<Vec<f32>> = parts.iter().map(|&(_, length)| ramp(length)).collect();
+        let mut together = single.clone();
+        let one = |(i, x): (usize, &mut Vec<f32>)| perturbation.apply(KEY, address(i), parts[i].0, x);
+        let expected: ErrorEnergy = single.iter_mut().enumerate().map(one).sum();
+        let all = together.iter_mut().enumerate().map(|(i, x)| (address(i), parts[i].0, &mut x[..]));
+        let energy = perturbation.apply_parts(KEY, all);
+        assert!(single.iter().zip(&together).all(|(a, b)| bits(a) == bits(b)), "{perturbation:?}");
+        // Flipped bits may make an error without bounds.
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-12 * b || !a.is_finite() && !b.is_finite();
+        assert!(near(energy.error, expected.error), "{perturbation:?}: {energy:?}, not {expected:?}");
+        assert!(near(energy.signal, expected.signal), "{perturbation:?}: {energy:?}, not {expected:?}");
+    }
+}
+
+#[test]
 fn images_and_energies_do_not_depend_on_the_thread_count() {
     let rows: Vec<Row> = (0..1500).map(|i| Row { sequence: i, position: 3 }).collect();
     for perturbation in every() {

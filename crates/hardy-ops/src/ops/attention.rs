@@ -316,11 +316,10 @@ fn attend_in_blocks(sequence: &Sequence, y: &mut [f32], heads: Heads, at: &Atten
     let mut exact = value_sums.exact(y.len());
     for head in 0..heads.query {
         for block in sequence.blocks() {
-            let keys = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
-            perturb_probabilities(sequence, &block, head, keys, at, &mut p, &mut sums);
-            let first = block.start * width + head * heads.dim;
-            let seen = Mat::new(&p, block.len(), keys, keys);
-            let factors = [seen, sequence.values(keys, head, heads)];
+            let seen = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
+            perturb_probabilities(seen, at, &mut p, &mut sums);
+            let (first, keys) = (block.start * width + head * heads.dim, seen.keys);
+            let factors = [Mat::new(&p, block.len(), keys, keys), sequence.values(keys, head, heads)];
             value_sums.product([y, &mut exact], first, width, factors, false);
         }
     }
@@ -357,32 +356,36 @@ fn attend_by_query(
     at: &AttentionAt,
 ) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let (before, width) = (cached.len() - sequence.rows.len(), heads.query_width());
-    for (query, row) in sequence.rows.iter().enumerate() {
-        p.resize(before + query + 1, 0.0);
-        for (head, y) in y[query * width..].chunks_exact_mut(heads.dim).take(heads.query).enumerate() {
-            let (q, column) = (&sequence.query(query, head, heads)[..heads.dim], heads.kv_columns(head));
-            cached.scores(q, column, &mut p);
-            softmax_of_scores(*row, head, heads, at, &mut p, &mut sums);
-            perturb_row(*row, head, at, &mut p, &mut sums);
-            cached.mix(&p, column, y);
+    let before = cached.len() - sequence.rows.len();
+    for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
+        let keys = before + query + 1;
+        p.resize(heads.query * keys, 0.0);
+        for (head, p) in p.chunks_exact_mut(keys).enumerate() {
+            let q = &sequence.query(query, head, heads)[..heads.dim];
+            cached.scores(q, heads.kv_columns(head), p);
+        }
+        let seen = Seen { rows: &sequence.rows[query..=query], head: 0, shortest: keys, keys };
+        softmax_of_scores(seen, heads, at, &mut p, &mut sums);
+        perturb_probabilities(seen, at, &mut p, &mut sums);
+        for (head, (p, y)) in p.chunks_exact(keys).zip(y.chunks_exact_mut(heads.dim)).enumerate() {
+            cached.mix(p, heads.kv_columns(head), y);
         }
     }
     sums
 }
 
 /// The probabilities `p` of a block of queries over the keys that its last query sees, `[block, keys]`, zero above
-/// the diagonal, as the softmax makes them; gives the number of keys.
+/// the diagonal, as the softmax makes them.
 #[inline(always)]
-fn probabilities(
-    sequence: &Sequence,
+fn probabilities<'a>(
+    sequence: &Sequence<'a>,
     block: &Range<usize>,
     head: usize,
     heads: Heads,
     at: &AttentionAt,
     p: &mut Vec<f32>,
     sums: &mut ForwardSums,
-) -> usize {
+) -> Seen<'a> {
     let offset = sequence.offset(heads);
     let keys = offset + block.end;
     p.resize(block.len() * keys, 0.0);
@@ -390,62 +393,67 @@ fn probabilities(
     let mut exact = score_sums.exact(p.len());
     let factors = [sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t()];
     score_sums.product([p, &mut exact], 0, keys, factors, false);
+    let seen = Seen { rows: &sequence.rows[block.clone()], head, shortest: offset + block.start + 1, keys };
     for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-        let (visible, hidden) = p.split_at_mut(offset + block.start + i + 1);
+        let (visible, hidden) = p.split_at_mut(seen.shortest + i);
         hidden.fill(0.0);
         let exact = exact.get(i * keys..i * keys + visible.len()).unwrap_or_default();
         score_sums.measure(exact, visible, &mut sums.score_sums);
-        softmax_of_scores(sequence.rows[block.start + i], head, heads, at, visible, sums);
     }
-    keys
+    softmax_of_scores(seen, heads, at, p, sums);
+    seen
 }
 
-/// Makes of the scores that a query sees its probabilities.
-#[inline(always)]
-fn softmax_of_scores(
-    row: Row,
+/// What the queries of a block see, one head after another: one key more than the query before.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    /// The addresses of the queries.
+    rows: &'a [Row],
+    /// The first head.
     head: usize,
-    heads: Heads,
-    at: &AttentionAt,
-    visible: &mut [f32],
-    sums: &mut ForwardSums,
-) {
-    let first = first_score(head);
-    at.scores.by_row(Point::Output, Operand::Lhs).apply(row, first, visible, &mut sums.scores);
-    at.scores.note_magnitude(visible);
-    visible.iter_mut().for_each(|s| *s *= heads.scale());
-    at.softmax.by_row(Point::Input, Operand::Lhs).apply(row, first, visible, &mut sums.softmax_input);
-    softmax_row(visible);
-}
-
-/// Makes of the probabilities of a block what the product with the values sees.
-#[inline(always)]
-fn perturb_probabilities(
-    sequence: &Sequence,
-    block: &Range<usize>,
-    head: usize,
+    /// How many keys the first query sees.
+    shortest: usize,
+    /// From one query's scores to the next one's.
     keys: usize,
-    at: &AttentionAt,
-    p: &mut [f32],
-    sums: &mut ForwardSums,
-) {
-    for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-        let visible = keys - block.len() + i + 1;
-        perturb_row(sequence.rows[block.start + i], head, at, &mut p[..visible], sums);
+}
+
+impl Seen<'_> {
+    /// Injects into what the queries see of `x` `[heads·queries, keys]`.
+    #[inline(always)]
+    fn inject(self, errors: ByRow, x: &mut [f32], sums: &mut Sums) {
+        let part = |i: usize| {
+            let (head, query) = (self.head + i / self.rows.len(), i % self.rows.len());
+            (self.rows[query], (head as u64) << HEAD_SHIFT, self.shortest + query)
+        };
+        errors.apply_parts(self.keys, x, part, sums);
+    }
+
+    /// What every query sees of `x` `[heads·queries, keys]`.
+    #[inline(always)]
+    fn visible(self, x: &mut [f32]) -> impl Iterator<Item = &mut [f32]> {
+        let length = move |i| self.shortest + i % self.rows.len();
+        x.chunks_exact_mut(self.keys).enumerate().map(move |(i, x)| &mut x[..length(i)])
     }
 }
 
+/// Makes of the scores `p` that queries see their probabilities.
 #[inline(always)]
-fn perturb_row(row: Row, head: usize, at: &AttentionAt, visible: &mut [f32], sums: &mut ForwardSums) {
-    let first = first_score(head);
-    at.softmax.by_row(Point::Output, Operand::Lhs).apply(row, first, visible, &mut sums.softmax_output);
-    at.softmax.note_magnitude(visible);
-    at.values.by_row(Point::Input, Operand::Lhs).apply(row, first, visible, &mut sums.probabilities);
+fn softmax_of_scores(seen: Seen, heads: Heads, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
+    seen.inject(at.scores.by_row(Point::Output, Operand::Lhs), p, &mut sums.scores);
+    for visible in seen.visible(p) {
+        at.scores.note_magnitude(visible);
+        visible.iter_mut().for_each(|s| *s *= heads.scale());
+    }
+    seen.inject(at.softmax.by_row(Point::Input, Operand::Lhs), p, &mut sums.softmax_input);
+    seen.visible(p).for_each(softmax_row);
 }
 
-/// The element of a head's first score.
-fn first_score(head: usize) -> u64 {
-    (head as u64) << HEAD_SHIFT
+/// Makes of the probabilities `p` what the product with the values sees.
+#[inline(always)]
+fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
+    seen.inject(at.softmax.by_row(Point::Output, Operand::Lhs), p, &mut sums.softmax_output);
+    seen.visible(p).for_each(|visible| at.softmax.note_magnitude(visible));
+    seen.inject(at.values.by_row(Point::Input, Operand::Lhs), p, &mut sums.probabilities);
 }
 
 /// What was injected backward into one sequence.
@@ -581,36 +589,37 @@ fn backward_one(
     let mut uncounted = ForwardSums::default();
     let (width, dim, offset) = (heads.query_width(), heads.dim, sequence.offset(heads));
     let [mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; (offset + sequence.rows.len()) * width]);
-    let (mut p, mut seen, mut ds) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut p, mut perturbed, mut ds) = (Vec::new(), Vec::new(), Vec::new());
     let [ds_sums, dv_sums, dq_sums, dk_sums] = gradient_sums(at);
     let mut exact = [dv_sums.exact(dv.len()), dq_sums.exact(dq.len()), dk_sums.exact(dk.len())];
     let [dv_exact, dq_exact, dk_exact] = &mut exact;
     for head in 0..heads.query {
         let column = head * dim;
         for block in sequence.blocks() {
-            let keys = probabilities(sequence, &block, head, heads, again, &mut p, &mut uncounted);
-            seen.clone_from(&p);
-            perturb_probabilities(sequence, &block, head, keys, again, &mut seen, &mut uncounted);
+            let seen = probabilities(sequence, &block, head, heads, again, &mut p, &mut uncounted);
+            let keys = seen.keys;
+            perturbed.clone_from(&p);
+            perturb_probabilities(seen, again, &mut perturbed, &mut uncounted);
             let dy = Mat::new(&dy[block.start * width + column..], block.len(), dim, width);
-            let seen = Mat::new(&seen, block.len(), keys, keys).t();
-            dv_sums.product([&mut dv, dv_exact], column, width, [seen, dy], true);
+            let perturbed = Mat::new(&perturbed, block.len(), keys, keys).t();
+            dv_sums.product([&mut dv, dv_exact], column, width, [perturbed, dy], true);
             ds.resize(block.len() * keys, 0.0);
             let mut ds_exact = ds_sums.exact(ds.len());
             let factors = [dy, sequence.values(keys, head, heads).t()];
             ds_sums.product([&mut ds, &mut ds_exact], 0, keys, factors, false);
-            for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
-                let (row, last) = (sequence.rows[block.start + i], offset + block.start + i + 1);
-                let (visible, hidden) = ds.split_at_mut(last);
+            for (i, ds) in ds.chunks_exact_mut(keys).enumerate() {
+                let (visible, hidden) = ds.split_at_mut(seen.shortest + i);
                 hidden.fill(0.0);
-                let exact = ds_exact.get(i * keys..i * keys + last).unwrap_or_default();
+                let exact = ds_exact.get(i * keys..i * keys + visible.len()).unwrap_or_default();
                 ds_sums.measure(exact, visible, &mut sums.rounded[0]);
-                let first = first_score(head);
-                grad_input(&at.values, Operand::Lhs).apply(row, first, visible, &mut sums.probabilities);
-                let mean = dot(visible, &p[..last]);
-                visible.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
-                grad_input(&at.softmax, Operand::Lhs).apply(row, first, visible, &mut sums.softmax);
-                visible.iter_mut().for_each(|ds| *ds *= heads.scale());
             }
+            seen.inject(grad_input(&at.values, Operand::Lhs), &mut ds, &mut sums.probabilities);
+            for (ds, p) in seen.visible(&mut ds).zip(p.chunks_exact(keys)) {
+                let mean = dot(ds, &p[..ds.len()]);
+                ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
+            }
+            seen.inject(grad_input(&at.softmax, Operand::Lhs), &mut ds, &mut sums.softmax);
+            seen.visible(&mut ds).flatten().for_each(|ds| *ds *= heads.scale());
             let ds = Mat::new(&ds, block.len(), keys, keys);
             let (first, keys) = (block.start * width + column, sequence.keys(keys, head, heads));
             dq_sums.product([dq, dq_exact], first, width, [ds, keys], false);
