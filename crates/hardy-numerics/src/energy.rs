@@ -66,11 +66,11 @@ impl Sum for ErrorEnergy {
     }
 }
 
-const LANES: usize = 16;
+const LANES: usize = 32;
 /// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
 const TASK: usize = 16 * 1024;
 
-/// Sums of squares in 16 lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
+/// Sums of squares in 32 lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
     error: [f64; LANES],
@@ -83,7 +83,7 @@ impl Lanes {
         Self { error: [0.0; LANES], signal: [0.0; LANES] }
     }
 
-    /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 16`.
+    /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 32`.
     #[inline(always)]
     pub fn replace(&mut self, x: &mut [f32], f: impl Fn(usize, f32) -> f32) {
         let (groups, rest) = x.as_chunks_mut::<LANES>();
@@ -102,20 +102,22 @@ impl Lanes {
         }
     }
 
-    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 16`.
+    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 32`.
     #[inline(always)]
     pub fn replace_with(&mut self, x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
         let (groups, rest) = x.as_chunks_mut::<LANES>();
         let (y_groups, y_rest) = y.as_chunks::<LANES>();
+        // Local copies, so that the compiler knows that nothing overlaps, and keeps the sums in registers.
+        let mut sums = *self;
         for (group, y) in groups.iter_mut().zip(y_groups) {
-            // Local copies, so that the compiler knows that nothing overlaps.
             let (before, y, mut after) = (*group, *y, [0.0; LANES]);
             for lane in 0..LANES {
                 after[lane] = f(before[lane], y[lane]);
             }
-            self.add(&before, &after);
+            sums.add(&before, &after);
             *group = after;
         }
+        *self = sums;
         for (lane, (x, y)) in rest.iter_mut().zip(y_rest).enumerate() {
             self.replace_one(lane, x, f(*x, *y));
         }

@@ -3,7 +3,7 @@
 //! The radius keeps all 32 bits of its word, so tails reach √(2·32·ln 2) = 6.66 standard deviations.
 
 use crate::address::{NoiseKey, Row};
-use crate::math::{ln_unit, sin_cos_turns};
+use crate::math::{ln_unit, sin_cos_of_half_turn};
 use crate::philox;
 use crate::simd::dispatch;
 
@@ -133,14 +133,15 @@ pub(crate) fn box_muller(words: [u32; 4]) -> [f32; 4] {
 }
 
 /// G. E. P. Box, M. E. Muller, "A note on the generation of random normal deviates" (1958):
-/// √(−2 ln u)·(cos 2πt, sin 2πt) with u = (radius + 1)·2⁻³² in (0, 1] and t = angle·2⁻³², the angle taken as signed.
+/// √(−2 ln u)·(cos 2πt, sin 2πt) with u = (radius + 1)·2⁻³² in (0, 1] and t = angle·2⁻³².
 #[inline(always)]
 fn pair(radius: u32, angle: u32) -> (f32, f32) {
     const UNIT: f32 = 1.0 / 4_294_967_296.0;
-    let u = (radius as f32 + 1.0) * UNIT;
-    let t = angle as i32 as f32 * UNIT;
-    let r = (-2.0 * ln_unit(u)).sqrt();
-    let (sin, cos) = sin_cos_turns(t);
+    let r = (-2.0 * ln_unit((radius as f32).mul_add(UNIT, UNIT))).sqrt();
+    // All but the angle's highest bit, as signed, are an angle of at most a quarter turn. What remains, half a turn or
+    // none, changes the sign of both results.
+    let (sin, cos) = sin_cos_of_half_turn((angle << 1) as i32 as f32 * (0.5 * UNIT));
+    let r = f32::from_bits(r.to_bits() ^ ((angle ^ angle << 1) & 1 << 31));
     (r * cos, r * sin)
 }
 
