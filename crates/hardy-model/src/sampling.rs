@@ -38,13 +38,17 @@ impl Sampler {
 
     /// What is proportional to the probabilities, 1 for the largest.
     fn weights(&self, logits: &[f32]) -> Vec<f32> {
+        let mut weights = vec![0.0; logits.len()];
         dispatch(
             #[inline(always)]
             || {
                 let max = maximum(logits);
-                logits.iter().map(|z| math::exp((z - max) / self.temperature)).collect()
+                for (weight, z) in weights.iter_mut().zip(logits) {
+                    *weight = math::exp((z - max) / self.temperature);
+                }
             },
-        )
+        );
+        weights
     }
 
     /// The weights that top-k and top-p leave, the most probable first.

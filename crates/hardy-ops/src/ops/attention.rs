@@ -445,14 +445,19 @@ fn softmax_of_scores(seen: Seen, heads: Heads, at: &AttentionAt, p: &mut [f32], 
         visible.iter_mut().for_each(|s| *s *= heads.scale());
     }
     seen.inject(at.softmax.by_row(Point::Input, Operand::Lhs), p, &mut sums.softmax_input);
-    seen.visible(p).for_each(softmax_row);
+    // A loop, for what `for_each` does here is not inlined, and then compiled without SIMD.
+    for visible in seen.visible(p) {
+        softmax_row(visible);
+    }
 }
 
 /// Makes of the probabilities `p` what the product with the values sees.
 #[inline(always)]
 fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
     seen.inject(at.softmax.by_row(Point::Output, Operand::Lhs), p, &mut sums.softmax_output);
-    seen.visible(p).for_each(|visible| at.softmax.note_magnitude(visible));
+    for visible in seen.visible(p) {
+        at.softmax.note_magnitude(visible);
+    }
     seen.inject(at.values.by_row(Point::Input, Operand::Lhs), p, &mut sums.probabilities);
 }
 
@@ -619,7 +624,9 @@ fn backward_one(
                 ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
             }
             seen.inject(grad_input(&at.softmax, Operand::Lhs), &mut ds, &mut sums.softmax);
-            seen.visible(&mut ds).flatten().for_each(|ds| *ds *= heads.scale());
+            for visible in seen.visible(&mut ds) {
+                visible.iter_mut().for_each(|ds| *ds *= heads.scale());
+            }
             let ds = Mat::new(&ds, block.len(), keys, keys);
             let (first, keys) = (block.start * width + column, sequence.keys(keys, head, heads));
             dq_sums.product([dq, dq_exact], first, width, [ds, keys], false);

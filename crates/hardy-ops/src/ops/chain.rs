@@ -10,7 +10,7 @@ use super::gemm::Mat;
 
 /// Terms of a chain: so many and fewer, `gemm` adds up one after another in one register.
 pub(crate) const CHAIN: usize = 512;
-/// Columns that are worked on together.
+/// Columns that are worked on together; of those left over a half, then an eighth.
 const TILE: usize = 128;
 /// Multiplications of a product with a single row that two threads do faster than one.
 const WORTH_HALVING: usize = 1 << 16;
@@ -40,31 +40,52 @@ pub(crate) fn chain_on_threads(out: &mut [f32], a: Mat, b: Mat, accumulate: bool
 #[inline(always)]
 pub(crate) fn chain(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
     for i in 0..a.rows {
-        for (tile, out) in out[i * stride..][..b.cols].chunks_mut(TILE).enumerate() {
-            let mut sums = [0.0_f32; TILE];
-            sum_tile(&mut sums, out.len(), a, i, b, tile * TILE);
-            let put = |(out, sum): (&mut f32, f32)| *out = if accumulate { *out + sum } else { sum };
-            out.iter_mut().zip(sums).for_each(put);
-        }
+        let (row, out) = (a.rows_from(i, 1), &mut out[i * stride..][..b.cols]);
+        let done = tiles::<TILE>(out, 0, row, b, accumulate);
+        let done = tiles::<{ TILE / 2 }>(out, done, row, b, accumulate);
+        let done = tiles::<{ TILE / 8 }>(out, done, row, b, accumulate);
+        tiles::<1>(out, done, row, b, accumulate);
     }
 }
 
-/// The elements `first_column ..` of row `i`, `width` of them.
+/// The elements of a row from `first` on, `WIDTH` at a time, as far as whole tiles go; gives where they end. The sums
+/// of a tile are a local array of fixed size, so that they stay in registers.
 #[inline(always)]
-fn sum_tile(sums: &mut [f32; TILE], width: usize, a: Mat, i: usize, b: Mat, first_column: usize) {
-    for k in 0..a.cols {
-        let factor = a.data[i * a.row_stride + k * a.col_stride];
-        let row = &b.data[k * b.row_stride + first_column * b.col_stride..];
-        if b.col_stride > 1 {
-            let row = row.iter().step_by(b.col_stride);
-            sums[..width].iter_mut().zip(row).for_each(|(sum, b)| *sum = factor.mul_add(*b, *sum));
-        } else if width == TILE {
-            let row = &row[..TILE];
-            sums.iter_mut().zip(row).for_each(|(sum, b)| *sum = factor.mul_add(*b, *sum));
-        } else {
-            sums.iter_mut().zip(&row[..width]).for_each(|(sum, b)| *sum = factor.mul_add(*b, *sum));
+fn tiles<const WIDTH: usize>(out: &mut [f32], first: usize, row: Mat, b: Mat, accumulate: bool) -> usize {
+    let (whole, _) = out[first..].as_chunks_mut::<WIDTH>();
+    for (tile, out) in whole.iter_mut().enumerate() {
+        let columns = b.columns(first + tile * WIDTH, WIDTH);
+        let sums: [f32; WIDTH] =
+            if b.col_stride == 1 { sum_rows(row, columns) } else { sum_columns(row, columns) };
+        let put = |(out, sum): (&mut f32, f32)| *out = if accumulate { *out + sum } else { sum };
+        out.iter_mut().zip(sums).for_each(put);
+    }
+    first + whole.len() * WIDTH
+}
+
+/// A tile of a product, where the rows of `b` lie in one piece.
+#[inline(always)]
+fn sum_rows<const WIDTH: usize>(row: Mat, b: Mat) -> [f32; WIDTH] {
+    let mut sums = [0.0_f32; WIDTH];
+    for k in 0..row.cols {
+        let factor = row.get(0, k);
+        let terms: &[f32; WIDTH] = b.data[k * b.row_stride..].first_chunk().expect("a row of the tile");
+        sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum = factor.mul_add(*term, *sum));
+    }
+    sums
+}
+
+/// A tile of a product, whatever the strides.
+#[inline(always)]
+fn sum_columns<const WIDTH: usize>(row: Mat, b: Mat) -> [f32; WIDTH] {
+    let mut sums = [0.0_f32; WIDTH];
+    for k in 0..row.cols {
+        let factor = row.get(0, k);
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum = factor.mul_add(b.get(k, column), *sum);
         }
     }
+    sums
 }
 
 #[cfg(test)]

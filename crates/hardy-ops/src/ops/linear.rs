@@ -13,8 +13,9 @@ use crate::{
     site::Point,
 };
 
-/// Rows of a weight that are transposed together.
+/// Rows of a weight that are transposed together, and columns that are by one thread.
 const TILE: usize = 16;
+const COLUMNS: usize = 128;
 
 /// Applies the layer to `x` `[tokens, in]` with `weight` `[out, in]` and `bias` `[1, out]`; gives `[tokens, out]`.
 pub fn linear<B: NoisyBackend>(
@@ -48,16 +49,25 @@ pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B>
     let w_host = B::host(w);
     let seen = at.weight(inner, &w_host);
     let mut transposed = vec![0.0; seen.len()];
-    parallel::for_chunks(&mut transposed, outer, |first, rows| {
-        // Few rows of the weight at once, so that both sides stay in the cache.
-        for block in (0..outer).step_by(TILE) {
-            for (column, row) in (first..).zip(rows.chunks_exact_mut(outer)) {
-                let source = seen[block * inner + column..].iter().step_by(inner);
-                row[block..outer.min(block + TILE)].iter_mut().zip(source).for_each(|(to, from)| *to = *from);
-            }
-        }
-    });
+    parallel::for_chunks_of(
+        &mut transposed,
+        COLUMNS * outer,
+        #[inline(always)]
+        |first, part| transpose(&seen[first / outer..], inner, part, outer),
+    );
     B::upload(transposed, [inner, outer], w)
+}
+
+/// Writes the columns of `from`, whose rows are `stride` apart, as rows of `to` `[columns, rows]`.
+#[inline(always)]
+fn transpose(from: &[f32], stride: usize, to: &mut [f32], rows: usize) {
+    // Few rows at once, so that both sides stay in the cache.
+    for block in (0..rows).step_by(TILE) {
+        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+            let source = from[block * stride + column..].iter().step_by(stride);
+            to[block..rows.min(block + TILE)].iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+        }
+    }
 }
 
 /// The forward pass with a frozen weight on host slices.
