@@ -12,7 +12,7 @@ const MEASURED: usize = 256;
 /// Bytes of a value.
 const VALUE: usize = 4;
 /// Code, tokenizer, thread stacks and the pages that the allocator holds back.
-const BASE: usize = 48 << 20;
+const BASE: usize = 72 << 20;
 
 /// The memory of a run, in bytes; an upper bound where responses end before they are cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
