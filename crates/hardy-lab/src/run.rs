@@ -138,16 +138,22 @@ pub fn run<B: NoisyBackend>(
             .map_err(|error| name_last_good(error, directory))?;
         log.write(&record)?;
         tell(Event::Step(&record, total));
+        // Noise that was silent in a whole step with gradients would be in all: hours too late to be told at the end.
+        if record.grad_norm > 0.0 {
+            refuse_silent_noise(&trainer)?;
+        }
         let due = config.eval.every > 0 && trainer.steps % config.eval.every as u64 == 0;
         if due || trainer.steps == total {
             last = judge.evaluate_and_keep(&trainer, tell)?;
         }
     }
-    if let Some(silent) = trainer.plan.unfired().into_iter().next() {
-        return Err(Error::Unfired(silent).into());
-    }
+    refuse_silent_noise(&trainer)?;
     report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
     Ok(last)
+}
+
+fn refuse_silent_noise<B: NoisyBackend>(trainer: &Trainer<B>) -> Result<(), LabError> {
+    trainer.plan.unfired().into_iter().next().map_or(Ok(()), |silent| Err(Error::Unfired(silent).into()))
 }
 
 /// Runs every arm of `config`, each in its own directory under `directory`; gives their names, directories and last

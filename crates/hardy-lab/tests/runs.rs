@@ -339,3 +339,19 @@ fn training_sees_the_rollouts_log_probabilities_to_the_bit_clean_and_under_share
         }
     }
 }
+
+#[test]
+fn noise_that_is_silent_in_the_first_step_with_a_gradient_ends_the_run_there() {
+    let silent =
+        r#"noise=[{ at = "grad_weight", ops = ["linear"], pass = ["backward"], error = { kind = "bf16" } }]"#;
+    // The gradient of a frozen base's weight is never computed.
+    let mut config =
+        config(&[silent, "lora.rank=2", "lora.target_modules=[\"q_proj\"]", "train.reward=flexible"]);
+    config.aqn = None;
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = run::<Flex>(&config, dir.path(), false, &Default::default(), &mut |_| {});
+    let said = outcome.unwrap_err().to_string();
+    assert!(said.contains("rule 1") && said.contains("asked for noise in train, backward"), "{said}");
+    // Not in the first, where no response was better than another.
+    assert_eq!(metrics(dir.path()).len(), 2);
+}
