@@ -1,11 +1,14 @@
 //! How much memory a run will take, from its configuration alone: what lives as long as the run, and what the larger
 //! of its two phases, rollout and training, needs beside it. Values are f32, four bytes each.
 
-use hardy_model::{ChatTemplate, ModelConfig, Tokenizer};
+use hardy_model::{
+    ChatTemplate, ModelConfig, Tokenizer,
+    files::{is_adapter, read_adapter_config},
+};
 use hardy_ops::ops::attention::Places;
 use serde::Serialize;
 
-use crate::{builtin, config::RunConfig, error::Result, trainer::training_problems};
+use crate::{builtin, config::RunConfig, error::Result, policy::base_dir, trainer::training_problems};
 
 /// Problems whose prompts are measured.
 const MEASURED: usize = 256;
@@ -47,9 +50,14 @@ impl MemoryEstimate {
     /// # Errors
     /// A model or data that can not be read.
     pub fn new(config: &RunConfig) -> Result<Self> {
-        let dir = builtin::resolve(&config.model.path)?;
+        let mut dir = builtin::resolve(&config.model.path)?;
+        let mut lora = config.lora.clone();
+        if is_adapter(&dir) {
+            lora = Some(read_adapter_config(&dir)?.lora);
+            dir = base_dir(&dir)?;
+        }
         let mut sizes = Sizes::new(&ModelConfig::from_dir(&dir)?);
-        if let Some(lora) = &config.lora {
+        if let Some(lora) = lora {
             sizes.trained = sizes.adapter_parameters(lora.rank);
             sizes.parameters += sizes.trained;
         }

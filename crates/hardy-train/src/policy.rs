@@ -9,7 +9,12 @@ use hardy_model::{
 };
 use hardy_ops::{Noise, NoisyBackend};
 
-use crate::{builtin, data::Problem, error::Result, sequence::Packed};
+use crate::{
+    builtin,
+    data::Problem,
+    error::{Error, Result},
+    sequence::Packed,
+};
 
 /// A decoder, its tokenizer and its chat template.
 #[derive(Clone, Debug)]
@@ -43,9 +48,19 @@ pub fn decoder_from_dir<B: NoisyBackend>(dir: &Path, device: &B::Device) -> Resu
     Ok(Decoder::from_dir(&base_dir(dir)?, device)?.with_adapter_from(dir)?)
 }
 
-/// The directory of the base that the adapters in `dir` name.
-fn base_dir(dir: &Path) -> Result<PathBuf> {
-    builtin::resolve(&read_adapter_config(dir)?.base)
+/// The directory of the base that the adapters in `dir` name; as in PEFT, a relative one is sought from where the
+/// program runs.
+pub(crate) fn base_dir(dir: &Path) -> Result<PathBuf> {
+    let base = read_adapter_config(dir)?.base;
+    let resolved = builtin::resolve(&base)?;
+    if resolved.join("config.json").exists() {
+        return Ok(resolved);
+    }
+    Err(Error::config(format!(
+        "{}: the adapters' base is `{base}`, and no model is there; call hardy from where that path leads to it, or \
+         change `base_model_name_or_path` in adapter_config.json",
+        dir.display()
+    )))
 }
 
 impl<B: NoisyBackend> Policy<B> {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::support::{arg, hardy, refuses, succeeded};
+use crate::support::{arg, hardy, json, refuses, succeeded};
 
 const CONFIG: &str = "\
 name = \"adapters\"
@@ -112,5 +112,31 @@ fn adapters_that_do_not_fit_are_refused_and_nothing_is_written() {
     refuses(
         &["generate", "--model", arg(&checkpoint(&out, 1)), "--prompt", "x", "--max-new-tokens", "2"],
         &["is an adapter for builtin:tiny with the fingerprint 0"],
+    );
+}
+
+#[test]
+fn adapters_are_estimated_with_their_base_and_named_where_it_is_not_to_be_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("adapters.toml"), CONFIG).unwrap();
+    let short = ["--set", "train.steps=1", "--set", "eval.every=1"];
+    succeeded(&hardy(
+        &[&["run", arg(&path("adapters.toml")), "--out", arg(&path("run"))][..], &short].concat(),
+    ));
+    let last = checkpoint(&path("run"), 1);
+
+    let goes_on = CONFIG.replace("builtin:tiny", arg(&last));
+    let (before, after) = (goes_on.find("[lora]").unwrap(), goes_on.find("[[noise]]").unwrap());
+    fs::write(path("on.toml"), [&goes_on[..before], &goes_on[after..]].concat()).unwrap();
+    let said = json(&["doctor", "--estimate", arg(&path("on.toml"))]);
+    let moments = said["arms"][0]["optimizer"].as_u64().unwrap();
+    assert!((1..1 << 20).contains(&moments), "those of the adapters alone: {moments}");
+
+    let config = last.join("adapter_config.json");
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("builtin:tiny", "else/where")).unwrap();
+    refuses(
+        &["generate", "--model", arg(&last), "--prompt", "x", "--max-new-tokens", "1"],
+        &["the adapters' base is `else/where`, and no model is there"],
     );
 }
