@@ -207,7 +207,9 @@ fn results_are_the_same_at_every_simd_level() {
         let a = perturbation.apply(KEYS, ROW, 4, &mut best);
         let piece = Piece { keys: KEYS, row: ROW, element: 4, channel: 4, x: &mut baseline };
         let b = perturbation.kernel(std::iter::once(piece));
-        assert_eq!((bits(&best), a.error.to_bits()), (bits(&baseline), b.error.to_bits()));
+        assert_eq!(bits(&best), bits(&baseline));
+        // The sign of a NaN is nobody's promise.
+        assert!(a.error == b.error || a.error.is_nan() && b.error.is_nan(), "{} {}", a.error, b.error);
     }
 }
 
