@@ -1,34 +1,11 @@
 //! Generation gives every sample what it would be alone, however few places the cache has for prompts and samples.
 
-use burn_flex::Flex;
-use hardy_model::{
-    Blueprint, Decoder, Generation, HostTensor, ModelConfig, Prompt, Qwen2Sizes, Sample, Sampler, generate,
-};
+mod common;
+
+use hardy_model::{Generation, Prompt, Sample, Sampler, generate};
 use hardy_ops::Noise;
 
-fn decoder() -> Decoder<Flex> {
-    let config = ModelConfig::qwen2(&Qwen2Sizes {
-        vocab_size: 23,
-        hidden_size: 16,
-        intermediate_size: 24,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        max_positions: 64,
-        rope_theta: 10_000.0,
-        tied_embeddings: true,
-        initializer_range: 0.2,
-    });
-    let blueprint = Blueprint::new(&config.unwrap());
-    let value = |i: usize| ((i as f64 * 0.7548).fract() - 0.5) as f32 * 0.6;
-    let tensor = |spec: &hardy_model::ParameterSpec| HostTensor {
-        name: spec.name.clone(),
-        shape: spec.shape.clone(),
-        data: (0..spec.shape.iter().product()).map(value).collect(),
-    };
-    let tensors = blueprint.parameters.iter().map(tensor).collect();
-    Decoder::from_host(blueprint, tensors, &Default::default())
-}
+use common::decoder;
 
 /// Prompts of 1 to 19 tokens with 0 to 4 samples.
 fn prompts() -> Vec<Prompt> {
@@ -48,7 +25,7 @@ fn in_batches_of(batch: usize, max_new_tokens: usize) -> Vec<Vec<Sample>> {
         batch,
         key: Generation::key(0, "eval", 0),
     };
-    generate(&decoder(), &prompts(), &how, &Noise::clean(), |_| {})
+    generate(&decoder(23, |_| 0), &prompts(), &how, &Noise::clean(), |_| {})
 }
 
 #[test]

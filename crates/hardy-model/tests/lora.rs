@@ -1,43 +1,23 @@
 //! Low-rank adapters: they change nothing at first, have the gradients of their formula, are the same after merging and
 //! after being read again, and are untouched by rules that do not name them.
 
+mod common;
+
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 use hardy_model::{
-    Batch, Blueprint, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora, ModelConfig, Qwen2Sizes,
+    Batch, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora,
     files::{read_adapter_config, read_tensors, write_tensors},
     sequence_rows,
 };
 use hardy_ops::{Noise, NoisyBackend, Phase, Plan, Rule, ops::attention::KvBuffer};
 
+use common::{decoder, values};
+
 const BASE: &str = "the base";
 
 fn base() -> Decoder<Flex> {
-    let config = ModelConfig::qwen2(&Qwen2Sizes {
-        vocab_size: 29,
-        hidden_size: 16,
-        intermediate_size: 24,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        max_positions: 64,
-        rope_theta: 10_000.0,
-        tied_embeddings: true,
-        initializer_range: 0.2,
-    });
-    let blueprint = Blueprint::new(&config.unwrap());
-    let tensor = |spec: &hardy_model::ParameterSpec| HostTensor {
-        name: spec.name.clone(),
-        shape: spec.shape.clone(),
-        data: values(spec.shape.iter().product(), spec.name.len() as u64),
-    };
-    let tensors = blueprint.parameters.iter().map(tensor).collect();
-    Decoder::from_host(blueprint, tensors, &Default::default())
-}
-
-fn values(n: usize, seed: u64) -> Vec<f32> {
-    let value = |i: usize| ((i as f64 * 0.7548 + seed as f64 * 0.5698).fract() - 0.5) as f32 * 0.6;
-    (0..n).map(value).collect()
+    decoder(29, |spec| spec.name.len() as u64)
 }
 
 fn lora() -> Lora {
