@@ -1,6 +1,7 @@
 //! The configuration of a run, as TOML writes it: unknown keys are errors, everything else has a safe default.
 
 mod aqn;
+mod scale;
 mod train;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::{
 };
 
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
+pub use scale::SCALES;
 pub use train::{OldLogProbs, TrainSection};
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.
@@ -32,7 +34,14 @@ pub struct RunConfig {
     /// Whether rollout and training see the same noise for the same tokens.
     #[serde(default)]
     pub streams: Streams,
+    /// The scale whose values lie under these: `tiny`, or `1.5b` for the published setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<String>,
+    /// What the scale has for some experiments only, `dapo` and `lora`, laid between it and these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipe: Vec<String>,
     /// The model to start from.
+    #[serde(default)]
     pub model: ModelSection,
     /// The problems.
     #[serde(default)]
@@ -61,7 +70,7 @@ pub struct RunConfig {
 }
 
 /// The model to start from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
     /// `builtin:tiny` or a Hugging Face directory.
@@ -183,6 +192,17 @@ impl RunConfig {
     }
 
     fn checked(self) -> Result<Self> {
+        if self.model.path.is_empty() {
+            return Err(Error::config(
+                "`model.path` is missing: write `builtin:tiny`, or the directory of a Hugging Face model",
+            ));
+        }
+        let data = [("data.train", &self.data.train), ("data.eval", &self.data.eval)];
+        if let Some((key, _)) = data.into_iter().find(|(_, source)| source.is_empty()) {
+            return Err(Error::config(format!(
+                "`{key}` is missing: write `builtin:arith`, or the path of a GSM8K-style file"
+            )));
+        }
         self.train.check()?;
         let counts = [("eval.n", self.eval.n), ("eval.batch", self.eval.batch)];
         if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
@@ -205,12 +225,13 @@ impl RunConfig {
 pub(crate) fn read_with_changes<T: DeserializeOwned>(spec: &str, set: &[String]) -> Result<T> {
     let (text, source) = presets::read(spec)?;
     let unchanged: T = toml_errors::parse(&text, &source)?;
-    if set.is_empty() {
-        return Ok(unchanged);
-    }
     let mut table: Table = toml_errors::parse(&text, &source)?;
     set.iter().try_for_each(|change| apply_change(&mut table, change))?;
-    from_table(&table, "--set")
+    let laid = scale::lay_under(&table)?;
+    if set.is_empty() && laid == table {
+        return Ok(unchanged);
+    }
+    from_table(&laid, if set.is_empty() { &source } else { "--set" })
 }
 
 fn from_table<T: DeserializeOwned>(table: &Table, source: &str) -> Result<T> {

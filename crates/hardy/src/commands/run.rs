@@ -34,6 +34,7 @@ never overwritten. HARDY_NOISE adds rules to the plan of every run.
 Examples:
   hardy run quickstart
   hardy run e5b --set train.steps=40 --set model.path=DIR --out runs/e5b-short
+  hardy run e5b --scale 1.5b --set model.path=DIR --set data.train=train.jsonl --set data.eval=test.jsonl
   hardy run e5b --resume";
 
 /// Arguments of `hardy run`.
@@ -43,6 +44,9 @@ pub struct Arguments {
     /// A TOML file, or a preset's name
     #[arg(value_name = "CONFIG")]
     config: String,
+    /// The scale of a preset: `tiny` for the built-in toy, `1.5b` for the published setting on a model and data of yours
+    #[arg(long, value_name = "NAME")]
+    scale: Option<String>,
     /// Change a key of the configuration, as in train.steps=10; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -90,7 +94,9 @@ struct Planned {
 /// # Errors
 /// Input that can not be used, or a run that fails.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
-    let mut config = RunConfig::load(&args.config, &args.set)?;
+    let scale = args.scale.iter().map(|name| format!("scale=\"{name}\""));
+    let mut config =
+        RunConfig::load(&args.config, &scale.chain(args.set.iter().cloned()).collect::<Vec<_>>())?;
     config.build = Some(build_info::table());
     if let Some(environment) = noise_args::environment()? {
         add_rules(&mut config, &environment.noise)?;

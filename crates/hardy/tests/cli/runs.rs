@@ -155,3 +155,12 @@ fn golden_checkpoints_can_be_trained_on_real_problems() {
     assert_eq!(said["arms"].as_array().unwrap().len(), 2);
     assert_eq!(metrics(&out.join("noise")).len(), 2);
 }
+
+#[test]
+fn a_scale_says_what_is_missing_and_that_it_is_unknown() {
+    refuses(&["run", "e5b", "--scale", "1.5b", "--dry-run"], &["`model.path` is missing"]);
+    let without_data = ["run", "e6a", "--scale", "1.5b", "--set", "model.path=builtin:tiny", "--dry-run"];
+    refuses(&without_data, &["`data.train` is missing", "GSM8K-style"]);
+    let unknown = ["run", "e5b", "--scale", "7b", "--dry-run"];
+    refuses(&unknown, &["unknown scale \"7b\"", "the scales are tiny, 1.5b"]);
+}
