@@ -3,8 +3,9 @@
 
 use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
+    data::Problem,
     error::Error,
-    policy::{columns, log_probs, prompt_sequence, sample_sequence},
+    policy::{columns, log_probs},
     sequence::{Packed, Sequence, micro_batches},
 };
 use serde::Serialize;
@@ -84,18 +85,10 @@ pub fn nll<B: NoisyBackend>(what: &Evaluation<'_, B>, levels: &[Level]) -> Resul
     Ok(measured)
 }
 
-/// Every problem with its worked answer and the end-of-sequence token.
+/// Every problem with its worked answer.
 pub(crate) fn sequences<B: NoisyBackend>(what: &Evaluation<'_, B>) -> Result<Vec<Sequence>, LabError> {
-    let sequence = |problem: &hardy_train::data::Problem| {
-        let tokenizer = &what.policy.tokenizer;
-        let mut ids = tokenizer.encode(&what.policy.prompt_text(&problem.question, what.wording)?)?;
-        let prompt_length = ids.len();
-        ids.extend(tokenizer.encode(&problem.answer)?);
-        ids.extend(what.policy.stop().first());
-        let (prompt, sample) = (prompt_sequence(problem.id), sample_sequence(problem.id, 0));
-        Ok(Sequence { ids, prompt_length, prompt, sample })
-    };
-    what.problems.iter().map(|problem| sequence(problem).map_err(|error: Error| error.into())).collect()
+    let sequence = |problem: &Problem| what.policy.worked(problem, &problem.answer, what.wording);
+    Ok(what.problems.iter().map(sequence).collect::<Result<_, Error>>()?)
 }
 
 fn mean_with_interval(values: &[f64]) -> (f64, Interval) {

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod diagnosis;
+pub mod encode;
 pub mod error;
 pub mod gradients;
 pub mod learning_rate;

@@ -8,7 +8,10 @@ use hardy_model::{
 use hardy_ops::ops::attention::Places;
 use serde::Serialize;
 
-use crate::{builtin, config::RunConfig, error::Result, policy::base_dir, trainer::training_problems};
+use crate::{
+    builtin, config::RunConfig, encode::prompt_text, error::Result, policy::base_dir,
+    trainer::training_problems,
+};
 
 /// Problems whose prompts are measured.
 const MEASURED: usize = 256;
@@ -168,7 +171,7 @@ fn longest_prompt(config: &RunConfig, dir: &std::path::Path) -> Result<usize> {
     let step = problems.len().div_ceil(MEASURED).max(1);
     let mut longest = 1;
     for problem in problems.iter().step_by(step) {
-        let text = crate::policy::prompt_text(template.as_ref(), &problem.question, &config.data.prompt)?;
+        let text = prompt_text(template.as_ref(), &problem.question, &config.data.prompt)?;
         longest = longest.max(tokenizer.encode(&text)?.len());
     }
     Ok(longest)

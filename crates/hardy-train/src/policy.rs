@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use hardy_model::{
-    ChatTemplate, Decoder, Dtype, Message, Prompt, Tokenizer,
+    ChatTemplate, Decoder, Dtype, Tokenizer,
     files::{is_adapter, read_adapter_config, write_tensors},
 };
 use hardy_ops::{Noise, NoisyBackend};
 
 use crate::{
     builtin,
-    data::Problem,
     error::{Error, Result},
     sequence::Packed,
 };
@@ -25,16 +24,6 @@ pub struct Policy<B: NoisyBackend> {
     pub tokenizer: Tokenizer,
     /// How a question becomes a prompt; without one, the question is the prompt.
     pub template: Option<ChatTemplate>,
-}
-
-/// The sequence id of a problem's prompt: its tokens have the same noise in every sample.
-pub fn prompt_sequence(problem: u64) -> u64 {
-    problem << 16
-}
-
-/// The sequence id of a problem's sample.
-pub fn sample_sequence(problem: u64, sample: usize) -> u64 {
-    prompt_sequence(problem) + 1 + sample as u64
 }
 
 /// Reads the decoder in a Hugging Face directory, or that of adapters, in PEFT's layout, on the base that they name.
@@ -108,46 +97,6 @@ impl<B: NoisyBackend> Policy<B> {
         let mut stop = self.decoder.blueprint.config.eos_token_ids.clone();
         stop.extend(self.tokenizer.eos().filter(|eos| !stop.contains(eos)));
         stop
-    }
-
-    /// The prompt's text for a question; `wording` holds `{question}`.
-    ///
-    /// # Errors
-    /// A chat template that refuses it.
-    pub fn prompt_text(&self, question: &str, wording: &str) -> Result<String> {
-        prompt_text(self.template.as_ref(), question, wording)
-    }
-
-    /// The prompts of problems, with the sequence ids of their samples.
-    ///
-    /// # Errors
-    /// A chat template or tokenizer that refuses a question.
-    pub fn prompts<'a>(
-        &self,
-        problems: impl IntoIterator<Item = &'a Problem>,
-        wording: &str,
-        samples: usize,
-    ) -> Result<Vec<Prompt>> {
-        let prompt = |problem: &Problem| {
-            Ok(Prompt {
-                ids: self.tokenizer.encode(&self.prompt_text(&problem.question, wording)?)?,
-                sequence: prompt_sequence(problem.id),
-                samples: (0..samples).map(|sample| sample_sequence(problem.id, sample)).collect(),
-            })
-        };
-        problems.into_iter().map(prompt).collect()
-    }
-}
-
-/// The prompt's text for a question, in `template` where there is one; `wording` holds `{question}`.
-///
-/// # Errors
-/// A chat template that refuses it.
-pub fn prompt_text(template: Option<&ChatTemplate>, question: &str, wording: &str) -> Result<String> {
-    let content = wording.replace("{question}", question);
-    match template {
-        Some(template) => Ok(template.render(&[Message::user(content)], true)?),
-        None => Ok(content),
     }
 }
 

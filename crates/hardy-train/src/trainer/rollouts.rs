@@ -7,8 +7,8 @@ use hardy_ops::{NoisyBackend, Phase};
 use super::Trainer;
 use crate::{
     data::Problem,
+    encode::{prompt_sequence, sample_sequence},
     error::Result,
-    policy::{prompt_sequence, sample_sequence},
     reward::{Extraction, overlong_penalty, score},
     rollout::{Rollout, Sampled, groups, part_uniform},
     sampler::{further_prompts, prompts_at_step},

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, value_parser};
 use hardy_model::{ChatTemplate, Decoder, Generation, Message, Prompt, Sample, Sampler, Tokenizer, generate};
 use hardy_ops::{Phase, Receipt, Rule};
-use hardy_train::policy::{prompt_sequence, sample_sequence};
+use hardy_train::encode::{prompt_sequence, sample_sequence};
 use serde::Serialize;
 
 use crate::{

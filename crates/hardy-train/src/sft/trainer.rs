@@ -1,0 +1,119 @@
+//! The supervised training loop: the likelihood of worked answers under the errors of a plan.
+
+use std::time::Instant;
+
+use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Streams};
+
+use super::{SftConfig, SftRecord, fresh::fresh};
+use crate::{
+    adamw::AdamW,
+    builtin,
+    data::{self, Problem, Split, styled_answer},
+    diagnosis::not_finite,
+    error::Result,
+    gradients::Gradients,
+    learning_rate::LearningRate,
+    policy::Policy,
+    recording::Recording,
+    sampler::prompts_at_step,
+    sequence::{Packed, Sequence, micro_batches},
+};
+
+/// A model in supervised training.
+#[derive(Debug)]
+pub struct SftTrainer<B: NoisyBackend> {
+    /// The model.
+    pub policy: Policy<B>,
+    /// The plan, bound to its sites.
+    pub plan: BoundPlan,
+    /// Steps taken.
+    pub steps: u64,
+    config: SftConfig,
+    problems: Vec<Problem>,
+    optimizer: AdamW<B>,
+    learning_rate: LearningRate,
+}
+
+impl<B: NoisyBackend> SftTrainer<B> {
+    /// Reads or makes the model, and reads the data.
+    ///
+    /// # Errors
+    /// Files that can not be used, or a plan that does not fit.
+    pub fn new(config: SftConfig, device: &B::Device) -> Result<Self> {
+        let data = &config.data;
+        let problems = data::load(&data.train, Split::Train, config.seed, data.train_problems)?;
+        let policy = match (&config.model.new, &config.model.path) {
+            (Some(sizes), _) => fresh(sizes, &config, &problems, device)?,
+            (None, path) => {
+                Policy::from_dir(&builtin::resolve(path.as_deref().unwrap_or_default())?, device)?
+            }
+        };
+        let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
+        let plan = plan.bind(&policy.decoder.blueprint.sites, &[Phase::Train])?;
+        let train = &config.train;
+        let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
+        let learning_rate = LearningRate {
+            peak: train.learning_rate,
+            warmup_steps: train.warmup_steps,
+            decay: train.decay,
+            total_steps: train.steps,
+            floor_ratio: train.floor_ratio,
+        };
+        Ok(Self { policy, plan, steps: 0, config, problems, optimizer, learning_rate })
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite.
+    pub fn step(&mut self) -> Result<SftRecord> {
+        let started = Instant::now();
+        let train = &self.config.train;
+        let chosen = prompts_at_step(self.problems.len(), train.batch, self.config.seed, self.steps as usize);
+        let sequences = chosen.iter().map(|&i| self.sequence(i)).collect::<Result<Vec<_>>>()?;
+        let targets: usize = sequences.iter().map(Sequence::response_length).sum();
+        let noise = self.plan.noise(Phase::Train, self.steps);
+        let tracked = self.policy.decoder.tracked();
+        let mut gradients = Gradients::zeros(&self.policy.decoder);
+        let mut loss = 0.0;
+        for part in micro_batches(&sequences, train.micro_batch_tokens) {
+            let packed = Packed::new(&sequences[part]);
+            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
+            let [log_probs, _] = pass.scores();
+            loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
+            if !loss.is_finite() {
+                return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "loss"));
+            }
+            let derivative = vec![-1.0 / targets as f32; log_probs.len()];
+            pass.backward(&mut gradients, &derivative, None);
+        }
+        let grad_norm = gradients.norm();
+        if !grad_norm.is_finite() {
+            let packed = Packed::new(&sequences);
+            return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "gradient"));
+        }
+        let gradients = gradients.clipped(grad_norm, train.max_grad_norm);
+        let learning_rate = self.learning_rate.at(self.steps as usize);
+        drop(tracked);
+        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, learning_rate);
+        self.steps += 1;
+        let tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
+        let step_seconds = started.elapsed().as_secs_f64();
+        Ok(SftRecord { step: self.steps, loss, grad_norm, learning_rate, tokens, step_seconds })
+    }
+
+    /// A problem with its worked answer.
+    fn sequence(&self, index: usize) -> Result<Sequence> {
+        let problem = &self.problems[index];
+        let answer = worked_answer(&self.config, problem, index);
+        self.policy.worked(problem, &answer, &self.config.data.prompt)
+    }
+}
+
+/// The answer that is learned from the problem at `index`.
+pub(super) fn worked_answer(config: &SftConfig, problem: &Problem, index: usize) -> String {
+    match config.rewarded_share {
+        Some(share) => styled_answer(problem, index as u64, share, config.seed),
+        None => problem.answer.clone(),
+    }
+}
