@@ -142,6 +142,22 @@ pub enum Error {
         /// The file it names.
         shard: String,
     },
+    /// The shards of a checkpoint do not hold what their index says.
+    #[error("{}: the shards disagree with it: {problem}", path.display())]
+    Shards {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file holds a tensor that the decoder of its configuration does not have.
+    #[error("{}: holds `{name}`, which the model of config.json does not have", path.display())]
+    UnexpectedTensor {
+        /// The file, or the index.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor cannot be written as asked.
     #[error("{}: `{name}` cannot be written: {problem}", path.display())]
     TensorWrite {

@@ -4,9 +4,11 @@
 mod adapter;
 mod atomic;
 mod checkpoint;
+mod experts;
 mod json;
 mod named;
 mod save;
+mod stored;
 
 pub use adapter::{fingerprint, is_adapter, read_adapter_config};
 pub use atomic::write_atomically;

@@ -202,7 +202,17 @@ fn what_is_wrong_with_shards_is_named() {
     let message = refusal(&dir, &[spec("c", &[1])]);
     assert_contains(&message, &["index.json: tensor `c` is missing", "its weight_map holds `a`, `b`"]);
     index(&dir, r#"{"weight_map": {"b": "one.safetensors", "a": "one.safetensors"}}"#);
-    assert_contains(&refusal(&dir, &specs()), &["one.safetensors: tensor `a` is missing"]);
+    assert_contains(
+        &refusal(&dir, &specs()),
+        &[
+            "index.json: the shards disagree with it: the index puts `a` in one.safetensors, which does not hold it",
+        ],
+    );
+    index(&dir, r#"{"weight_map": {"b": "one.safetensors", "c": "two.safetensors"}}"#);
+    assert_contains(
+        &refusal(&dir, &specs()[..1]),
+        &["`a` is in two.safetensors, the index does not list it"],
+    );
     index(&dir, r#"{"weight_map": {"b": "one.safetensors", "a": "three.safetensors"}}"#);
     assert_contains(&refusal(&dir, &specs()), &["index.json: names the shard `three.safetensors`"]);
     index(&dir, r#"{"weight_map": {"b": "../one.safetensors"}}"#);
@@ -214,6 +224,79 @@ fn what_is_wrong_with_shards_is_named() {
     assert_contains(&refusal(&dir, &specs()), &["`weight_map` is 3", "an object"]);
     index(&dir, "{");
     assert_contains(&refusal(&dir, &specs()), &["index.json: is not a JSON object", "line 1"]);
+}
+
+#[test]
+fn shards_that_hold_a_tensor_twice_or_are_cut_short_are_refused() {
+    let dir = sharded();
+    write_tensors(&dir.path().join("two.safetensors"), &two(), Dtype::F32).unwrap();
+    assert_contains(
+        &refusal(&dir, &specs()),
+        &[
+            "index.json: the shards disagree",
+            "`b` is in two.safetensors, the index puts it in one.safetensors",
+        ],
+    );
+    let dir = sharded();
+    let path = dir.path().join("one.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    assert_contains(
+        &refusal(&dir, &specs()),
+        &["one.safetensors: is not a whole safetensors file", "cut short"],
+    );
+    let dir = sharded();
+    assert_contains(
+        &refusal(&dir, &[spec("b", &[3, 2]), spec("a", &[])]),
+        &["one.safetensors: `b` is [2, 3], config.json asks for [3, 2]"],
+    );
+}
+
+#[test]
+fn a_tensor_of_the_decoder_that_nobody_asks_for_is_refused() {
+    let zeros = |name: &str| tensor(name, &[2], vec![0.0; 2]);
+    let asked = [spec("model.norm.weight", &[2])];
+    let dir = saved(&[zeros("model.norm.weight"), zeros("model.layers.0.self_attn.rotary_emb.inv_freq")]);
+    assert_eq!(read_checkpoint(dir.path(), &asked).unwrap().len(), 1);
+    let dir = saved(&[zeros("model.norm.weight"), zeros("model.layers.0.self_attn.o_proj.bias")]);
+    assert_contains(
+        &refusal(&dir, &asked),
+        &[
+            "model.safetensors: holds `model.layers.0.self_attn.o_proj.bias`, which the model of config.json does not",
+        ],
+    );
+}
+
+#[test]
+fn experts_may_stand_one_by_one_or_in_one_tensor_of_a_layer() {
+    let (experts, width, hidden) = (3, 2, 4);
+    let values = |from: usize, count: usize| (from..from + count).map(|x| x as f32).collect::<Vec<f32>>();
+    let name = |expert: usize, part: &str| format!("model.layers.0.mlp.experts.{expert}.{part}.weight");
+    let (mut single, mut specs) = (Vec::new(), Vec::new());
+    let (mut gate_up, mut down) = (Vec::new(), Vec::new());
+    for expert in 0..experts {
+        for (at, part) in ["gate_proj", "up_proj", "down_proj"].into_iter().enumerate() {
+            let shape = if part == "down_proj" { [hidden, width] } else { [width, hidden] };
+            let data = values(100 * expert + 10 * at, width * hidden);
+            if part == "down_proj" { &mut down } else { &mut gate_up }.extend_from_slice(&data);
+            single.push(tensor(&name(expert, part), &shape, data));
+            specs.push(spec(&name(expert, part), &shape));
+        }
+    }
+    let fused = |experts: usize| {
+        let tensor = |part: &str, shape: [usize; 2], data: &[f32]| {
+            let name = format!("model.layers.0.mlp.experts.{part}");
+            tensor(&name, &[experts, shape[0], shape[1]], data[..experts * shape[0] * shape[1]].to_vec())
+        };
+        saved(&[
+            tensor("gate_up_proj", [2 * width, hidden], &gate_up),
+            tensor("down_proj", [hidden, width], &down),
+        ])
+    };
+    assert_eq!(read_checkpoint(saved(&single).path(), &specs).unwrap(), single);
+    assert_eq!(read_checkpoint(fused(3).path(), &specs).unwrap(), single);
+    let message = refusal(&fused(2), &specs);
+    assert_contains(&message, &["experts.gate_up_proj` is [2, 4, 4], config.json asks for [3, 4, 4]"]);
 }
 
 #[test]

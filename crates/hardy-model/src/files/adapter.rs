@@ -6,7 +6,7 @@ use std::path::Path;
 use hardy_ops::NoisyBackend;
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, HostTensor, checkpoint::read_file, named::parse, read_json, write_json, write_tensors};
+use super::{Dtype, HostTensor, checkpoint::read_all, read_json, stored::Stored, write_json, write_tensors};
 use crate::{
     Error, ParameterSpec, Result,
     decoder::Decoder,
@@ -79,14 +79,12 @@ fn refuse_unsupported(path: &Path, config: &Map<String, Value>) -> Result<()> {
 }
 
 /// Refuses a file with tensors besides `specs`, such as the biases of adapters: without them the logits would be others.
-fn refuse_others(path: &Path, specs: &[ParameterSpec]) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
-    let file = parse(path, &bytes)?;
-    match file.names().into_iter().filter(|name| specs.iter().all(|spec| spec.name != *name)).min() {
+fn refuse_others(file: &Stored, specs: &[ParameterSpec]) -> Result<()> {
+    match file.names().into_iter().find(|name| specs.iter().all(|spec| spec.name != *name)) {
         None => Ok(()),
         Some(name) => Err(Error::Lora(format!(
             "{}: holds `{name}`, but should hold only lora_A.weight and lora_B.weight of the target modules",
-            path.display()
+            file.path.display()
         ))),
     }
 }
@@ -111,10 +109,9 @@ impl<B: NoisyBackend> Decoder<B> {
         let config = &self.blueprint.config;
         let blueprint = Blueprint::with_adapters(config, Adapters { fingerprint: found, ..adapters })?;
         let specs = &blueprint.parameters[blueprint.frozen..];
-        let mut tensors = vec![None; specs.len()];
-        read_file(&dir.join(WEIGHTS), specs.iter().enumerate(), &mut tensors)?;
-        refuse_others(&dir.join(WEIGHTS), specs)?;
-        let tensors = tensors.into_iter().flatten().collect();
+        let file = Stored::open(&dir.join(WEIGHTS))?;
+        let tensors = read_all(&file, specs)?;
+        refuse_others(&file, specs)?;
         Ok(self.base().with_adapter_tensors(tensors, blueprint))
     }
 

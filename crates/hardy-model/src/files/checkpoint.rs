@@ -1,13 +1,12 @@
 //! The weights of a model directory, whole (`model.safetensors`) or in shards (`model.safetensors.index.json`), as
 //! f32 and in the order in which the model lists its parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path};
 
-use safetensors::SafeTensors;
+use rayon::prelude::*;
 
-use super::named::{named_tensor, parse, some_names};
-use super::read_json;
+use super::{experts::Fused, named::some_names, read_json, stored::Stored};
 use crate::config::ParameterSpec;
 use crate::error::{Error, Result};
 
@@ -22,18 +21,20 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
-/// Reads the parameters that `specs` lists from the directory `dir`, in that order. Tensors nobody asks for are left
-/// alone: `lm_head.weight` of a tied model, rotary frequencies of old exports.
+/// Reads the parameters that `specs` lists from the directory `dir`, in that order. Every tensor is read once, straight
+/// into its place. Tensors that change nothing are left alone: `lm_head.weight` of a tied model, rotary frequencies of
+/// old exports.
 ///
 /// # Errors
-/// [`Error::NoWeights`], [`Error::Read`], [`Error::Safetensors`], [`Error::MissingShard`], [`Error::MissingTensor`],
-/// [`Error::Shape`] and [`Error::TensorDtype`], each naming the file and the tensor.
+/// [`Error::NoWeights`], [`Error::Read`], [`Error::Safetensors`], [`Error::MissingShard`], [`Error::Shards`],
+/// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::Shape`] and [`Error::TensorDtype`], each naming the
+/// file and the tensor.
 pub fn read_checkpoint(dir: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
     let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
     if whole.exists() {
-        let mut tensors = vec![None; specs.len()];
-        read_file(&whole, specs.iter().enumerate(), &mut tensors)?;
-        Ok(tensors.into_iter().flatten().collect())
+        let file = Stored::open(&whole)?;
+        refuse_unexpected(&whole, &file.names(), specs)?;
+        read_all(&file, specs)
     } else if index.exists() {
         read_shards(dir, &index, specs)
     } else {
@@ -43,27 +44,71 @@ pub fn read_checkpoint(dir: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTe
 
 fn read_shards(dir: &Path, index: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
     let places = weight_map(index)?;
+    let files = open_shards(dir, index, &places)?;
+    refuse_unexpected(index, places.keys(), specs)?;
+    let shard_of = |spec: &ParameterSpec| {
+        let fused = || places.get(&Fused::of(spec)?.name);
+        let shard = places.get(&spec.name).or_else(fused).ok_or_else(|| {
+            let held = some_names(places.keys().map(String::as_str));
+            missing(index, spec, &format!("its weight_map holds {held}"))
+        })?;
+        Ok(&files[shard.as_str()])
+    };
+    let shards: Vec<&Stored> = specs.iter().map(shard_of).collect::<Result<_>>()?;
+    let read = |(spec, file): (&ParameterSpec, &&Stored)| read_parameter(file, spec);
+    specs.par_iter().zip(&shards).map(read).collect()
+}
+
+/// Opens every file that the index names, and checks that each holds what the index says of it and nothing else.
+fn open_shards<'a>(
+    dir: &Path,
+    index: &Path,
+    places: &'a BTreeMap<String, String>,
+) -> Result<BTreeMap<&'a str, Stored>> {
+    let mut files = BTreeMap::new();
     for shard in places.values() {
         if !dir.join(shard).is_file() {
             return Err(Error::MissingShard { path: index.to_owned(), shard: shard.clone() });
         }
+        if !files.contains_key(shard.as_str()) {
+            files.insert(shard.as_str(), Stored::open(&dir.join(shard))?);
+        }
     }
-    let mut by_shard: BTreeMap<&str, Vec<(usize, &ParameterSpec)>> = BTreeMap::new();
-    for (at, spec) in specs.iter().enumerate() {
-        let shard = places.get(&spec.name).ok_or_else(|| {
-            missing(
-                index,
-                spec,
-                &format!("its weight_map holds {}", some_names(places.keys().map(String::as_str))),
-            )
-        })?;
-        by_shard.entry(shard).or_default().push((at, spec));
+    let disagree = |problem| Err(Error::Shards { path: index.to_owned(), problem });
+    for (shard, file) in &files {
+        for name in file.names() {
+            match places.get(&name) {
+                Some(place) if place == shard => {}
+                Some(other) => {
+                    return disagree(format!("`{name}` is in {shard}, the index puts it in {other}"));
+                }
+                None => return disagree(format!("`{name}` is in {shard}, the index does not list it")),
+            }
+        }
     }
-    let mut tensors = vec![None; specs.len()];
-    for (shard, specs) in by_shard {
-        read_file(&dir.join(shard), specs.into_iter(), &mut tensors)?;
+    match places.iter().find(|(name, shard)| files[shard.as_str()].info(name).is_none()) {
+        Some((name, shard)) => {
+            disagree(format!("the index puts `{name}` in {shard}, which does not hold it"))
+        }
+        None => Ok(files),
     }
-    Ok(tensors.into_iter().flatten().collect())
+}
+
+/// Refuses a tensor of the decoder that nobody asks for: without it the model would be another.
+fn refuse_unexpected<'a>(
+    path: &Path,
+    names: impl IntoIterator<Item = &'a String>,
+    specs: &[ParameterSpec],
+) -> Result<()> {
+    let fused = specs.iter().filter_map(Fused::of).map(|fused| fused.name);
+    let asked: HashSet<String> = specs.iter().map(|spec| spec.name.clone()).chain(fused).collect();
+    let matters = |name: &&String| {
+        name.starts_with("model.") && !name.ends_with(".rotary_emb.inv_freq") && !asked.contains(*name)
+    };
+    match names.into_iter().find(matters) {
+        None => Ok(()),
+        Some(name) => Err(Error::UnexpectedTensor { path: path.to_owned(), name: name.clone() }),
+    }
 }
 
 /// Tensor name to file name, in the same directory.
@@ -91,35 +136,37 @@ fn is_plain_name(file: &str) -> bool {
     matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
 }
 
-/// Reads `specs` from one file into their places in `tensors`.
-pub(super) fn read_file<'a>(
-    path: &Path,
-    specs: impl Iterator<Item = (usize, &'a ParameterSpec)>,
-    tensors: &mut [Option<HostTensor>],
-) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
-    let file = parse(path, &bytes)?;
-    for (at, spec) in specs {
-        tensors[at] = Some(read_parameter(path, &file, spec)?);
-    }
-    Ok(())
+/// Reads all of `specs` from one file.
+pub(super) fn read_all(file: &Stored, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
+    specs.par_iter().map(|spec| read_parameter(file, spec)).collect()
 }
 
-fn read_parameter(path: &Path, file: &SafeTensors<'_>, spec: &ParameterSpec) -> Result<HostTensor> {
-    let Ok(view) = file.tensor(&spec.name) else {
-        return Err(missing(path, spec, &format!("the file holds {}", some_names(file.names().into_iter()))));
+fn read_parameter(file: &Stored, spec: &ParameterSpec) -> Result<HostTensor> {
+    let fused =
+        Fused::of(spec).filter(|fused| file.info(&spec.name).is_none() && file.info(&fused.name).is_some());
+    let (name, first) = match &fused {
+        Some(fused) => (fused.name.as_str(), fused.first),
+        None => (spec.name.as_str(), 0),
     };
-    if view.shape() != spec.shape {
-        return Err(Error::Shape {
-            path: path.to_owned(),
-            name: spec.name.clone(),
-            found: view.shape().to_vec(),
-            asker: "config.json",
-            wanted: spec.shape.clone(),
-        });
+    let Some(info) = file.info(name) else {
+        let names = file.names();
+        let held = some_names(names.iter().map(String::as_str));
+        return Err(missing(&file.path, spec, &format!("the file holds {held}")));
+    };
+    let (fits, wanted) = match &fused {
+        Some(Fused { shape: [rows, columns], expert, .. }) => {
+            let experts = info.shape.first().copied().unwrap_or(0).max(expert + 1);
+            let wanted = vec![experts, *rows, *columns];
+            (info.shape == wanted, wanted)
+        }
+        None => (info.shape == spec.shape, spec.shape.clone()),
+    };
+    if !fits {
+        let (path, found) = (file.path.clone(), info.shape.clone());
+        return Err(Error::Shape { path, name: name.to_owned(), found, asker: "config.json", wanted });
     }
-    let tensor = named_tensor(path, file, &spec.name)?;
-    Ok(HostTensor { data: tensor.into_f32()?, name: spec.name.clone(), shape: spec.shape.clone() })
+    let data = file.read_f32(name, first, spec.shape.iter().product())?;
+    Ok(HostTensor { data, name: spec.name.clone(), shape: spec.shape.clone() })
 }
 
 fn missing(path: &Path, spec: &ParameterSpec, instead: &str) -> Error {

@@ -1,16 +1,12 @@
-//! Reading a safetensors file: every tensor by name, in the type it was stored in. The header is checked against the
-//! length of the file before anything is taken from it, so that a damaged file is an error and never a panic.
+//! Reading a safetensors file: every tensor by name, in the type it was stored in.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
-use serde_json::Value;
 
+use super::stored::Stored;
 use crate::error::{Error, Result};
-
-const READABLE: &str = "F32, BF16, F16, I32 or I64";
 
 /// The elements of a tensor, row by row, in the type they were stored in.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +36,10 @@ pub struct NamedTensor {
 }
 
 impl NamedTensor {
+    pub(super) fn new(name: &str, shape: &[usize], data: TensorData, file: &Path) -> Self {
+        Self { name: name.to_owned(), shape: shape.to_vec(), data, file: file.into() }
+    }
+
     /// The elements as f32; exact for every floating-point type that is read.
     ///
     /// # Errors
@@ -130,74 +130,9 @@ impl TensorFile {
 /// [`Error::Read`], [`Error::Safetensors`] when the file is cut short or damaged, [`Error::TensorDtype`] when a tensor
 /// is neither F32, BF16, F16, I32 nor I64.
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
-    let file = parse(path, &bytes)?;
-    let mut names = file.names();
-    names.sort_unstable();
-    let tensors = names.into_iter().map(|name| named_tensor(path, &file, name)).collect::<Result<_>>()?;
+    let file = Stored::open(path)?;
+    let tensors = file.names().iter().map(|name| file.read(name)).collect::<Result<_>>()?;
     Ok(TensorFile { path: path.to_owned(), tensors })
-}
-
-/// Takes one tensor out of a parsed file.
-pub(super) fn named_tensor(path: &Path, file: &SafeTensors<'_>, name: &str) -> Result<NamedTensor> {
-    let view = file.tensor(name).map_err(|error| damaged(path, &error))?;
-    let data =
-        elements(&view).ok_or_else(|| wrong_dtype(path, name, &format!("{:?}", view.dtype()), READABLE))?;
-    Ok(NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), data, file: path.into() })
-}
-
-fn elements(view: &TensorView<'_>) -> Option<TensorData> {
-    let bytes = view.data();
-    Some(match view.dtype() {
-        safetensors::Dtype::F32 => TensorData::F32(from_bytes(bytes, f32::from_le_bytes)),
-        safetensors::Dtype::BF16 => TensorData::Bf16(from_bytes(bytes, bf16::from_le_bytes)),
-        safetensors::Dtype::F16 => TensorData::F16(from_bytes(bytes, f16::from_le_bytes)),
-        safetensors::Dtype::I32 => TensorData::I32(from_bytes(bytes, i32::from_le_bytes)),
-        safetensors::Dtype::I64 => TensorData::I64(from_bytes(bytes, i64::from_le_bytes)),
-        _ => return None,
-    })
-}
-
-fn from_bytes<T, const N: usize>(bytes: &[u8], value: fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().copied().map(value).collect()
-}
-
-/// Checks `bytes` as a safetensors file.
-pub(super) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    if let Some(problem) = too_short(bytes) {
-        return Err(Error::Safetensors { path: path.to_owned(), problem });
-    }
-    SafeTensors::deserialize(bytes).map_err(|error| damaged(path, &error))
-}
-
-/// Says how a file is cut short, if it is. Offsets beyond the file are caught here, before anyone adds to them.
-fn too_short(bytes: &[u8]) -> Option<String> {
-    let have = bytes.len();
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Some(format!("it has {have} bytes, fewer than the 8 that give the header's length"));
-    };
-    let length = u64::from_le_bytes(*length);
-    let Some(header) = usize::try_from(length).ok().and_then(|length| rest.get(..length)) else {
-        return Some(format!("its header should have {length} bytes, the whole file has {have}"));
-    };
-    let Ok(Value::Object(header)) = serde_json::from_slice(header) else {
-        return Some("its header is not a JSON object".to_owned());
-    };
-    let data = (rest.len() as u64).saturating_sub(length);
-    let ends = header.iter().filter_map(|(name, info)| Some((info["data_offsets"][1].as_u64()?, name)));
-    let (end, name) = ends.max()?;
-    (end > data).then(|| format!("`{name}` ends at byte {end} of the data, which has {data} (cut short?)"))
-}
-
-fn damaged(path: &Path, error: &SafeTensorError) -> Error {
-    let problem = match error {
-        SafeTensorError::MetadataIncompleteBuffer => "bytes follow the last tensor".to_owned(),
-        SafeTensorError::InvalidOffset(name) => format!("the offsets of `{name}` overlap or leave a gap"),
-        SafeTensorError::TensorInvalidInfo => "a tensor's shape does not fit its number of bytes".to_owned(),
-        SafeTensorError::ValidationOverflow => "a tensor's shape is too large".to_owned(),
-        other => other.to_string(),
-    };
-    Error::Safetensors { path: path.to_owned(), problem }
 }
 
 /// Up to four names, sorted, and how many more there are.
