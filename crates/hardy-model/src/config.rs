@@ -2,7 +2,11 @@
 //! that of `transformers` 4 (`rope_theta`, `torch_dtype`) and of 5 (`rope_parameters`, `dtype`), and what a file says
 //! beyond the decoder's needs is kept and written back.
 
+mod architecture;
+mod experts;
 mod fields;
+mod keys;
+mod layers;
 mod parameters;
 mod rope;
 mod write;
@@ -11,45 +15,15 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Dtype, read_json, read_json_if_present};
+pub use architecture::Architecture;
+pub use experts::Experts;
 use fields::Fields;
+use keys::refuse_unread;
+pub use layers::LayerKind;
 pub use parameters::ParameterSpec;
-pub use rope::{Rope, RopeScaling};
-
-/// The families of decoders that can be built. They share everything but biases and norms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// Qwen 2 and 2.5: biases on the query, key and value projections.
-    Qwen2,
-    /// Llama 2 and 3 and models of its shape.
-    Llama,
-    /// Qwen 3: an RMSNorm on every head of the queries and keys, no biases.
-    Qwen3,
-}
-
-impl Architecture {
-    /// Every architecture, for messages and lists.
-    pub const ALL: [Self; 3] = [Self::Qwen2, Self::Llama, Self::Qwen3];
-
-    /// The `model_type` of a `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Self::Qwen2 => "qwen2",
-            Self::Llama => "llama",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-
-    /// The entry of `architectures` in a `config.json`.
-    pub fn class_name(self) -> &'static str {
-        match self {
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-        }
-    }
-}
+pub use rope::{Rope, RopeScaling, Yarn};
 
 /// The nonlinearity of the MLP's gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +74,14 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Whether queries and keys go through an RMSNorm per head.
     pub qk_norm: bool,
+    /// Whether an RMSNorm multiplies by one more than its weight.
+    pub unit_offset_norms: bool,
+    /// What the embedding is multiplied by, where it is.
+    pub embedding_scale: Option<f32>,
+    /// What differs between layers, one entry for each.
+    pub per_layer: Vec<LayerKind>,
+    /// The mixture of experts of the layers that have one.
+    pub experts: Option<Experts>,
     /// Standard deviation of fresh weights.
     pub initializer_range: f32,
     /// The type in which the weights are, or are to be, stored.
@@ -161,36 +143,52 @@ impl ModelConfig {
     /// As [`ModelConfig::from_dir`].
     pub fn from_json(source: Map<String, Value>, path: &Path) -> Result<Self> {
         let fields = Fields::new(path, &source);
-        let architecture = architecture(&fields)?;
-        refuse_what_is_not_built(&fields, architecture)?;
+        let config = Self::from_fields(&fields)?;
+        refuse_unread(&fields, config.architecture)?;
+        Ok(Self { source, ..config })
+    }
+
+    /// All but the source.
+    fn from_fields(fields: &Fields<'_>) -> Result<Self> {
+        let architecture = Architecture::read(fields)?;
+        if fields.get("quantization_config").is_some() {
+            return Err(
+                fields.wrong("quantization_config", "absent: weights are read in f32, bf16 or f16 only")
+            );
+        }
         let hidden_size = fields.size("hidden_size")?;
-        let (heads, kv_heads) = attention_heads(&fields)?;
-        let attention_bias = architecture != Architecture::Qwen2 && fields.flag("attention_bias")?;
+        let (heads, kv_heads) = attention_heads(fields, architecture)?;
+        let [qkv_bias, o_bias, mlp_bias] = biases(fields, architecture)?;
+        let (layers, gemma) = (fields.layers()?, architecture == Architecture::Gemma);
         Ok(Self {
             architecture,
             vocab_size: fields.size("vocab_size")?,
             hidden_size,
             intermediate_size: fields.size("intermediate_size")?,
-            layers: fields.layers()?,
+            layers,
             heads,
             kv_heads,
-            head_dim: head_dim(&fields, architecture, hidden_size, heads)?,
+            head_dim: head_dim(fields, architecture, hidden_size, heads)?,
             max_positions: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
-            activation: activation(&fields)?,
+            activation: activation(fields, architecture)?,
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            rope: Rope::read(&fields)?,
-            tied_embeddings: fields.flag("tie_word_embeddings")?,
-            qkv_bias: architecture == Architecture::Qwen2 || attention_bias,
-            o_bias: attention_bias,
-            mlp_bias: architecture == Architecture::Llama && fields.flag("mlp_bias")?,
-            qk_norm: architecture == Architecture::Qwen3,
+            rope: Rope::read(fields, architecture)?,
+            tied_embeddings: fields.flag_or("tie_word_embeddings", architecture.ties_by_default())?,
+            qkv_bias,
+            o_bias,
+            mlp_bias,
+            qk_norm: matches!(architecture, Architecture::Qwen3 | Architecture::Qwen3Moe),
+            unit_offset_norms: gemma,
+            embedding_scale: gemma.then(|| (hidden_size as f64).sqrt() as f32),
+            per_layer: LayerKind::read(fields, architecture, layers)?,
+            experts: Experts::read(fields, architecture)?,
             initializer_range: fields.positive("initializer_range")?.unwrap_or(0.02) as f32,
-            dtype: dtype(&fields)?,
+            dtype: dtype(fields)?,
             bos_token_id: fields.token_id("bos_token_id")?,
             eos_token_ids: fields.token_ids("eos_token_id")?,
             pad_token_id: fields.token_id("pad_token_id")?,
             generation: None,
-            source,
+            source: Map::new(),
         })
     }
 
@@ -233,59 +231,20 @@ impl ModelConfig {
     pub fn inverse_frequencies(&self) -> Vec<f32> {
         self.rope.inverse_frequencies(self.head_dim)
     }
-}
 
-/// By the first of `architectures`, or by `model_type` where there is none; they must not disagree.
-fn architecture(fields: &Fields<'_>) -> Result<Architecture> {
-    let class = fields.first_text("architectures")?;
-    let family = fields.text("model_type")?;
-    let unknown = |found: &str| Error::UnknownArchitecture {
-        path: fields.path.to_owned(),
-        found: found.to_owned(),
-        known: Architecture::ALL.map(Architecture::class_name).join(", "),
-    };
-    let known = |found: &str, name: fn(Architecture) -> &'static str| {
-        Architecture::ALL.into_iter().find(|known| name(*known) == found).ok_or_else(|| unknown(found))
-    };
-    match (class, family) {
-        (None, None) => Err(fields.missing("architectures", r#"a list such as ["Qwen2ForCausalLM"]"#)),
-        (None, Some(family)) => known(family, Architecture::model_type),
-        (Some(class), None) => known(class, Architecture::class_name),
-        (Some(class), Some(family)) => {
-            let architecture = known(class, Architecture::class_name)?;
-            if family != architecture.model_type() {
-                return Err(
-                    fields.wrong("model_type", &format!("\"{}\" for {class}", architecture.model_type()))
-                );
-            }
-            Ok(architecture)
-        }
+    /// What the queries and keys of a rotary layer are multiplied by as they are turned; 1 but for YaRN.
+    pub fn rotary_scale(&self) -> f32 {
+        self.rope.scaling.magnitude()
     }
-}
-
-/// Options of these architectures that change what the decoder computes and that it does not have.
-fn refuse_what_is_not_built(fields: &Fields<'_>, architecture: Architecture) -> Result<()> {
-    if fields.get("quantization_config").is_some() {
-        return Err(fields.wrong("quantization_config", "absent: weights are read in f32, bf16 or f16 only"));
-    }
-    let full_attention = "full_attention for every layer: sliding windows are not supported";
-    if let Some(types) = fields.get("layer_types") {
-        let full = types.as_array().is_some_and(|types| types.iter().all(|kind| kind == "full_attention"));
-        return if full { Ok(()) } else { Err(fields.wrong("layer_types", full_attention)) };
-    }
-    if architecture == Architecture::Llama || !fields.flag("use_sliding_window")? {
-        return Ok(());
-    }
-    let first_windowed = fields.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
-    if fields.get("sliding_window").is_some() && first_windowed < fields.layers()? as u64 {
-        return Err(fields.wrong("use_sliding_window", "false: sliding windows are not supported"));
-    }
-    Ok(())
 }
 
 /// Query heads, and key and value heads.
-fn attention_heads(fields: &Fields<'_>) -> Result<(usize, usize)> {
+fn attention_heads(fields: &Fields<'_>, architecture: Architecture) -> Result<(usize, usize)> {
     let heads = fields.size("num_attention_heads")?;
+    // Null means as many as `heads` everywhere; an absent key has another default in every other family.
+    if architecture != Architecture::Llama && !fields.contains("num_key_value_heads") {
+        return Err(fields.missing("num_key_value_heads", "a positive integer"));
+    }
     let kv_heads = fields.optional_size("num_key_value_heads")?.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         let wanted = format!("a divisor of `num_attention_heads`, which is {heads}");
@@ -303,6 +262,7 @@ fn head_dim(
     let given = match (fields.optional_size("head_dim")?, architecture) {
         // Absent and null are not the same here: `transformers` gives Qwen3 128 where the key is absent.
         (None, Architecture::Qwen3) if !fields.contains("head_dim") => Some(128),
+        (None, Architecture::Gemma) if !fields.contains("head_dim") => Some(256),
         (given, _) => given,
     };
     match given {
@@ -317,12 +277,44 @@ fn head_dim(
     }
 }
 
-fn activation(fields: &Fields<'_>) -> Result<Activation> {
-    match fields.text("hidden_act")?.unwrap_or("silu") {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        _ => Err(fields.wrong("hidden_act", "silu, gelu, gelu_new or gelu_pytorch_tanh")),
+/// Whether the query, key and value projections, the attention's output and the MLP have biases.
+fn biases(fields: &Fields<'_>, architecture: Architecture) -> Result<[bool; 3]> {
+    Ok(match architecture {
+        Architecture::Qwen2 => [true, false, false],
+        Architecture::Qwen2Moe => [fields.flag_or("qkv_bias", true)?, false, false],
+        Architecture::Mistral => [false; 3],
+        Architecture::Llama | Architecture::SmolLm3 => {
+            let attention = fields.flag("attention_bias")?;
+            [attention, attention, fields.flag("mlp_bias")?]
+        }
+        Architecture::Qwen3 | Architecture::Qwen3Moe | Architecture::Gemma => {
+            let attention = fields.flag("attention_bias")?;
+            [attention, attention, false]
+        }
+    })
+}
+
+/// The first released files of Gemma say `gelu` and mean its approximation, as `transformers` knows; some say so again
+/// under a second key.
+fn activation(fields: &Fields<'_>, architecture: Architecture) -> Result<Activation> {
+    if architecture != Architecture::Gemma {
+        return Ok(named_activation(fields, "hidden_act")?.unwrap_or(Activation::Silu));
+    }
+    for key in ["hidden_act", "hidden_activation"] {
+        if named_activation(fields, key)? == Some(Activation::Silu) {
+            return Err(fields.wrong(key, "gelu_pytorch_tanh for Gemma"));
+        }
+    }
+    Ok(Activation::GeluTanh)
+}
+
+fn named_activation(fields: &Fields<'_>, key: &str) -> Result<Option<Activation>> {
+    match fields.text(key)? {
+        None => Ok(None),
+        Some("silu" | "swish") => Ok(Some(Activation::Silu)),
+        Some("gelu") => Ok(Some(Activation::Gelu)),
+        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Some(Activation::GeluTanh)),
+        Some(_) => Err(fields.wrong(key, "silu, gelu, gelu_new or gelu_pytorch_tanh")),
     }
 }
 

@@ -1,5 +1,7 @@
-//! The decoder of Qwen2, Llama and Qwen3, one code path for rollouts, training and evaluation: the same operators
+//! The decoder of every family, one code path for rollouts, training and evaluation: the same operators
 //! on the same sites, with or without a tape, with or without a cache.
+
+mod mixture;
 
 use std::{path::Path, sync::Arc};
 
@@ -29,7 +31,7 @@ use crate::{
     files::{HostTensor, read_checkpoint},
     frozen::Frozen,
     lora::Dropout,
-    sites::{Blueprint, Layer, Linear, Norm},
+    sites::{Blueprint, Gated, Layer, Linear, Mlp, Norm},
 };
 
 /// Tokens of several sequences, packed one after another without padding.
@@ -73,6 +75,8 @@ pub fn sequence_rows(prompt: u64, sample: u64, prompt_length: usize, length: usi
 pub struct Scene<'a> {
     batch: &'a Batch,
     angles: Angles,
+    /// The angles of layers that turn nothing.
+    still: Angles,
     noise: &'a Noise,
 }
 
@@ -218,15 +222,23 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// What all layers of one pass have in common.
     pub fn scene<'a>(&self, batch: &'a Batch, noise: &'a Noise) -> Scene<'a> {
-        let frequencies = self.blueprint.config.inverse_frequencies();
+        let config = &self.blueprint.config;
+        let frequencies = config.inverse_frequencies();
         let angles = Angles::new(batch.rows.iter().map(|row| row.position), &frequencies);
-        Scene { batch, angles, noise }
+        let still = if config.per_layer.iter().all(|layer| layer.rotary) { 0 } else { batch.ids.len() };
+        let still = Angles::still(still, frequencies.len());
+        Scene { batch, angles: angles.scaled(config.rotary_scale()), still, noise }
     }
 
     /// What goes into the first layer, `[tokens, hidden]`.
     pub fn embed(&self, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
         let table = &self.blueprint.embedding;
-        embedding(self.parameters[table.weight].clone(), &batch.ids, &noise.at(table.site, &batch.rows))
+        let x =
+            embedding(self.parameters[table.weight].clone(), &batch.ids, &noise.at(table.site, &batch.rows));
+        match self.blueprint.config.embedding_scale {
+            None => x,
+            Some(scale) => x * scale,
+        }
     }
 
     /// Layer `index` on `x` `[tokens, hidden]`.
@@ -252,7 +264,10 @@ impl<B: NoisyBackend> Decoder<B> {
         let normed = self.norm(&layer.input_norm, x.clone(), &at);
         let x = x + self.attention(layer, &normed, scene, frozen, cache);
         let normed = self.norm(&layer.post_norm, x.clone(), &at);
-        x + self.mlp(layer, normed, scene, frozen)
+        x + match &layer.mlp {
+            Mlp::Dense(mlp) => self.gated(mlp, normed, scene, frozen),
+            Mlp::Mixture(mixture) => self.mixture(mixture, &normed, scene, frozen),
+        }
     }
 
     fn attention(
@@ -271,7 +286,8 @@ impl<B: NoisyBackend> Decoder<B> {
         }
         let sites =
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
-        let (angles, heads, segments) = (&scene.angles, self.blueprint.heads, &scene.batch.segments);
+        let angles = if layer.rotary { &scene.angles } else { &scene.still };
+        let (heads, segments) = (self.blueprint.heads, &scene.batch.segments);
         let mixed = match cache {
             None => attention([q, k, v], angles, heads, segments, &sites),
             Some(cache) => cached_attention([q, k, v], cache, angles, heads, segments, &sites),
@@ -279,20 +295,23 @@ impl<B: NoisyBackend> Decoder<B> {
         linear(&layer.o, mixed)
     }
 
-    fn mlp(&self, layer: &Layer, x: Tensor<B, 2>, scene: &Scene, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
+    fn gated(&self, mlp: &Gated, x: Tensor<B, 2>, scene: &Scene, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
         let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
         let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
-        let gate = linear(&layer.gate, x.clone());
-        let up = linear(&layer.up, x);
-        let gated = match layer.act.gelu {
-            None => silu_up(gate, up, &at(layer.act.site)),
-            Some(approximation) => gelu(gate, approximation, &at(layer.act.site)) * up,
+        let gate = linear(&mlp.gate, x.clone());
+        let up = linear(&mlp.up, x);
+        let gated = match mlp.act.gelu {
+            None => silu_up(gate, up, &at(mlp.act.site)),
+            Some(approximation) => gelu(gate, approximation, &at(mlp.act.site)) * up,
         };
-        linear(&layer.down, gated)
+        linear(&mlp.down, gated)
     }
 
     fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
-        rms_norm(x, self.parameters[norm.weight].clone(), self.blueprint.config.rms_norm_eps, &at(norm.site))
+        let (weight, config) = (self.parameters[norm.weight].clone(), &self.blueprint.config);
+        // What multiplies is the weight that errors enter at.
+        let weight = if config.unit_offset_norms { weight + 1.0 } else { weight };
+        rms_norm(x, weight, config.rms_norm_eps, &at(norm.site))
     }
 
     /// A linear layer with its adapter.

@@ -16,7 +16,10 @@ pub mod sites;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
-pub use config::{Activation, Architecture, ModelConfig, ParameterSpec, Qwen2Sizes, Rope, RopeScaling};
+pub use config::{
+    Activation, Architecture, Experts, LayerKind, ModelConfig, ParameterSpec, Qwen2Sizes, Rope, RopeScaling,
+    Yarn,
+};
 pub use decoder::{Batch, Decoder, sequence_rows};
 pub use error::{Error, Result};
 pub use files::{Dtype, HostTensor, NamedTensor, TensorData, TensorFile};

@@ -1,6 +1,8 @@
 //! Every parameter and every site of a decoder, listed from its configuration: the map by which the forward pass
 //! finds its weights and its errors, and by which a plan is bound.
 
+use std::collections::HashMap;
+
 use hardy_ops::{
     Op, Site, SiteId,
     ops::{attention::Heads, gelu::Approximation},
@@ -8,7 +10,7 @@ use hardy_ops::{
 
 use crate::{
     Error, Result,
-    config::{Activation, ModelConfig, ParameterSpec},
+    config::{Activation, Experts, ModelConfig, ParameterSpec},
     lora::{ALL_LINEAR, Adapters, Lora},
 };
 
@@ -55,8 +57,35 @@ pub(crate) struct Act {
     pub site: SiteId,
 }
 
-/// One decoder layer.
+/// An MLP whose gate decides what of its other input goes on: one layer's, or one expert's.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Gated {
+    pub gate: Linear,
+    pub act: Act,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+/// A mixture of experts: the router, its softmax, the experts, and the one that all tokens share with its gate.
+#[derive(Clone, Debug)]
+pub(crate) struct Mixture {
+    pub router: Linear,
+    pub softmax: SiteId,
+    pub experts: Vec<Gated>,
+    pub shared: Option<(Gated, Linear)>,
+    pub per_token: usize,
+    pub normalised: bool,
+}
+
+/// What follows attention in a layer.
+#[derive(Clone, Debug)]
+pub(crate) enum Mlp {
+    Dense(Gated),
+    Mixture(Mixture),
+}
+
+/// One decoder layer.
+#[derive(Clone, Debug)]
 pub(crate) struct Layer {
     pub input_norm: Norm,
     pub q: Linear,
@@ -68,10 +97,50 @@ pub(crate) struct Layer {
     pub values: SiteId,
     pub o: Linear,
     pub post_norm: Norm,
-    pub gate: Linear,
-    pub act: Act,
-    pub up: Linear,
-    pub down: Linear,
+    pub mlp: Mlp,
+    /// Whether queries and keys are turned to their positions.
+    pub rotary: bool,
+}
+
+impl Gated {
+    fn linears_mut(&mut self) -> [&mut Linear; 3] {
+        [&mut self.gate, &mut self.up, &mut self.down]
+    }
+}
+
+impl Layer {
+    /// Its linear layers, adapters left out.
+    fn linears(&self) -> Vec<Linear> {
+        self.clone().linears_mut().into_iter().map(|part| *part).collect()
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut all = vec![&mut self.q, &mut self.k, &mut self.v, &mut self.o];
+        match &mut self.mlp {
+            Mlp::Dense(mlp) => all.extend(mlp.linears_mut()),
+            Mlp::Mixture(Mixture { router, experts, shared, .. }) => {
+                all.push(router);
+                all.extend(experts.iter_mut().flat_map(Gated::linears_mut));
+                if let Some((mlp, gate)) = shared {
+                    all.extend(mlp.linears_mut());
+                    all.push(gate);
+                }
+            }
+        }
+        all
+    }
+
+    /// Those that adapters may stand beside: all but the router and the shared expert's gate.
+    fn adaptable(&mut self) -> Vec<&mut Linear> {
+        let fixed: Vec<SiteId> = match &self.mlp {
+            Mlp::Dense(_) => Vec::new(),
+            Mlp::Mixture(mixture) => {
+                let gate = mixture.shared.as_ref().map(|(_, gate)| gate.site);
+                std::iter::once(mixture.router.site).chain(gate).collect()
+            }
+        };
+        self.linears_mut().into_iter().filter(|part| !fixed.contains(&part.site)).collect()
+    }
 }
 
 /// The parameters and sites of a decoder, and how its layers use them.
@@ -97,13 +166,15 @@ pub struct Blueprint {
 impl Blueprint {
     /// Lists the parameters and sites of a decoder.
     pub fn new(config: &ModelConfig) -> Self {
-        let mut list = Lister { parameters: config.parameters(), sites: Vec::new() };
+        let parameters = config.parameters();
+        let places = parameters.iter().enumerate().map(|(at, spec)| (spec.name.clone(), at)).collect();
+        let mut list = Lister { places, sites: Vec::new() };
         let embedding = list.norm("model.embed_tokens", Op::Embedding, None);
         let layers = (0..config.layers).map(|layer| list.layer(layer, config)).collect();
         let norm = list.norm("model.norm", Op::RmsNorm, None);
         let head = list.head(config.tied_embeddings);
         let heads = Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim };
-        let Lister { parameters, sites } = list;
+        let sites = list.sites;
         let (config, frozen, adapters) = (config.clone(), 0, None);
         Self { config, parameters, sites, frozen, adapters, embedding, layers, norm, head, heads }
     }
@@ -120,15 +191,7 @@ impl Blueprint {
         blueprint.frozen = blueprint.parameters.len();
         let Self { layers, parameters, sites, .. } = &mut blueprint;
         for layer in layers {
-            for part in [
-                &mut layer.q,
-                &mut layer.k,
-                &mut layer.v,
-                &mut layer.o,
-                &mut layer.gate,
-                &mut layer.up,
-                &mut layer.down,
-            ] {
+            for part in layer.adaptable() {
                 let (site, shape) = (sites[part.site.0].clone(), parameters[part.weight].shape.clone());
                 if !lora.targets(&site.module) {
                     continue;
@@ -157,11 +220,16 @@ impl Blueprint {
 
     /// Refuses targets that are no linear layer of the decoder's layers.
     fn check_targets(&self, lora: &Lora) -> Result<()> {
-        let modules = self.layers.iter().take(1).flat_map(|layer| {
-            let Layer { q, k, v, o, gate, up, down, .. } = layer;
-            [q, k, v, o, gate, up, down].map(|part| self.sites[part.site.0].module.rsplit('.').next())
+        let linears = self.layers.iter().flat_map(|layer| {
+            let last = |part: &mut Linear| self.sites[part.site.0].module.rsplit('.').next();
+            layer.clone().adaptable().into_iter().filter_map(last).collect::<Vec<&str>>()
         });
-        let known: Vec<&str> = modules.flatten().collect();
+        let mut known: Vec<&str> = Vec::new();
+        linears.for_each(|name| {
+            if !known.contains(&name) {
+                known.push(name)
+            }
+        });
         let exists = |target: &&String| *target == ALL_LINEAR || known.contains(&target.as_str());
         match lora.target_modules.iter().find(|target| !exists(target)) {
             None => Ok(()),
@@ -174,17 +242,14 @@ impl Blueprint {
 
     /// Every linear layer, adapters left out, the head last.
     pub(crate) fn linears(&self) -> impl Iterator<Item = Linear> {
-        let of_layer = |layer: &'_ Layer| {
-            let Layer { q, k, v, o, gate, up, down, .. } = layer;
-            [*q, *k, *v, *o, *gate, *up, *down]
-        };
-        self.layers.iter().flat_map(of_layer).chain([self.head])
+        self.layers.iter().flat_map(Layer::linears).chain([self.head])
     }
 }
 
 /// The lists under construction.
 struct Lister {
-    parameters: Vec<ParameterSpec>,
+    /// Where every parameter stands, by name.
+    places: HashMap<String, usize>,
     sites: Vec<Site>,
 }
 
@@ -195,7 +260,7 @@ impl Lister {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.parameters.iter().position(|spec| spec.name == name)
+        self.places.get(name).copied()
     }
 
     fn weight(&self, module: &str) -> usize {
@@ -235,11 +300,40 @@ impl Lister {
             values: self.site(&path("self_attn.values"), Op::Matmul, at),
             o: self.linear(&path("self_attn.o_proj"), layer),
             post_norm: self.norm(&path("post_attention_layernorm"), Op::RmsNorm, at),
-            gate: self.linear(&path("mlp.gate_proj"), layer),
-            act: self.act(&path("mlp.act_fn"), config.activation, at),
-            up: self.linear(&path("mlp.up_proj"), layer),
-            down: self.linear(&path("mlp.down_proj"), layer),
+            mlp: self.mlp(&path("mlp"), layer, config),
+            rotary: config.per_layer[layer].rotary,
         }
+    }
+
+    fn mlp(&mut self, path: &str, layer: usize, config: &ModelConfig) -> Mlp {
+        match config.experts {
+            Some(experts) if config.per_layer[layer].sparse => {
+                Mlp::Mixture(self.mixture(path, layer, (config, experts)))
+            }
+            _ => Mlp::Dense(self.gated(path, layer, config)),
+        }
+    }
+
+    fn gated(&mut self, path: &str, layer: usize, config: &ModelConfig) -> Gated {
+        Gated {
+            gate: self.linear(&format!("{path}.gate_proj"), layer),
+            act: self.act(&format!("{path}.act_fn"), config.activation, Some(layer)),
+            up: self.linear(&format!("{path}.up_proj"), layer),
+            down: self.linear(&format!("{path}.down_proj"), layer),
+        }
+    }
+
+    fn mixture(&mut self, path: &str, layer: usize, (config, experts): (&ModelConfig, Experts)) -> Mixture {
+        let router = self.linear(&format!("{path}.gate"), layer);
+        let softmax = self.site(&format!("{path}.softmax"), Op::Softmax, Some(layer));
+        let one = |expert| self.gated(&format!("{path}.experts.{expert}"), layer, config);
+        let all = (0..experts.count).map(one).collect();
+        let shared = experts.shared_width.map(|_| {
+            let mlp = self.gated(&format!("{path}.shared_expert"), layer, config);
+            (mlp, self.linear(&format!("{path}.shared_expert_gate"), layer))
+        });
+        let Experts { per_token, normalised, .. } = experts;
+        Mixture { router, softmax, experts: all, shared, per_token, normalised }
     }
 
     fn act(&mut self, module: &str, activation: Activation, layer: Option<usize>) -> Act {

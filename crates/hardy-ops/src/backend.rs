@@ -24,7 +24,9 @@ use crate::{
     clip,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, KvLayer, Segments},
-        embedding, gather, gelu, head, layer_norm, linear, log_prob, rms_norm, silu, softmax,
+        embedding,
+        experts::{self, Routes},
+        gather, gelu, head, layer_norm, linear, log_prob, rms_norm, row_gate, silu, softmax,
     },
     site::Point,
 };
@@ -232,6 +234,39 @@ pub trait NoisyBackend: Backend {
         gather::backward::<Self>(grad, rows, height)
     }
 
+    /// See [`experts::mix_experts`].
+    fn mix_experts(
+        outputs: &Primitive<Self>,
+        probabilities: &Primitive<Self>,
+        routes: &Routes,
+    ) -> Primitive<Self> {
+        experts::forward::<Self>(outputs, probabilities, routes)
+    }
+
+    /// Gradients of [`NoisyBackend::mix_experts`] with respect to outputs and probabilities.
+    fn mix_experts_backward(
+        outputs: &Primitive<Self>,
+        probabilities: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        routes: &Routes,
+    ) -> [Primitive<Self>; 2] {
+        experts::backward::<Self>(outputs, probabilities, grad, routes)
+    }
+
+    /// See [`row_gate::gate_rows`].
+    fn gate_rows(x: &Primitive<Self>, gate: &Primitive<Self>) -> Primitive<Self> {
+        row_gate::forward::<Self>(x, gate)
+    }
+
+    /// Gradients of [`NoisyBackend::gate_rows`].
+    fn gate_rows_backward(
+        x: &Primitive<Self>,
+        gate: &Primitive<Self>,
+        grad: &Primitive<Self>,
+    ) -> [Primitive<Self>; 2] {
+        row_gate::backward::<Self>(x, gate, grad)
+    }
+
     /// See [`head::head`].
     fn noisy_head(
         x: &Primitive<Self>,
@@ -427,6 +462,31 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         let state = (rows.to_vec(), x.shape().dims::<2>()[0]);
         record::<B, C, _, 1>([x], y, state, |(rows, height), grad, _| {
             [Some(B::gather_rows_backward(&grad, rows, *height))]
+        })
+    }
+
+    fn mix_experts(
+        outputs: &Primitive<Self>,
+        probabilities: &Primitive<Self>,
+        routes: &Routes,
+    ) -> Primitive<Self> {
+        let y = B::mix_experts(&outputs.primitive, &probabilities.primitive, routes);
+        let state = (outputs.primitive.clone(), probabilities.primitive.clone(), routes.clone());
+        record::<B, C, _, 2>(
+            [outputs, probabilities],
+            y,
+            state,
+            |(outputs, probabilities, routes), grad, _| {
+                B::mix_experts_backward(outputs, probabilities, &grad, routes).map(Some)
+            },
+        )
+    }
+
+    fn gate_rows(x: &Primitive<Self>, gate: &Primitive<Self>) -> Primitive<Self> {
+        let y = B::gate_rows(&x.primitive, &gate.primitive);
+        let state = (x.primitive.clone(), gate.primitive.clone());
+        record::<B, C, _, 2>([x, gate], y, state, |(x, gate), grad, _| {
+            B::gate_rows_backward(x, gate, &grad).map(Some)
         })
     }
 

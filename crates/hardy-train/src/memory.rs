@@ -2,7 +2,7 @@
 //! of its two phases, rollout and training, needs beside it. Values are f32, four bytes each.
 
 use hardy_model::{
-    ChatTemplate, ModelConfig, Tokenizer,
+    ChatTemplate, Experts, ModelConfig, Tokenizer,
     files::{is_adapter, read_adapter_config},
 };
 use hardy_ops::ops::attention::Places;
@@ -127,7 +127,10 @@ struct Sizes {
     trained: usize,
     layers: usize,
     hidden: usize,
+    /// Inner widths of what a token goes through in a layer.
     mlp: usize,
+    /// Inputs and inner widths of all MLPs of a layer.
+    mlps: usize,
     queries: usize,
     keys: usize,
     qk_norm: bool,
@@ -135,12 +138,21 @@ struct Sizes {
 
 impl Sizes {
     fn new(config: &ModelConfig) -> Self {
+        let hidden = config.hidden_size;
+        let (mlp, mlps) = match config.experts {
+            None => (config.intermediate_size, hidden + config.intermediate_size),
+            Some(Experts { count, per_token, width, shared_width, .. }) => {
+                let shared = shared_width.unwrap_or(0);
+                (per_token * width + shared, count * (hidden + width) + hidden + shared)
+            }
+        };
         Self {
             parameters: config.parameter_count(),
             trained: config.parameter_count(),
             layers: config.layers,
-            hidden: config.hidden_size,
-            mlp: config.intermediate_size,
+            hidden,
+            mlp,
+            mlps,
             queries: config.heads * config.head_dim,
             keys: config.kv_heads * config.head_dim,
             qk_norm: config.qk_norm,
@@ -150,7 +162,7 @@ impl Sizes {
     /// Parameters of adapters in every linear layer, the most that there can be.
     fn adapter_parameters(&self, rank: usize) -> usize {
         let sums = 3 * self.hidden + 2 * self.keys + self.queries + self.hidden + self.queries;
-        self.layers * rank * (sums + 3 * (self.hidden + self.mlp))
+        self.layers * rank * (sums + 3 * self.mlps)
     }
 
     /// Values that the tape keeps for a token in a layer: the inputs of its norms, linear layers, attention and gate.

@@ -1,7 +1,7 @@
 //! Typed access to the keys of a JSON object. An error names the file, the key with the keys around it, the value and
 //! what would be right; `null` counts as absent, as it does in `transformers`.
 
-use std::path::Path;
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -13,16 +13,17 @@ const LARGEST_SIZE: u64 = 1 << 30;
 /// More layers are taken for a mistake.
 const MOST_LAYERS: usize = 4096;
 
-/// One object in a file.
+/// One object in a file. It remembers which of its keys were asked for.
 pub(super) struct Fields<'a> {
     pub(super) path: &'a Path,
     prefix: String,
     map: &'a Map<String, Value>,
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Self { path, prefix: String::new(), map }
+        Self { path, prefix: String::new(), map, read: RefCell::default() }
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
@@ -30,12 +31,20 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(key.to_owned());
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The keys that nobody asked for, and their values.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let unread = |(key, _): &(&String, _)| !self.read.borrow().contains(*key);
+        self.map.iter().filter(unread).map(|(key, value)| (key.as_str(), value))
     }
 
     /// The object under `key`.
     pub(super) fn object(&self, key: &str) -> Result<Option<Self>> {
-        let inner = |map| Self { path: self.path, prefix: format!("{}{key}.", self.prefix), map };
+        let prefix = format!("{}{key}.", self.prefix);
+        let inner = |map| Self { prefix: prefix.clone(), ..Self::new(self.path, map) };
         self.typed(key, "an object", |value| value.as_object().map(inner))
     }
 
@@ -49,6 +58,11 @@ impl<'a> Fields<'a> {
             let size = value.as_u64().filter(|size| (1..LARGEST_SIZE).contains(size))?;
             usize::try_from(size).ok()
         })
+    }
+
+    /// A layer, or the number of them.
+    pub(super) fn optional_layer(&self, key: &str) -> Result<Option<usize>> {
+        self.typed(key, "an integer from 0", |value| usize::try_from(value.as_u64()?).ok())
     }
 
     pub(super) fn layers(&self) -> Result<usize> {
@@ -73,7 +87,12 @@ impl<'a> Fields<'a> {
 
     /// False where it is absent.
     pub(super) fn flag(&self, key: &str) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
+        self.flag_or(key, false)
+    }
+
+    /// `default` where it is absent.
+    pub(super) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {

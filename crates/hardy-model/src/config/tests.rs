@@ -7,7 +7,7 @@ fn qwen2() -> Value {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 50, "hidden_size": 24,
         "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
         "rope_theta": 1e6, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5, "eos_token_id": 7,
-        "something_new": { "kept": [1, 2.5] },
+        "task_specific_params": { "kept": [1, 2.5] },
     })
 }
 
@@ -231,10 +231,9 @@ fn sizes_that_cannot_be_are_refused_by_key() {
         (json!({ "torch_dtype": "int8" }), "torch_dtype"),
         (json!({ "quantization_config": { "bits": 4 } }), "quantization_config"),
         (json!({ "layer_types": ["full_attention", "sliding_attention"] }), "layer_types"),
-        (
-            json!({ "use_sliding_window": true, "sliding_window": 64, "max_window_layers": 1 }),
-            "use_sliding_window",
-        ),
+        (json!({ "layer_types": ["full_attention"] }), "layer_types"),
+        (json!({ "layer_types": ["full_attention", "linear_attention"] }), "layer_types"),
+        (json!({ "use_sliding_window": true, "sliding_window": 0 }), "sliding_window"),
         (json!({ "architectures": "Qwen2ForCausalLM" }), "architectures"),
     ] {
         let message = refusal(with(qwen2(), change.clone()));
@@ -297,6 +296,8 @@ fn llama3_scaling_keeps_short_waves_and_divides_long_ones() {
     }
     let bad = with(scaling_of(&scaled), json!({ "high_freq_factor": 1.0 }));
     assert!(refusal(with(qwen2(), json!({ "rope_scaling": bad }))).contains("rope_scaling.high_freq_factor"));
+    let more = with(scaling_of(&scaled), json!({ "short_factor": [1.0] }));
+    assert!(refusal(with(qwen2(), json!({ "rope_scaling": more }))).contains("rope_scaling.short_factor"));
 }
 
 fn scaling_of(config: &ModelConfig) -> Value {
@@ -305,7 +306,7 @@ fn scaling_of(config: &ModelConfig) -> Value {
 
 #[test]
 fn other_rope_types_are_named() {
-    for kind in ["yarn", "dynamic", "longrope"] {
+    for kind in ["dynamic", "longrope"] {
         let message = refusal(with(qwen2(), json!({ "rope_scaling": { "rope_type": kind, "factor": 2.0 } })));
         assert!(
             message.contains(&format!("`rope_scaling.rope_type` is \"{kind}\"; it should be default")),
@@ -314,4 +315,106 @@ fn other_rope_types_are_named() {
     }
     let message = refusal(with(qwen2(), json!({ "rope_scaling": { "type": "linear" } })));
     assert!(message.contains("`rope_scaling.factor` is missing"), "{message}");
+}
+
+#[test]
+fn what_nobody_reads_is_refused_unless_it_can_change_nothing() {
+    for (change, key) in [
+        (json!({ "something_new": 2 }), "something_new"),
+        (json!({ "dual_chunk_attention_config": { "chunk_size": 262_144 } }), "dual_chunk_attention_config"),
+        (json!({ "attention_bias": true }), "attention_bias"),
+        (json!({ "attn_logit_softcapping": 50.0 }), "attn_logit_softcapping"),
+        (json!({ "final_logit_softcapping": 30.0 }), "final_logit_softcapping"),
+        (json!({ "logits_scaling": 8.0 }), "logits_scaling"),
+        (json!({ "residual_multiplier": 0.22 }), "residual_multiplier"),
+        (json!({ "attention_dropout": 0.1 }), "attention_dropout"),
+        (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor"),
+        (json!({ "num_experts": 8 }), "num_experts"),
+        (json!({ "position_embedding_type": "alibi" }), "position_embedding_type"),
+    ] {
+        let message = refusal(with(qwen2(), change));
+        assert!(message.starts_with(&format!("config.json: `{key}` is ")), "{message}");
+    }
+    for change in [
+        json!({ "_name_or_path": "somewhere", "transformers_version": "4.40.1", "use_cache": true }),
+        json!({ "attention_bias": false, "attn_logit_softcapping": null, "pruned_heads": {} }),
+        json!({ "logits_scaling": 1.0, "attention_dropout": 0, "partial_rotary_factor": 1.0 }),
+        json!({ "use_sliding_window": false, "sliding_window": 131_072, "max_window_layers": 28 }),
+    ] {
+        parse(with(qwen2(), change)).unwrap();
+    }
+}
+
+/// The same sizes under another family.
+fn family(architecture: Architecture, more: Value) -> Value {
+    let named =
+        json!({ "architectures": [architecture.class_name()], "model_type": architecture.model_type() });
+    with(with(qwen2(), named), more)
+}
+
+#[test]
+fn every_nth_layer_of_smollm3_is_still() {
+    let still = |more: Value| {
+        let config = parse(family(Architecture::SmolLm3, more)).unwrap();
+        config.per_layer.iter().map(|layer| !layer.rotary).collect::<Vec<bool>>()
+    };
+    assert_eq!(still(json!({ "num_hidden_layers": 5 })), [false, false, false, true, false]);
+    assert_eq!(still(json!({ "no_rope_layer_interval": 2 })), [false, true]);
+    assert_eq!(still(json!({ "no_rope_layers": [0, 1, 1] })), [true, false]);
+    assert!(
+        refusal(family(Architecture::SmolLm3, json!({ "no_rope_layers": [1] }))).contains("no_rope_layers")
+    );
+    assert!(parse(family(Architecture::SmolLm3, json!({}))).unwrap().tied_embeddings);
+}
+
+#[test]
+fn gemma_says_gelu_and_means_its_approximation() {
+    for more in
+        [json!({ "hidden_act": "gelu" }), json!({ "hidden_activation": "gelu_pytorch_tanh" }), json!({})]
+    {
+        let config = parse(family(Architecture::Gemma, more)).unwrap();
+        assert_eq!(config.activation, Activation::GeluTanh);
+        assert!(config.tied_embeddings && config.unit_offset_norms);
+        assert_eq!((config.head_dim, config.embedding_scale), (256, Some(24.0_f32.sqrt())));
+    }
+    assert!(
+        refusal(family(Architecture::Gemma, json!({ "hidden_act": "silu" }))).contains("gelu_pytorch_tanh")
+    );
+    let both_ways = json!({ "use_bidirectional_attention": true });
+    assert!(refusal(family(Architecture::Gemma, both_ways)).contains("use_bidirectional_attention"));
+}
+
+#[test]
+fn a_mixture_has_a_router_its_experts_and_one_that_all_share() {
+    let sizes = json!({
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6,
+        "shared_expert_intermediate_size": 10, "mlp_only_layers": [0],
+    });
+    let config = parse(family(Architecture::Qwen2Moe, sizes.clone())).unwrap();
+    let names = names(&config);
+    assert!(names.contains(&"model.layers.0.mlp.up_proj.weight".to_owned()));
+    for name in ["gate", "experts.3.down_proj", "shared_expert.up_proj", "shared_expert_gate"] {
+        assert!(names.contains(&format!("model.layers.1.mlp.{name}.weight")), "{name}");
+    }
+    assert!(!config.experts.unwrap().normalised);
+    let qwen3 = without(sizes, "shared_expert_intermediate_size");
+    let renamed = with(without(qwen3.clone(), "num_experts"), json!({ "num_local_experts": 4 }));
+    for sizes in [with(qwen3, json!({ "max_window_layers": 2 })), renamed] {
+        let config = parse(family(Architecture::Qwen3Moe, sizes)).unwrap();
+        assert_eq!(config.experts.map(|experts| (experts.count, experts.shared_width)), Some((4, None)));
+        assert_eq!(config.per_layer.iter().map(|layer| layer.sparse).collect::<Vec<_>>(), [false, true]);
+    }
+}
+
+#[test]
+fn yarn_keeps_short_waves_divides_long_ones_and_lengthens_queries() {
+    let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768 });
+    let with_yarn = json!({ "head_dim": 128, "rope_theta": 1e6, "rope_scaling": yarn });
+    let scaled = parse(with(qwen2(), with_yarn)).unwrap();
+    let plain = parse(with(qwen2(), json!({ "head_dim": 128, "rope_theta": 1e6 }))).unwrap();
+    let (ours, plain) = (scaled.inverse_frequencies(), plain.inverse_frequencies());
+    // 32 turns over 32,768 tokens: pair 23; one turn: pair 40 (arXiv:2309.00071, eq. 17 and 23).
+    assert_eq!(ours[..24], plain[..24]);
+    assert!(ours[40..].iter().zip(&plain[40..]).all(|(ours, plain)| (ours * 4.0 / plain - 1.0).abs() < 1e-6));
+    assert_eq!(scaled.rotary_scale(), (0.1 * 4.0_f64.ln() + 1.0) as f32);
 }

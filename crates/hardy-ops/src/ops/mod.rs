@@ -8,6 +8,7 @@ mod accumulation;
 pub mod attention;
 mod chain;
 pub mod embedding;
+pub mod experts;
 pub mod gather;
 pub mod gelu;
 mod gemm;
@@ -17,6 +18,7 @@ pub mod linear;
 pub mod log_prob;
 mod parallel;
 pub mod rms_norm;
+pub mod row_gate;
 pub mod silu;
 pub mod softmax;
 

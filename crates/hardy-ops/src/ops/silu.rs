@@ -136,6 +136,6 @@ pub fn backward_up<B: NoisyBackend>(
 
 /// `σ(x) = 1/(1 + e⁻ˣ)`.
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + math::exp(-x))
 }

@@ -64,7 +64,7 @@ pub enum AqnTarget {
     /// Every RMSNorm.
     #[default]
     RmsNorm,
-    /// Every linear layer but the head and a mixture's router.
+    /// Every linear layer but the head, a mixture's router and the gate of its shared expert.
     Linear,
     /// The norms after attention, for mixtures of experts.
     PostAttentionNorm,
@@ -146,7 +146,9 @@ impl AqnSection {
         match self.target {
             AqnTarget::RmsNorm => rule,
             AqnTarget::Linear => {
-                let exclude = ["lm_head", "*.mlp.gate", "*lora_*"].map(str::to_owned).to_vec();
+                let exclude = ["lm_head", "*.mlp.gate", "*.mlp.shared_expert_gate", "*lora_*"]
+                    .map(str::to_owned)
+                    .to_vec();
                 Rule { ops: Ops::Some(vec![Op::Linear]), exclude, ..rule }
             }
             AqnTarget::PostAttentionNorm => Rule { modules: "*.post_attention_layernorm".to_owned(), ..rule },
@@ -297,7 +299,12 @@ mod tests {
         let site =
             |module: &str| hardy_ops::Site { module: module.to_owned(), op: Op::Linear, layer: Some(0) };
         assert!(rule.selects(&site("model.layers.0.mlp.up_proj")));
-        for other in ["lm_head", "model.layers.0.mlp.gate", "model.layers.0.mlp.up_proj.lora_A"] {
+        for other in [
+            "lm_head",
+            "model.layers.0.mlp.gate",
+            "model.layers.0.mlp.shared_expert_gate",
+            "model.layers.0.mlp.up_proj.lora_A",
+        ] {
             assert!(!rule.selects(&site(other)), "{other}");
         }
     }

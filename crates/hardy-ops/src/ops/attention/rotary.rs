@@ -25,6 +25,20 @@ impl Angles {
         Self { table: positions.flat_map(turn).collect(), half: frequencies.len() }
     }
 
+    /// The angles of tokens that are left as they are, whatever their position.
+    pub fn still(tokens: usize, half: usize) -> Self {
+        Self { table: vec![(1.0, 0.0); tokens * half].into(), half }
+    }
+
+    /// The same angles for heads that also grow by `factor` as they turn.
+    #[must_use]
+    pub fn scaled(self, factor: f32) -> Self {
+        if factor == 1.0 {
+            return self;
+        }
+        Self { table: self.table.iter().map(|(cos, sin)| (cos * factor, sin * factor)).collect(), ..self }
+    }
+
     /// A copy of `x` `[tokens, width]` with every head of `dim` elements turned by its position's angles.
     ///
     /// # Panics
@@ -44,7 +58,7 @@ impl Angles {
         y
     }
 
-    /// Turns every head of `dim` elements of `x` `[tokens, width]` back: the transpose of a rotation.
+    /// Turns every head of `dim` elements of `x` `[tokens, width]` back: the transpose of what turned it.
     ///
     /// # Panics
     /// If the angles are not those of `x`'s rows and heads.
@@ -108,6 +122,15 @@ mod tests {
         assert_ne!(x, y);
         angles.turn_back(&mut y, 4, 8);
         assert!(x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-6));
+    }
+
+    #[test]
+    fn heads_of_no_position_stay_and_scaled_ones_grow() {
+        let x = rows();
+        assert_eq!(Angles::still(40, 2).turned(&x, 4, 8), x);
+        let turned = Angles::new(0..40, &[1.0, 0.01]).turned(&x, 4, 8);
+        let grown = Angles::new(0..40, &[1.0, 0.01]).scaled(2.0).turned(&x, 4, 8);
+        assert!(turned.iter().zip(grown).all(|(x, y)| 2.0 * x == y));
     }
 
     #[test]

@@ -1,0 +1,70 @@
+//! A mixture of experts in a layer. Every expert computes the rows that the router sends it, under their own addresses:
+//! the noise of a token is the same whichever other tokens come to the same expert.
+
+use burn::tensor::Tensor;
+use hardy_ops::{
+    NoisyBackend,
+    ops::{
+        attention::Segments,
+        experts::{Routes, mix_experts},
+        gather::gather_rows,
+        row_gate::gate_rows,
+        softmax::softmax,
+    },
+};
+
+use super::{Batch, Decoder, Scene};
+use crate::{frozen::Frozen, sites::Mixture};
+
+impl<B: NoisyBackend> Decoder<B> {
+    /// What the experts make of `x` `[tokens, hidden]`, and the shared one.
+    pub(super) fn mixture(
+        &self,
+        part: &Mixture,
+        x: &Tensor<B, 2>,
+        scene: &Scene,
+        frozen: Option<&Frozen<B>>,
+    ) -> Tensor<B, 2> {
+        let logits = self.adapted(&part.router, x.clone(), scene, frozen);
+        let probabilities = softmax(logits, &scene.noise.at(part.softmax, &scene.batch.rows));
+        let routes = Routes::choose(&probabilities, part.per_token, part.normalised);
+        let loads: Vec<usize> = routes.loads().iter().map(|(_, load)| *load).collect();
+        let inputs = split(gather_rows(x.clone(), routes.rows()), &loads);
+        let mut first = 0;
+        let outputs = routes.loads().iter().zip(inputs).map(|(&(expert, load), x)| {
+            let batch = scene.batch.select(&routes.rows()[first..first + load]);
+            first += load;
+            let scene = Scene { batch: &batch, ..scene.clone() };
+            self.gated(&part.experts[expert], x, &scene, frozen)
+        });
+        let mixed = mix_experts(Tensor::cat(outputs.collect(), 0), probabilities, &routes);
+        let Some((shared, gate)) = &part.shared else { return mixed };
+        let gate = self.adapted(gate, x.clone(), scene, frozen);
+        mixed + gate_rows(self.gated(shared, x.clone(), scene, frozen), gate)
+    }
+}
+
+impl Batch {
+    /// Some of its tokens, as rows alone.
+    fn select(&self, rows: &[u32]) -> Self {
+        let at = |&row: &u32| row as usize;
+        Self {
+            ids: rows.iter().map(|row| self.ids[at(row)]).collect(),
+            rows: rows.iter().map(|row| self.rows[at(row)]).collect(),
+            segments: Segments::from_lengths([rows.len()]),
+            dropout: self.dropout,
+        }
+    }
+}
+
+/// Splits the rows of `x` into runs of these `lengths`. By halves, since the gradient of a run is as large as what it was
+/// taken from.
+fn split<B: NoisyBackend>(x: Tensor<B, 2>, lengths: &[usize]) -> Vec<Tensor<B, 2>> {
+    if lengths.len() <= 1 {
+        return vec![x];
+    }
+    let (left, right) = lengths.split_at(lengths.len() / 2);
+    let (middle, end) = (left.iter().sum::<usize>() as u32, x.dims()[0] as u32);
+    let rows = |rows: std::ops::Range<u32>| gather_rows(x.clone(), &rows.collect::<Vec<u32>>());
+    [split(rows(0..middle), left), split(rows(middle..end), right)].concat()
+}
