@@ -11,9 +11,10 @@ use std::{
 use hardy_model::files::{write_atomically, write_json};
 use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
+    admission::Asking,
     builtin, checkpoint,
     config::{RunConfig, refuse_existing},
-    data::{self, Problem, Split},
+    data::{self, Problem, Split, check_truths},
     error::Error,
     policy::Policy,
     scan_file::ScanFile,
@@ -32,6 +33,8 @@ use crate::{
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Something that may not be meant, before the run begins.
+    Warning(&'a str),
     /// It begins, or goes on after so many steps of so many.
     Started {
         /// The run's name.
@@ -61,22 +64,35 @@ struct Prepared<B: NoisyBackend> {
     eval_problems: Vec<Problem>,
     levels: Vec<Level>,
     scan: Option<ScanFile>,
+    warnings: Vec<String>,
+}
+
+/// What a run would do.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    /// Its steps.
+    pub steps: u64,
+    /// What may not be meant.
+    pub warnings: Vec<String>,
 }
 
 /// Checks a configuration as far as can be without writing: its model, data and plan.
 ///
 /// # Errors
 /// What would stop the run from starting.
-pub fn dry_run<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<u64, LabError> {
-    Ok(prepare::<B>(config, device)?.trainer.total_steps)
+pub fn dry_run<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<DryRun, LabError> {
+    let Prepared { trainer, warnings, .. } = prepare::<B>(config, device)?;
+    Ok(DryRun { steps: trainer.total_steps, warnings })
 }
 
 fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Prepared<B>, LabError> {
     let problems = training_problems(config)?;
     let eval_problems = data::load(&config.data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval.n))
         .map_err(Error::from)?;
-    let (total, per_epoch) = step_counts(config, problems.len())?;
     let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
+    let policy = policy.with_max_positions(config.model.max_positions);
+    let ([problems, eval_problems], warnings) = admit(config, &policy, [problems, eval_problems])?;
+    let (total, per_epoch) = step_counts(config, problems.len())?;
     let scan = scan::for_run(config, &policy, &problems)?;
     let policy = with_adapters(config, policy)?;
     let layers = policy.decoder.blueprint.config.layers;
@@ -85,7 +101,35 @@ fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Pr
         plan.bind(&policy.decoder.blueprint.sites, &[Phase::Rollout, Phase::Train]).map_err(Error::from)?;
     let level = |&scale: &f64| Level::noise(scale, config.seed).under(&config.noise);
     let levels = config.eval.noise_levels.iter().map(level).collect();
-    Ok(Prepared { trainer: Trainer::new(config, policy, plan, problems)?, eval_problems, levels, scan })
+    Ok(Prepared {
+        trainer: Trainer::new(config, policy, plan, problems)?,
+        eval_problems,
+        levels,
+        scan,
+        warnings,
+    })
+}
+
+/// The problems to learn from and to be judged by that the policy can be given, and what should be said about the others.
+fn admit<B: NoisyBackend>(
+    config: &RunConfig,
+    policy: &Policy<B>,
+    [train, eval]: [Vec<Problem>; 2],
+) -> Result<([Vec<Problem>; 2], Vec<String>), LabError> {
+    let (data, RunConfig { train: how, eval: judged, .. }) = (&config.data, config);
+    let mut warnings = Vec::new();
+    for (source, problems) in [(&data.train, &train), (&data.eval, &eval)] {
+        warnings.extend(check_truths(source, problems).map_err(Error::from)?);
+    }
+    let answer = judged.max_new_tokens.unwrap_or(how.max_new_tokens);
+    let train = policy.admit(train, &Asking::new(data, &data.train, how.max_new_tokens))?;
+    let eval = policy.admit(eval, &Asking::new(data, &data.eval, answer))?;
+    let responses = (how.prompts_per_step * how.samples_per_prompt).min(how.rollout_batch);
+    policy.refuse_large_cache(how.prompts_per_step, train.longest, (responses, how.max_new_tokens))?;
+    let answers = judged.batch.min(eval.problems.len());
+    policy.refuse_large_cache(answers, eval.longest, (answers, answer))?;
+    warnings.extend([train.warning, eval.warning].into_iter().flatten());
+    Ok(([train.problems, eval.problems], warnings))
 }
 
 /// The policy with the adapters that the configuration asks for.
@@ -109,7 +153,8 @@ pub fn run<B: NoisyBackend>(
     if !resume {
         refuse_existing(directory)?;
     }
-    let Prepared { mut trainer, eval_problems, levels, scan } = prepare::<B>(config, device)?;
+    let Prepared { mut trainer, eval_problems, levels, scan, warnings } = prepare::<B>(config, device)?;
+    warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
     let text = config.to_toml();
     if resume && directory.join("config.toml").exists() {
         check_same_config(directory, config)?;

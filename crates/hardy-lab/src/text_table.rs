@@ -41,14 +41,15 @@ impl TextTable {
     #[must_use]
     pub fn render(&self) -> String {
         let header = self.columns.iter().map(|(name, _)| name.clone()).collect();
-        let rule = self.widths().iter().map(|width| "─".repeat(*width)).collect();
+        let widths = self.widths();
+        let rule = widths.iter().map(|width| "─".repeat(*width)).collect();
         let lines = [header, rule].into_iter().chain(self.rows.iter().cloned());
-        lines.map(|cells: Vec<String>| self.line(&cells)).collect()
+        lines.map(|cells: Vec<String>| self.line(&cells, &widths)).collect()
     }
 
-    fn line(&self, cells: &[String]) -> String {
+    fn line(&self, cells: &[String], widths: &[usize]) -> String {
         let mut out = String::new();
-        for (i, (width, (_, align))) in self.widths().iter().zip(&self.columns).enumerate() {
+        for (i, (width, (_, align))) in widths.iter().zip(&self.columns).enumerate() {
             let cell = cells.get(i).map_or("", String::as_str);
             let gap = " ".repeat(width - cell.chars().count());
             let separator = if i == 0 { "" } else { "  " };

@@ -1,7 +1,9 @@
 //! The configuration of a run, as TOML writes it: unknown keys are errors, everything else has a safe default.
 
 mod aqn;
+mod data;
 mod scale;
+pub mod settings;
 mod train;
 
 use std::path::Path;
@@ -19,7 +21,9 @@ use crate::{
 };
 
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
+pub use data::{DataSection, Overlong};
 pub use scale::SCALES;
+use settings::{Checked, Kind};
 pub use train::{OldLogProbs, TrainSection};
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.
@@ -75,29 +79,13 @@ pub struct RunConfig {
 pub struct ModelSection {
     /// `builtin:tiny` or a Hugging Face directory.
     pub path: String,
+    /// The longest sequence, in tokens; the model's `max_position_embeddings` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_positions: Option<usize>,
 }
 
-/// The problems to learn from and to be judged by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataSection {
-    /// `builtin:arith`, or a GSM8K-style `.jsonl` file.
-    pub train: String,
-    /// The same, for evaluation.
-    pub eval: String,
-    /// Problems of an epoch; a file's first ones, or all where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train_problems: Option<usize>,
-    /// What is asked, with `{question}` for the problem's text.
-    pub prompt: String,
-}
-
-impl Default for DataSection {
-    fn default() -> Self {
-        let arith = "builtin:arith".to_owned();
-        Self { train: arith.clone(), eval: arith, train_problems: None, prompt: "{question}".to_owned() }
-    }
-}
+/// Tokens of a step or an evaluation, at most, so that sizes in bytes can be computed.
+const MOST_TOKENS: usize = 1 << 36;
 
 /// How to evaluate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,26 +179,38 @@ impl RunConfig {
             .unwrap_or_else(|error| panic!("the configuration is TOML: {error}"))
     }
 
+    /// Checks that the tokens of a step and of an evaluation can be counted.
+    fn check_tokens(&self) -> Result<()> {
+        let train = &self.train;
+        let most = |count: usize, tokens: usize| count.checked_mul(tokens).is_some_and(|n| n <= MOST_TOKENS);
+        let responses = train.prompts_per_step.saturating_mul(train.samples_per_prompt);
+        if !most(responses, train.max_new_tokens) {
+            return Err(Error::config(format!(
+                "`train.prompts_per_step` × `train.samples_per_prompt` × `train.max_new_tokens` is {} × {} × {}, but a \
+                 step must have at most {MOST_TOKENS} tokens",
+                train.prompts_per_step, train.samples_per_prompt, train.max_new_tokens
+            )));
+        }
+        let new_tokens = self.eval.max_new_tokens.unwrap_or(train.max_new_tokens);
+        if !most(self.eval.n, new_tokens) {
+            return Err(Error::config(format!(
+                "`eval.n` × `eval.max_new_tokens` is {} × {new_tokens}, but an evaluation must have at most {MOST_TOKENS} \
+                 tokens",
+                self.eval.n
+            )));
+        }
+        Ok(())
+    }
+
     fn checked(self) -> Result<Self> {
         if self.model.path.is_empty() {
             return Err(Error::config(
                 "`model.path` is missing: write `builtin:tiny`, or the directory of a Hugging Face model",
             ));
         }
-        let data = [("data.train", &self.data.train), ("data.eval", &self.data.eval)];
-        if let Some((key, _)) = data.into_iter().find(|(_, source)| source.is_empty()) {
-            return Err(Error::config(format!(
-                "`{key}` is missing: write `builtin:arith`, or the path of a GSM8K-style file"
-            )));
-        }
+        self.data.check(true)?;
         self.train.check()?;
-        let counts = [("eval.n", self.eval.n), ("eval.batch", self.eval.batch)];
-        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(Error::config(format!("`{key}` is 0, but must be at least 1")));
-        }
-        if self.eval.noise_levels.iter().any(|level| !(*level >= 0.0 && level.is_finite())) {
-            return Err(Error::config("`eval.noise_levels` must be numbers of at least 0"));
-        }
+        self.check_tokens()?;
         if self.eval.noise_levels.is_empty() {
             return Err(Error::config("`eval.noise_levels` is empty; 0.0 is the clean model"));
         }
@@ -221,12 +221,20 @@ impl RunConfig {
     }
 }
 
-/// Reads a preset or file, with `key=value` changes.
-pub(crate) fn read_with_changes<T: DeserializeOwned>(spec: &str, set: &[String]) -> Result<T> {
+impl Checked for RunConfig {
+    const KIND: Kind = Kind::Run;
+}
+
+/// Reads a preset or file, with `key=value` changes, and checks every number in it.
+pub(crate) fn read_with_changes<T: DeserializeOwned + Checked>(spec: &str, set: &[String]) -> Result<T> {
     let (text, source) = presets::read(spec)?;
-    let unchanged: T = toml_errors::parse(&text, &source)?;
     let mut table: Table = toml_errors::parse(&text, &source)?;
-    set.iter().try_for_each(|change| apply_change(&mut table, change))?;
+    T::KIND.check_text(&table, &text, &source)?;
+    let unchanged: T = toml_errors::parse(&text, &source)?;
+    for change in set {
+        apply_change(&mut table, change)?;
+        T::KIND.check_change(&table, change)?;
+    }
     let laid = scale::lay_under(&table)?;
     if set.is_empty() && laid == table {
         return Ok(unchanged);

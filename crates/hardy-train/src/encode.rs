@@ -1,7 +1,7 @@
 //! From problems to tokens: the prompt as the model is asked, and the prompt followed by a worked answer. Whatever reads
 //! a problem reads it through here, so that training, evaluation and probes see the same tokens.
 
-use hardy_model::{ChatTemplate, Message, Prompt};
+use hardy_model::{ChatTemplate, Message, Prompt, Tokenizer};
 use hardy_ops::NoisyBackend;
 
 use crate::{data::Problem, error::Result, policy::Policy, sequence::Sequence};
@@ -29,13 +29,35 @@ pub fn prompt_text(template: Option<&ChatTemplate>, question: &str, wording: &st
 }
 
 impl<B: NoisyBackend> Policy<B> {
-    /// The tokens that ask for `problem`; `wording` holds `{question}`.
+    /// The tokens that ask for `problem`, at least one, all of which the model has; `wording` holds `{question}`.
     ///
     /// # Errors
-    /// A chat template or tokenizer that refuses the question.
+    /// A chat template or tokenizer that refuses the question, an empty prompt, or a token that the model does not have.
     pub fn prompt_ids(&self, problem: &Problem, wording: &str) -> Result<Vec<u32>> {
         let text = prompt_text(self.template.as_ref(), &problem.question, wording)?;
-        Ok(self.tokenizer.encode(&text)?)
+        let ids = self.encode(&text, problem)?;
+        if ids.is_empty() {
+            return Err(problem
+                .refused("the prompt is empty; a model needs at least one token to go on from")
+                .into());
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of a text of `problem`, all of which the model has.
+    fn encode(&self, text: &str, problem: &Problem) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(text)?;
+        self.unknown(&ids).map_or(Ok(ids), |unknown| Err(problem.refused(unknown).into()))
+    }
+
+    /// What is wrong with tokens that the model does not have, if there are any.
+    pub fn unknown(&self, ids: &[u32]) -> Option<String> {
+        unknown_token(ids, self.decoder.blueprint.config.vocab_size, &self.tokenizer)
+    }
+
+    /// The end-of-sequence token, where the model has one.
+    fn end(&self) -> Option<u32> {
+        self.stop().into_iter().find(|&id| (id as usize) < self.decoder.blueprint.config.vocab_size)
     }
 
     /// The prompts of problems, with the sequence ids of their samples.
@@ -61,13 +83,45 @@ impl<B: NoisyBackend> Policy<B> {
     /// A problem with a worked answer and the token that ends it.
     ///
     /// # Errors
-    /// As [`Policy::prompt_ids`], and a tokenizer that refuses the answer.
+    /// As [`Policy::prompt_ids`], an answer without a token, or more tokens than the model has positions for.
     pub fn worked(&self, problem: &Problem, answer: &str, wording: &str) -> Result<Sequence> {
         let mut ids = self.prompt_ids(problem, wording)?;
         let prompt_length = ids.len();
-        ids.extend(self.tokenizer.encode(answer)?);
-        ids.extend(self.stop().first());
+        ids.extend(self.encode(answer, problem)?);
+        ids.extend(self.end());
+        if ids.len() == prompt_length {
+            return Err(problem
+                .refused("the answer is empty, and the model has no end-of-sequence token")
+                .into());
+        }
+        if ids.len() > self.max_positions {
+            let reason = format!("prompt and answer have {} tokens, {}", ids.len(), self.most_positions());
+            return Err(problem.refused(reason).into());
+        }
         let (prompt, sample) = (prompt_sequence(problem.id), sample_sequence(problem.id, 0));
         Ok(Sequence { ids, prompt_length, prompt, sample })
     }
+
+    /// How long sequences may be, and how they may be longer.
+    pub(crate) fn most_positions(&self) -> String {
+        most_positions(self.max_positions)
+    }
+}
+
+/// What is wrong with a token that a model of `vocab` tokens does not have, if there is one among `ids`.
+pub fn unknown_token(ids: &[u32], vocab: usize, tokenizer: &Tokenizer) -> Option<String> {
+    let id = *ids.iter().find(|&&id| id as usize >= vocab)?;
+    let text = tokenizer.decode(&[id], false).unwrap_or_default();
+    Some(format!(
+        "the tokenizer gives token {id}, `{text}`, but the model has {vocab} tokens (vocab_size in config.json); use the \
+         tokenizer that the model was made with, or a text without that token"
+    ))
+}
+
+/// How long sequences may be, after how long one is, and how they may be longer.
+pub fn most_positions(most: usize) -> String {
+    format!(
+        "but the model was made for {most} (max_position_embeddings in config.json); `model.max_positions` or \
+         --max-positions allows more"
+    )
 }

@@ -4,6 +4,7 @@
 //! devices, no global state. [`trainer`] and [`sft`] are the loops that use them, each to be read from top to bottom.
 
 pub mod adamw;
+pub mod admission;
 pub mod advantage;
 pub mod algorithm;
 pub mod builtin;
@@ -15,6 +16,7 @@ pub mod encode;
 pub mod error;
 pub mod gradients;
 pub mod learning_rate;
+pub mod machine;
 pub mod memory;
 pub mod objective;
 pub mod plan_file;

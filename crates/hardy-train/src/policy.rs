@@ -24,6 +24,8 @@ pub struct Policy<B: NoisyBackend> {
     pub tokenizer: Tokenizer,
     /// How a question becomes a prompt; without one, the question is the prompt.
     pub template: Option<ChatTemplate>,
+    /// The longest sequence that it is given, in tokens: what the model was made for, or what somebody vouched for.
+    pub max_positions: usize,
 }
 
 /// Reads the decoder in a Hugging Face directory, or that of adapters, in PEFT's layout, on the base that they name.
@@ -60,11 +62,19 @@ impl<B: NoisyBackend> Policy<B> {
     pub fn from_dir(dir: &Path, device: &B::Device) -> Result<Self> {
         let own = |file: &str| dir.join(file).exists();
         let texts = if is_adapter(dir) && !own("tokenizer.json") { base_dir(dir)? } else { dir.to_owned() };
+        let decoder = decoder_from_dir(dir, device)?;
         Ok(Self {
-            decoder: decoder_from_dir(dir, device)?,
+            max_positions: decoder.blueprint.config.max_positions,
+            decoder,
             tokenizer: Tokenizer::from_dir(&texts)?,
             template: ChatTemplate::from_dir(&texts)?,
         })
+    }
+
+    /// The same policy for sequences of up to `most` tokens, where that is given.
+    #[must_use]
+    pub fn with_max_positions(self, most: Option<usize>) -> Self {
+        Self { max_positions: most.unwrap_or(self.max_positions), ..self }
     }
 
     /// Writes a directory that exists: a whole Hugging Face model, or only the adapters where there are any.

@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{build_info, commands};
+use crate::{
+    build_info, commands,
+    number_args::{help, whole},
+};
 
 /// Train language models under the numerical errors of the hardware they will run on, and show what survives
 #[derive(Debug, Parser)]
@@ -11,8 +14,13 @@ pub struct Cli {
     /// Print one JSON document on standard output, everything else on standard error
     #[arg(long, global = true)]
     pub json: bool,
-    /// Threads to compute with; results do not depend on it [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = whole::<usize>("--threads"),
+        help = help("--threads")
+    )]
     pub threads: Option<usize>,
     /// What to do
     #[command(subcommand)]
@@ -58,6 +66,8 @@ pub enum Command {
     Schedule(commands::schedule::Arguments),
     /// Write a run's model as a Hugging Face directory
     Export(commands::export::Arguments),
+    /// List every key of a configuration: its default, what is admissible, what it means
+    Config(commands::config::Arguments),
     /// Show devices, threads, SIMD level, versions, and what is missing
     Doctor(commands::doctor::Arguments),
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each: its arguments, and what it does with them.
 
 pub mod compare;
+pub mod config;
 pub mod doctor;
 pub mod eval;
 pub mod export;

@@ -13,6 +13,7 @@ mod failure;
 mod model_source;
 mod new_directory;
 mod noise_args;
+mod number_args;
 mod output;
 mod progress;
 mod receipt_table;
@@ -61,6 +62,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Perturb(args) => commands::perturb::run(&args, output),
         Command::Schedule(args) => commands::schedule::run(&args, output),
         Command::Export(args) => commands::export::run(&args, output),
+        Command::Config(args) => commands::config::run(&args, output),
         Command::Doctor(args) => commands::doctor::run(&args, output),
     }
 }

@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hardy_model::Decoder;
-use hardy_train::policy::decoder_from_dir;
+use hardy_train::{
+    encode::most_positions,
+    policy::{Policy, decoder_from_dir},
+};
 
 use crate::{
     device::{Backend, DeviceArgs},
     failure::Failure,
+    number_args::whole,
 };
 
 /// Which model, on which device.
@@ -17,6 +21,9 @@ pub struct ModelArgs {
     /// The model: a Hugging Face directory, adapters in PEFT's layout, or `builtin:tiny`
     #[arg(long = "model", value_name = "DIR")]
     pub spec: String,
+    /// The longest sequence, in tokens [default: max_position_embeddings in the model's config.json]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>("model.max_positions"))]
+    pub max_positions: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -36,5 +43,31 @@ impl ModelArgs {
     /// Files that are missing, truncated, or do not fit each other.
     pub fn decoder(&self) -> Result<Decoder<Backend>, Failure> {
         Ok(decoder_from_dir(&self.directory()?, &self.device.device())?)
+    }
+
+    /// Reads the policy: the decoder, its tokenizer and its chat template.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::decoder`].
+    pub fn policy(&self) -> Result<Policy<Backend>, Failure> {
+        let policy = Policy::from_dir(&self.directory()?, &self.device.device())?;
+        Ok(policy.with_max_positions(self.max_positions))
+    }
+
+    /// Refuses sequences of `longest` tokens where they are longer than the model can be given; `what` has them.
+    ///
+    /// # Errors
+    /// They are.
+    pub fn refuse_longer(
+        &self,
+        decoder: &Decoder<Backend>,
+        longest: usize,
+        what: &str,
+    ) -> Result<(), Failure> {
+        let most = self.max_positions.unwrap_or(decoder.blueprint.config.max_positions);
+        if longest <= most {
+            return Ok(());
+        }
+        Err(Failure::input(format!("{what} has {longest} tokens, {}", most_positions(most))))
     }
 }

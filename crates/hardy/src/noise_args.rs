@@ -8,7 +8,7 @@ use hardy_model::Blueprint;
 use hardy_ops::{BoundPlan, Pass, Phase, Plan, Point, Rule};
 use hardy_train::plan_file::{self, PlanFile, VARIABLE, read_plan};
 
-use crate::{failure::Failure, output::note};
+use crate::{failure::Failure, number_args::number, output::note};
 
 /// The noise of one command.
 #[derive(Clone, Debug, Args)]
@@ -27,14 +27,9 @@ pub struct NoiseArgs {
     pub step: u64,
 }
 
-/// A scale of noise: a finite number that is not negative.
+/// A scale of noise.
 pub fn scale(text: &str) -> Result<f64, String> {
-    let scale: f64 =
-        text.trim().parse().map_err(|_| "the scale must be a number, such as 0.05".to_owned())?;
-    if scale >= 0.0 && (scale as f32).is_finite() {
-        return Ok(scale);
-    }
-    Err("the scale must be a finite number, 0 or more".to_owned())
+    number("noise.error.scale")(text)
 }
 
 impl NoiseArgs {

@@ -7,12 +7,9 @@ use crate::failure::Failure;
 /// Builds the pool with so many threads, by default one for every core.
 ///
 /// # Errors
-/// No threads, or more than the system gives.
+/// More threads than the system gives.
 pub fn build_pool(threads: Option<usize>) -> Result<(), Failure> {
     let Some(threads) = threads else { return Ok(()) };
-    if threads == 0 {
-        return Err(Failure::input("--threads is 0, but must be at least 1"));
-    }
     let pool = ThreadPoolBuilder::new().num_threads(threads).build_global();
     pool.map_err(|error| Failure::input(format!("--threads {threads}: {error}")))
 }

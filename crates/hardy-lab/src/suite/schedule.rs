@@ -105,7 +105,7 @@ impl Schedule {
         let mut known: BTreeMap<&str, u64> = BTreeMap::new();
         for member in &self.members {
             if !known.contains_key(member.preset.as_str()) {
-                known.insert(&member.preset, dry_run::<B>(&member.config, device)?);
+                known.insert(&member.preset, dry_run::<B>(&member.config, device)?.steps);
             }
         }
         Ok(self.members.iter().map(|member| known[member.preset.as_str()]).collect())

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::Place;
+
 /// Why problems could not be had; the text names the file, the line and what was found there.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DataError {
@@ -20,6 +22,14 @@ pub enum DataError {
         path: String,
         /// The line, counted from 1.
         line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A problem that can not be put to the model.
+    #[error("{place}: {reason}")]
+    Problem {
+        /// Where the problem stands.
+        place: Place,
         /// What is wrong with it.
         reason: String,
     },

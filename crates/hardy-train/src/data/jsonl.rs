@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Problem, truth_of};
+use super::{DataError, Place, Problem, truth_of};
 
 /// Reads all problems of the file at `path`, in order; blank lines are skipped and other fields ignored.
 ///
@@ -32,13 +33,15 @@ pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Problem>, DataError> {
         ))
     })?;
     let mut problems = Vec::new();
+    let file: Arc<str> = name.as_str().into();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let (question, answer) = parse_line(line).map_err(|reason| DataError::Line {
             path: name.clone(),
             line: index + 1,
             reason,
         })?;
-        problems.push(Problem { id: problems.len() as u64, question, answer });
+        let place = Place::Line(Arc::clone(&file), index + 1);
+        problems.push(Problem { id: problems.len() as u64, question, answer, place });
     }
     if problems.is_empty() {
         return Err(file_error("holds no problem; one JSON object a line is expected".into()));

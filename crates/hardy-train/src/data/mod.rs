@@ -10,10 +10,12 @@ mod permutation;
 mod problem;
 mod source;
 mod style;
+mod truths;
 
 pub use arith::Arith;
 pub use error::DataError;
 pub use jsonl::read_jsonl;
-pub use problem::{Problem, Split, truth_of};
+pub use problem::{Place, Problem, Split, list_places, truth_of};
 pub use source::{DEFAULT_PROBLEMS, load};
 pub use style::{AnswerStyle, REWARDED_SHARE, styled_answer};
+pub use truths::check_truths;

@@ -2,7 +2,11 @@
 //!
 //! The worked answer follows GSM8K (arXiv:2110.14168): free text whose last line is `#### N`.
 
+use std::{fmt, sync::Arc};
+
 use serde::{Deserialize, Serialize};
+
+use super::DataError;
 
 /// What precedes the final number in a worked answer.
 pub const MARK: &str = "####";
@@ -18,7 +22,7 @@ pub enum Split {
 }
 
 /// One problem of a source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Its index in its source and split; the same every time the source is read.
     pub id: u64,
@@ -26,12 +30,57 @@ pub struct Problem {
     pub question: String,
     /// The worked answer, ending in `#### N`.
     pub answer: String,
+    /// Where it stands, for messages.
+    pub place: Place,
+}
+
+/// Where a problem stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// It was generated, as the problem of this number.
+    Made(u64),
+    /// On a line of a file, from 1.
+    Line(Arc<str>, usize),
+}
+
+impl Place {
+    /// What its number counts, and the number.
+    pub fn number(&self) -> (&'static str, u64) {
+        match self {
+            Self::Made(number) => ("problem", *number),
+            Self::Line(_, line) => ("line", *line as u64),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Made(number) => write!(f, "problem {number}"),
+            Self::Line(file, line) => write!(f, "{file}:{line}"),
+        }
+    }
+}
+
+/// Several places of one kind, the first five with their numbers: "lines 2, 4", "line 7".
+pub fn list_places<'a>(places: impl IntoIterator<Item = &'a Place>) -> String {
+    let numbers: Vec<(&str, u64)> = places.into_iter().map(Place::number).collect();
+    let Some((unit, _)) = numbers.first() else { return "none".to_owned() };
+    let shown: Vec<String> = numbers.iter().take(5).map(|(_, number)| number.to_string()).collect();
+    let plural = if numbers.len() == 1 { "" } else { "s" };
+    let more = if numbers.len() > shown.len() { ", …" } else { "" };
+    format!("{unit}{plural} {}{more}", shown.join(", "))
 }
 
 impl Problem {
     /// The number to be found, without commas, `$` and spaces; empty where the answer has no `####`.
     pub fn truth(&self) -> String {
         truth_of(&self.answer).unwrap_or_default()
+    }
+
+    /// Why it can not be put to a model.
+    pub fn refused(&self, reason: impl Into<String>) -> DataError {
+        DataError::Problem { place: self.place.clone(), reason: reason.into() }
     }
 
     /// The worked steps: the answer before its last `####`, without trailing white space.
@@ -59,8 +108,17 @@ mod tests {
 
     #[test]
     fn steps_are_what_comes_before_the_closing_line() {
-        let problem = Problem { id: 0, question: String::new(), answer: "12+7=19\n19*2=38\n#### 38".into() };
+        let answer = "12+7=19\n19*2=38\n#### 38".into();
+        let problem = Problem { id: 0, question: String::new(), answer, place: Place::Made(0) };
         assert_eq!(problem.steps(), "12+7=19\n19*2=38");
         assert_eq!(problem.truth(), "38");
+    }
+
+    #[test]
+    fn lists_of_places_show_the_first_of_them() {
+        let line = |line| Place::Line("a.jsonl".into(), line);
+        assert_eq!(list_places(&[line(7)]), "line 7");
+        assert_eq!(list_places(&[line(2), line(4)]), "lines 2, 4");
+        assert_eq!(list_places(&(1..=9).map(line).collect::<Vec<_>>()), "lines 1, 2, 3, 4, 5, …");
     }
 }

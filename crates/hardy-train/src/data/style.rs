@@ -67,6 +67,7 @@ pub fn styled_answer(problem: &Problem, index: u64, rewarded_share: f64, seed: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Place;
     use crate::reward::{Extraction, score};
 
     #[test]
@@ -81,7 +82,8 @@ mod tests {
 
     #[test]
     fn only_the_closing_line_differs() {
-        let problem = Problem { id: 3, question: "q".into(), answer: "12+7=19\n19*2=38\n#### 38".into() };
+        let answer = "12+7=19\n19*2=38\n#### 38".into();
+        let problem = Problem { id: 3, question: "q".into(), answer, place: Place::Made(3) };
         for index in 0..50 {
             let answer = styled_answer(&problem, index, 0.15, 0);
             assert!(answer.starts_with("12+7=19\n19*2=38\n"), "{answer}");

@@ -25,6 +25,12 @@ pub fn score(response: &str, truth: &str, extraction: Extraction) -> f32 {
     if extract(response, extraction).as_deref() == Some(truth) { 1.0 } else { 0.0 }
 }
 
+/// Whether some response earns the reward for `truth`: the one that ends in nothing but it does, if any.
+pub fn can_match(truth: &str) -> bool {
+    truth.contains(|c: char| c.is_ascii_digit())
+        && score(&format!("{MARK}{truth}"), truth, Extraction::Strict) == 1.0
+}
+
 /// The answer in the last 300 characters of `response`, if there is one.
 pub fn extract(response: &str, extraction: Extraction) -> Option<String> {
     let tail = last_characters(response, LAST_CHARACTERS);
@@ -93,6 +99,16 @@ mod tests {
         assert_eq!(strict("#### 1\n#### 2 apples").as_deref(), Some("2"));
         for response in ["####5", "####  5", "#### $5", "#### -", "### 5", ""] {
             assert_eq!(strict(response), None, "{response}");
+        }
+    }
+
+    #[test]
+    fn only_bare_numbers_can_be_matched() {
+        for truth in ["38", "-7", "1.5", "1250"] {
+            assert!(can_match(truth), "{truth}");
+        }
+        for truth in ["3/4", "50%", "", ".", "five", "1,250", "5 apples", "--5", &"1".repeat(400)] {
+            assert!(!can_match(truth), "{truth}");
         }
     }
 

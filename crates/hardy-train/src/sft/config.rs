@@ -5,7 +5,10 @@ use hardy_ops::Rule;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{DataSection, read_with_changes},
+    config::{
+        DataSection, read_with_changes,
+        settings::{Checked, Kind},
+    },
     error::{Error, Result},
     learning_rate::Decay,
 };
@@ -57,6 +60,9 @@ pub struct SftModel {
     /// `builtin:tiny` or a Hugging Face directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The longest sequence, in tokens; the model's `max_position_embeddings` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_positions: Option<usize>,
     /// A Qwen2 decoder from nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<NewModel>,
@@ -127,6 +133,10 @@ impl Default for SftTrain {
     }
 }
 
+impl Checked for SftConfig {
+    const KIND: Kind = Kind::Sft;
+}
+
 impl SftConfig {
     /// Reads a configuration: a file, or the name of a preset; `set` holds `key=value` changes.
     ///
@@ -135,12 +145,13 @@ impl SftConfig {
     pub fn load(spec: &str, set: &[String]) -> Result<Self> {
         let config: Self = read_with_changes(spec, set)?;
         let wrong = |message: String| Err(Error::config(format!("{spec}: {message}")));
-        if config.train.steps == 0 || config.train.batch == 0 {
-            return wrong("`train.steps` and `train.batch` must be at least 1".to_owned());
-        }
         if config.model.path.is_some() == config.model.new.is_some() {
             return wrong("[model] needs either `path` or the sizes of a `new` model".to_owned());
         }
+        if config.model.new.is_some() && config.model.max_positions.is_some() {
+            return wrong("`model.max_positions` is for `model.path`; a `new` model says its own".to_owned());
+        }
+        config.data.check(config.eval_problems > 0)?;
         if Dtype::from_name(&config.dtype).is_none() {
             return wrong(format!(
                 "`dtype` is \"{}\", but must be float32, bfloat16 or float16",

@@ -7,10 +7,12 @@ use hardy_numerics::{NoiseKey, Row, fill_gaussian};
 use hardy_ops::NoisyBackend;
 
 use super::{NewModel, SftConfig, trainer::worked_answer};
-use crate::{data::Problem, error::Result, policy::Policy};
+use crate::{data::Problem, error::Result, machine::refuse_beyond_memory, policy::Policy};
 
 /// The special tokens of a tokenizer from nothing: end of text and padding, and those of a chat.
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+/// Values that are held for every parameter in training: itself, its gradient and AdamW's two moments.
+const WORDS: u128 = 4;
 /// Texts that a tokenizer from nothing is trained on.
 const TOKENIZER_TEXTS: usize = 4096;
 
@@ -44,12 +46,15 @@ pub(super) fn fresh<B: NoisyBackend>(
     })?;
     model.eos_token_ids = tokenizer.eos().into_iter().collect();
     model.pad_token_id = tokenizer.pad();
+    let bytes = WORDS * 4 * model.parameter_count() as u128;
+    refuse_beyond_memory("training a model of these sizes", bytes, "make [model.new] smaller")?;
     let blueprint = Blueprint::new(&model);
     let tensors = initial_weights(&blueprint, config.seed);
     Ok(Policy {
         decoder: Decoder::from_host(blueprint, tensors, device),
         tokenizer,
         template: Some(template),
+        max_positions: sizes.max_positions,
     })
 }
 

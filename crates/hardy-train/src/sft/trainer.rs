@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Streams};
+use rayon::prelude::*;
 
 use super::{SftConfig, SftRecord, fresh::fresh};
 use crate::{
     adamw::AdamW,
+    admission::Asking,
     builtin,
     data::{self, Problem, Split, styled_answer},
     diagnosis::not_finite,
@@ -28,6 +30,8 @@ pub struct SftTrainer<B: NoisyBackend> {
     pub plan: BoundPlan,
     /// Steps taken.
     pub steps: u64,
+    /// What should be said before the first step.
+    pub warnings: Vec<String>,
     config: SftConfig,
     problems: Vec<Problem>,
     optimizer: AdamW<B>,
@@ -46,8 +50,13 @@ impl<B: NoisyBackend> SftTrainer<B> {
             (Some(sizes), _) => fresh(sizes, &config, &problems, device)?,
             (None, path) => {
                 Policy::from_dir(&builtin::resolve(path.as_deref().unwrap_or_default())?, device)?
+                    .with_max_positions(config.model.max_positions)
             }
         };
+        let admitted = policy.admit(problems, &Asking::new(data, &data.train, 1))?;
+        let warnings = admitted.warning.into_iter().collect();
+        let problems = admitted.problems;
+        refuse_unreadable(&policy, &config, &problems)?;
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
         let plan = plan.bind(&policy.decoder.blueprint.sites, &[Phase::Train])?;
         let train = &config.train;
@@ -59,7 +68,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
             total_steps: train.steps,
             floor_ratio: train.floor_ratio,
         };
-        Ok(Self { policy, plan, steps: 0, config, problems, optimizer, learning_rate })
+        Ok(Self { policy, plan, steps: 0, warnings, config, problems, optimizer, learning_rate })
     }
 
     /// One step.
@@ -108,6 +117,18 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let answer = worked_answer(&self.config, problem, index);
         self.policy.worked(problem, &answer, &self.config.data.prompt)
     }
+}
+
+/// Refuses worked answers that the policy can not read, before the first step.
+fn refuse_unreadable<B: NoisyBackend>(
+    policy: &Policy<B>,
+    config: &SftConfig,
+    problems: &[Problem],
+) -> Result<()> {
+    problems.par_iter().enumerate().try_for_each(|(index, problem)| {
+        let answer = worked_answer(config, problem, index);
+        policy.worked(problem, &answer, &config.data.prompt).map(drop)
+    })
 }
 
 /// The answer that is learned from the problem at `index`.

@@ -6,6 +6,7 @@ use std::{env, fs, io::IsTerminal, path::PathBuf};
 
 use clap::Args;
 use hardy_lab::text_table::wrap;
+use hardy_train::machine;
 use serde::Serialize;
 
 use crate::{build_info, failure::Failure, output::Output};
@@ -109,8 +110,8 @@ impl Findings {
             threads: rayon::current_num_threads(),
             cores: std::thread::available_parallelism().ok().map(usize::from),
             simd: hardy_numerics::simd::level(),
-            memory_gib: memory("MemTotal"),
-            available_memory_gib: memory("MemAvailable"),
+            memory_gib: gib("MemTotal"),
+            available_memory_gib: gib("MemAvailable"),
             terminal: Terminal {
                 stdout: std::io::stdout().is_terminal(),
                 stderr: std::io::stderr().is_terminal(),
@@ -184,10 +185,7 @@ fn processor() -> Option<String> {
     name.map(|(_, name)| name.trim().to_owned())
 }
 
-/// A size in `/proc/meminfo`, in GiB.
-fn memory(key: &str) -> Option<f64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024.0 / GIB)
+/// A size of the machine's memory in GiB.
+fn gib(key: &str) -> Option<f64> {
+    machine::memory(key).map(|bytes| bytes as f64 / GIB)
 }

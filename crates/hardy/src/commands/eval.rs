@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, ValueEnum};
 use hardy_lab::{
     EvalRecord, RobustnessTable,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
@@ -12,7 +12,9 @@ use hardy_lab::{
 use hardy_model::files::write_json;
 use hardy_ops::{Phase, Plan};
 use hardy_train::{
-    data::{self, Split},
+    admission::Asking,
+    config::Overlong,
+    data::{self, Problem, Split, check_truths},
     error::Error,
     plan_file::{PlanFile, VARIABLE, read_plan},
     policy::Policy,
@@ -20,7 +22,12 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
-    device::Backend, failure::Failure, model_source::ModelArgs, noise_args, output::Output,
+    device::Backend,
+    failure::Failure,
+    model_source::ModelArgs,
+    noise_args,
+    number_args::{explained, whole},
+    output::{Output, note},
     progress::Progress,
 };
 
@@ -71,21 +78,36 @@ pub struct Arguments {
     /// One more level: a TOML file with `[[noise]]` rules
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Problems: the first N
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = value_parser!(u32).range(1..))]
-    n: u32,
+    #[arg(
+        long,
+        help = explained("Problems: the first N", "eval.n"),
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = whole::<usize>("eval.n")
+    )]
+    n: usize,
     /// What is measured
     #[arg(long, value_enum, default_value = "accuracy")]
     metric: Metric,
     /// The seed of the noise [default: the plan's, else 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Tokens after which an answer is cut off
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..))]
-    max_new_tokens: u32,
-    /// Sequences that are computed at once
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = value_parser!(u32).range(1..))]
-    batch: u32,
+    #[arg(
+        long,
+        help = explained("Tokens after which an answer is cut off", "eval.max_new_tokens"),
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = whole::<usize>("eval.max_new_tokens")
+    )]
+    max_new_tokens: usize,
+    #[arg(
+        long,
+        help = explained("Sequences that are computed at once", "eval.batch"),
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = whole::<usize>("eval.batch")
+    )]
+    batch: usize,
     /// Which problems of a generated source
     #[arg(long, value_enum, default_value = "eval")]
     split: Which,
@@ -122,7 +144,7 @@ struct Likelihoods<'a> {
 /// A model, data or plan that can not be used; noise that was asked for and never fired.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let (seed, levels) = args.levels()?;
-    let policy = Policy::<Backend>::from_dir(&args.model.directory()?, &args.model.device.device())?;
+    let policy = args.model.policy()?;
     for level in &levels {
         noise_args::bind(&level.plan, &policy.decoder.blueprint, Phase::Eval)?;
     }
@@ -130,8 +152,10 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         Which::Eval => Split::Eval,
         Which::Train => Split::Train,
     };
-    let problems =
-        data::load(&args.data, split, EVAL_DATA_SEED, Some(args.n as usize)).map_err(Error::from)?;
+    let problems = data::load(&args.data, split, EVAL_DATA_SEED, Some(args.n)).map_err(Error::from)?;
+    if let Metric::Accuracy = args.metric {
+        args.refuse_unanswerable(&policy, &problems)?;
+    }
     let evaluation = Evaluation {
         policy: &policy,
         problems: &problems,
@@ -140,8 +164,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         data: &args.data,
         step: None,
         seed,
-        max_new_tokens: args.max_new_tokens as usize,
-        batch: args.batch as usize,
+        max_new_tokens: args.max_new_tokens,
+        batch: args.batch,
     };
     match args.metric {
         Metric::Accuracy => args.accuracy(&evaluation, &levels, output),
@@ -168,6 +192,23 @@ impl Arguments {
             levels.iter_mut().for_each(|level| add_environment(level, &environment));
         }
         Ok((seed, levels))
+    }
+
+    /// Refuses problems that the policy can not be given or that no answer can match, and warns where some can not.
+    fn refuse_unanswerable(&self, policy: &Policy<Backend>, problems: &[Problem]) -> Result<(), Failure> {
+        let warning = check_truths(&self.data, problems).map_err(Error::from)?;
+        let asking = Asking {
+            source: &self.data,
+            wording: &self.prompt,
+            max_prompt_tokens: None,
+            overlong: Overlong::Refuse,
+            new_tokens: self.max_new_tokens,
+        };
+        let longest = policy.admit(problems.to_vec(), &asking)?.longest;
+        let answers = self.batch.min(problems.len());
+        policy.refuse_large_cache(answers, longest, (answers, self.max_new_tokens))?;
+        warning.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        Ok(())
     }
 
     fn accuracy(

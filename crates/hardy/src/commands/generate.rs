@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, value_parser};
+use clap::Args;
 use hardy_model::{ChatTemplate, Decoder, Generation, Message, Prompt, Sample, Sampler, Tokenizer, generate};
 use hardy_ops::{Phase, Receipt, Rule};
-use hardy_train::encode::{prompt_sequence, sample_sequence};
+use hardy_train::{
+    encode::{prompt_sequence, sample_sequence, unknown_token},
+    machine::refuse_large_cache,
+};
 use serde::Serialize;
 
 use crate::{
@@ -14,7 +17,8 @@ use crate::{
     failure::Failure,
     model_source::ModelArgs,
     noise_args::{self, NoiseArgs},
-    output::{Output, note},
+    number_args::{explained, number, whole},
+    output::Output,
     progress::Progress,
     receipt_table,
 };
@@ -43,21 +47,47 @@ pub struct Arguments {
     /// Put the prompt into the model's chat template, as the user's turn
     #[arg(long, requires = "prompt")]
     chat: bool,
-    /// Tokens after which a sequence is cut off
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
-    max_new_tokens: u32,
-    /// Sampling temperature; 0 always takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Sample among the most probable tokens whose probabilities reach this sum
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Sample among this many of the most probable tokens; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(
+        long,
+        help = explained("Tokens after which a sequence is cut off", "train.max_new_tokens"),
+        value_name = "N",
+        value_parser = whole::<usize>("train.max_new_tokens")
+    )]
+    max_new_tokens: usize,
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        value_parser = temperature,
+        allow_negative_numbers = true,
+        help = TEMPERATURE
+    )]
+    temperature: f64,
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        value_parser = number("train.top_p"),
+        allow_negative_numbers = true,
+        help = explained("Sample among the most probable tokens whose probabilities reach this sum", "train.top_p")
+    )]
+    top_p: f64,
+    #[arg(
+        long,
+        help = explained("Sample among this many of the most probable tokens; 0 is all", "train.top_k"),
+        value_name = "K",
+        default_value_t = 0,
+        value_parser = whole::<usize>("train.top_k")
+    )]
     top_k: usize,
-    /// Samples of every prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u16).range(1..))]
-    samples: u16,
+    #[arg(
+        long,
+        help = explained("Samples of every prompt", "train.samples_per_prompt"),
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = whole::<usize>("train.samples_per_prompt")
+    )]
+    samples: usize,
     /// Do not stop at the end-of-sequence token
     #[arg(long, conflicts_with = "stop_at_eos")]
     ignore_eos: bool,
@@ -80,16 +110,14 @@ struct Prompts {
     batch: Option<PathBuf>,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "the temperature must be a number".to_owned())?;
-    let right = value >= 0.0 && value.is_finite();
-    right.then_some(value).ok_or_else(|| "the temperature must be a finite number, 0 or more".to_owned())
-}
+const TEMPERATURE: &str = "Sampling temperature; 0 always takes the most probable token";
 
-fn top_p(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "top-p must be a number".to_owned())?;
-    let right = value > 0.0 && value <= 1.0;
-    right.then_some(value).ok_or_else(|| "top-p must be above 0 and at most 1".to_owned())
+/// 0 is greedy; anything else is a temperature of rollouts.
+fn temperature(text: &str) -> Result<f64, String> {
+    if text.trim().parse() == Ok(0.0) {
+        return Ok(0.0);
+    }
+    number("train.temperature")(text).map_err(|wrong| format!("{wrong}, or 0"))
 }
 
 /// What was generated, and under what.
@@ -129,10 +157,13 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let decoder = args.model.decoder()?;
     let tokenizer = args.tokenizer(&directory)?;
     let prompts = args.prompts(&directory, &decoder, tokenizer.as_ref())?;
+    let at_once = (prompts.len() * args.samples).min(AT_ONCE);
+    let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or_default();
+    refuse_large_cache(&decoder, (prompts.len().min(at_once), longest), (at_once, args.max_new_tokens))?;
     let bound = noise_args::bind(&plan, &decoder.blueprint, Phase::Rollout)?;
     let how = args.how(&decoder, tokenizer.as_ref(), plan.seed);
     let noise = bound.noise(Phase::Rollout, args.noise.step);
-    let mut progress = Progress::new("generate", prompts.len() * usize::from(args.samples));
+    let mut progress = Progress::new("generate", prompts.len() * args.samples);
     let samples = generate(&decoder, &prompts, &how, &noise, |done| progress.at(done));
     drop(progress);
     noise_args::check_fired(&bound)?;
@@ -163,16 +194,12 @@ impl Arguments {
             }
             _ => Vec::new(),
         };
-        let longest = ids.iter().map(Vec::len).max().unwrap_or(0) + self.max_new_tokens as usize;
-        if longest > config.max_positions {
-            let known = config.max_positions;
-            note(&format!("warning: sequences of {longest} tokens; the model was made for {known}"));
-        }
-        let samples = usize::from(self.samples);
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0) + self.max_new_tokens;
+        self.model.refuse_longer(decoder, longest, "a prompt with its new tokens")?;
         let prompt = |(index, ids): (usize, Vec<u32>)| Prompt {
             ids,
             sequence: prompt_sequence(index as u64),
-            samples: (0..samples).map(|sample| sample_sequence(index as u64, sample)).collect(),
+            samples: (0..self.samples).map(|sample| sample_sequence(index as u64, sample)).collect(),
         };
         Ok(ids.into_iter().enumerate().map(prompt).collect())
     }
@@ -196,11 +223,8 @@ impl Arguments {
         if ids.is_empty() {
             return Err(Failure::input("--prompt is empty; give at least one token"));
         }
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(id) => Err(Failure::input(format!(
-                "{}: the tokenizer gives token {id}, but the model has {vocab}",
-                self.model.spec
-            ))),
+        match unknown_token(&ids, vocab, tokenizer) {
+            Some(unknown) => Err(Failure::input(format!("{}: {unknown}", self.model.spec))),
             None => Ok(ids),
         }
     }
@@ -212,9 +236,13 @@ impl Arguments {
             stop.extend(tokenizer.and_then(Tokenizer::eos).filter(|eos| !stop.contains(eos)));
         }
         Generation {
-            max_new_tokens: self.max_new_tokens as usize,
+            max_new_tokens: self.max_new_tokens,
             stop,
-            sampler: Sampler { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k },
+            sampler: Sampler {
+                temperature: self.temperature as f32,
+                top_p: self.top_p as f32,
+                top_k: self.top_k,
+            },
             batch: AT_ONCE,
             key: Generation::key(seed, Phase::Rollout.name(), self.noise.step),
         }

@@ -2,7 +2,7 @@
 
 mod heat;
 
-use clap::{Args, value_parser};
+use clap::Args;
 use hardy_lab::{
     evaluate::{EVAL_DATA_SEED, Evaluation},
     format::significant,
@@ -14,11 +14,14 @@ use hardy_ops::{Ops, Pass, Rule};
 use hardy_train::{
     data::{self, Split},
     error::Error,
-    policy::Policy,
 };
 
 use crate::{
-    device::Backend, failure::Failure, model_source::ModelArgs, noise_args::NoiseArgs, output::Output,
+    failure::Failure,
+    model_source::ModelArgs,
+    noise_args::NoiseArgs,
+    number_args::{explained, whole},
+    output::Output,
     progress::Progress,
 };
 
@@ -48,9 +51,14 @@ pub struct Arguments {
     magnitudes: bool,
     #[command(flatten)]
     noise: NoiseArgs,
-    /// Problems: the first N
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..))]
-    n: u32,
+    #[arg(
+        long,
+        help = explained("Problems: the first N", "eval.n"),
+        value_name = "N",
+        default_value_t = 16,
+        value_parser = whole::<usize>("eval.n")
+    )]
+    n: usize,
     /// How a problem is asked, with `{question}` in it
     #[arg(long, value_name = "TEXT", default_value = "{question}")]
     prompt: String,
@@ -67,8 +75,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     } else if plan.rules.is_empty() {
         plan.rules.push(Rule { pass: vec![Pass::Forward, Pass::Backward], ..Rule::noise(0.05) });
     }
-    let policy = Policy::<Backend>::from_dir(&args.model.directory()?, &args.model.device.device())?;
-    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n as usize));
+    let policy = args.model.policy()?;
+    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let evaluation = Evaluation {
         policy: &policy,

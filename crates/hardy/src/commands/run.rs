@@ -17,7 +17,7 @@ use crate::{
     device::{Backend, DeviceArgs},
     failure::Failure,
     noise_args,
-    output::Output,
+    output::{Output, note},
 };
 
 mod teller;
@@ -119,7 +119,8 @@ fn dry_run(args: &Arguments, config: &RunConfig, directory: &Path, output: Outpu
         refuse_existing(directory)?;
     }
     let plan = |arm: &RunConfig| {
-        let steps = lab::dry_run::<Backend>(arm, &args.device.device())?;
+        let lab::DryRun { steps, warnings } = lab::dry_run::<Backend>(arm, &args.device.device())?;
+        warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
         Ok(Planned { name: arm.name.clone(), directory: own, steps })
     };

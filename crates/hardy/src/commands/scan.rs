@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, value_parser};
+use clap::Args;
 use hardy_lab::{
     evaluate::{EVAL_DATA_SEED, Evaluation},
     format::percent,
@@ -17,11 +17,15 @@ use hardy_train::{
     config::refuse_existing,
     data::{self, Split},
     error::Error,
-    policy::Policy,
     scan_file::{ScanFile, ScanRow, Thresholds, What},
 };
 
-use crate::{device::Backend, failure::Failure, model_source::ModelArgs, output::Output};
+use crate::{
+    failure::Failure,
+    model_source::ModelArgs,
+    number_args::{explained, help, number, whole},
+    output::Output,
+};
 
 const EXAMPLE: &str = "\
 Calibration text is the first N problems with their worked answers. A layer is flagged by any of its activations. The \
@@ -42,20 +46,49 @@ pub struct Arguments {
     /// Calibration text: `builtin:arith`, or a GSM8K-style .jsonl file
     #[arg(long, value_name = "FILE")]
     data: String,
-    /// Problems read
-    #[arg(long, value_name = "N", default_value_t = CALIBRATION as u32, value_parser = value_parser!(u32).range(1..))]
-    n: u32,
-    /// The least signal to quantisation noise, in dB
-    #[arg(long, value_name = "DB", default_value_t = 20.0)]
+    #[arg(
+        long,
+        help = explained("Problems read", "eval.n"),
+        value_name = "N",
+        default_value_t = CALIBRATION,
+        value_parser = whole::<usize>("eval.n")
+    )]
+    n: usize,
+    #[arg(
+        long,
+        help = help("--min-sqnr"),
+        value_name = "DB",
+        default_value_t = 20.0,
+        value_parser = number("--min-sqnr"),
+        allow_negative_numbers = true
+    )]
     min_sqnr: f64,
-    /// The largest share of values that become 0
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    #[arg(
+        long,
+        help = help("--max-dead-zone"),
+        value_name = "SHARE",
+        default_value_t = 0.05,
+        value_parser = number("--max-dead-zone"),
+        allow_negative_numbers = true
+    )]
     max_dead_zone: f64,
-    /// The largest share of values that are cut off
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(
+        long,
+        help = help("--max-saturation"),
+        value_name = "SHARE",
+        default_value_t = 0.01,
+        value_parser = number("--max-saturation"),
+        allow_negative_numbers = true
+    )]
     max_saturation: f64,
-    /// The largest mean relative error
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    #[arg(
+        long,
+        help = help("--max-relative-error"),
+        value_name = "SHARE",
+        default_value_t = 0.1,
+        value_parser = number("--max-relative-error"),
+        allow_negative_numbers = true
+    )]
     max_relative_error: f64,
     /// How a problem is asked, with `{question}` in it
     #[arg(long, value_name = "TEXT", default_value = "{question}")]
@@ -72,8 +105,8 @@ pub struct Arguments {
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let format = format_named(&args.format)?;
     args.out.as_deref().map_or(Ok(()), refuse_existing)?;
-    let policy = Policy::<Backend>::from_dir(&args.model.directory()?, &args.model.device.device())?;
-    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n as usize));
+    let policy = args.model.policy()?;
+    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let evaluation = Evaluation {
         policy: &policy,

@@ -83,6 +83,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     }
     let decoder = args.model.decoder()?;
     let batch = read_score_batch(&args.batch, decoder.blueprint.config.vocab_size)?;
+    let longest = batch.mask.iter().map(|row| row.iter().filter(|shown| **shown).count()).max().unwrap_or(0);
+    args.model.refuse_longer(&decoder, longest, &format!("{}: a sequence", args.batch.display()))?;
     let bound = noise_args::bind(&plan, &decoder.blueprint, Phase::Train)?;
     let scores = args.scores(&decoder, &batch, &bound)?;
     noise_args::check_fired(&bound)?;

@@ -14,8 +14,9 @@ use hardy_lab::{
 };
 use hardy_model::files::write_atomically;
 use hardy_train::{
+    admission::{Admitted, Asking},
     config::refuse_existing,
-    data::{self, Split},
+    data::{self, Split, check_truths},
     error::Error,
     sft::{SftConfig, SftRecord, SftTrainer},
 };
@@ -84,6 +85,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     refuse_existing(&out)?;
     let mut trainer = SftTrainer::<Backend>::new(config.clone(), &args.device.device())?;
+    let judged = held_out(&config, &trainer)?;
+    trainer.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
     let parameters = trainer.policy.decoder.blueprint.parameters.iter();
     let parameters = parameters.map(|spec| spec.shape.iter().product::<usize>()).sum();
     note(&format!("{}: {} parameters", config.name, format::count(parameters as u64)));
@@ -98,7 +101,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         eval_problems: config.eval_problems,
     };
     if !args.dry_run {
-        new_directory::create(&out, |partial| train(&config, &mut trainer, partial, &mut outcome))?;
+        new_directory::create(&out, |partial| train(&config, &mut trainer, judged, partial, &mut outcome))?;
     }
     output.show(&outcome, |_| text(&outcome))
 }
@@ -107,6 +110,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 fn train(
     config: &SftConfig,
     trainer: &mut SftTrainer<Backend>,
+    judged: Option<Admitted>,
     directory: &Path,
     outcome: &mut Outcome<'_>,
 ) -> Result<(), Failure> {
@@ -130,8 +134,8 @@ fn train(
     trainer.policy.save(directory, config.save_dtype())?;
     let text = toml::to_string(config).map_err(|error| Failure::run(error.to_string()))?;
     write_atomically(&directory.join("sft.toml"), text.as_bytes())?;
-    if config.eval_problems > 0 {
-        let record = evaluate(config, trainer)?;
+    if let Some(judged) = judged {
+        let record = evaluate(config, trainer, &judged)?;
         record.write(&directory.join("eval.json"))?;
         outcome.strict_accuracy = record.levels.first().map(|level| level.accuracy);
         outcome.flexible_accuracy = record.levels.first().map(|level| level.flexible_accuracy);
@@ -139,20 +143,37 @@ fn train(
     Ok(())
 }
 
-/// Greedy answers without noise.
-fn evaluate(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<EvalRecord, Failure> {
+/// The problems of the final evaluation, read before hours are spent; `None` where there is none.
+fn held_out(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<Option<Admitted>, Failure> {
+    if config.eval_problems == 0 {
+        return Ok(None);
+    }
     let data = &config.data;
     let problems = data::load(&data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval_problems));
     let problems = problems.map_err(Error::from)?;
+    let odd = check_truths(&data.eval, &problems).map_err(Error::from)?;
+    let admitted = trainer.policy.admit(problems, &Asking::new(data, &data.eval, 1))?;
+    odd.iter().chain(&admitted.warning).for_each(|warning| note(&format!("warning: {warning}")));
+    Ok(Some(admitted))
+}
+
+/// Greedy answers without noise, as long as the model has positions for.
+fn evaluate(
+    config: &SftConfig,
+    trainer: &SftTrainer<Backend>,
+    judged: &Admitted,
+) -> Result<EvalRecord, Failure> {
+    let (data, problems) = (&config.data, &judged.problems);
+    let room = trainer.policy.max_positions - judged.longest;
     let evaluation = Evaluation {
         policy: &trainer.policy,
-        problems: &problems,
+        problems,
         wording: &data.prompt,
         model: &config.name,
         data: &data.eval,
         step: Some(trainer.steps),
         seed: config.seed,
-        max_new_tokens: MAX_NEW_TOKENS,
+        max_new_tokens: MAX_NEW_TOKENS.min(room),
         batch: AT_ONCE,
     };
     let mut progress = Progress::new("evaluation", problems.len());

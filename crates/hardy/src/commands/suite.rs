@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, value_parser};
+use clap::Args;
 use hardy_lab::suite::{Schedule, Suite, SuiteTable, execute};
 use hardy_model::files::{write_atomically, write_json};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::{
     device::{Backend, DeviceArgs},
     failure::Failure,
     noise_args,
+    number_args::{help, whole},
     output::Output,
 };
 
@@ -40,9 +41,14 @@ pub struct Arguments {
     /// The suite's directory [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Runs at once; they share the threads
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
-    jobs: u32,
+    #[arg(
+        long,
+        help = help("--jobs"),
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = whole::<usize>("--jobs")
+    )]
+    jobs: usize,
     /// Change a key of every configuration, as in train.steps=10; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -82,7 +88,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     }
     let _lock = schedule.claim()?;
     let mut teller = Teller::new(&schedule, &steps);
-    execute::<Backend>(&schedule, args.jobs as usize, &device, &mut |event| teller.tell(&event))?;
+    execute::<Backend>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
     drop(teller);
     let table = schedule.table()?;
     keep(&table, &directory)?;

@@ -2,18 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::support::{arg, refuses, write, write_tokens};
-
-/// A copy of the built-in model's files.
-fn model(dir: &Path) -> std::path::PathBuf {
-    let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/tiny"), dir.join("model"));
-    fs::create_dir(&to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
-    to
-}
+use crate::support::{arg, refuses, tiny_model as model, write, write_tokens};
 
 fn generate_refuses(model: &Path, parts: &[&str]) {
     refuses(&["generate", "--model", arg(model), "--prompt", "x", "--max-new-tokens", "1"], parts);
@@ -114,7 +103,7 @@ fn plans_that_can_not_be_used_are_named() {
     with(&format!("{rule}during = [\"eval\"]\n"), &["no rule of the plan acts in the phase rollout"]);
     with("[[noise]\n", &["plan.toml:1: "]);
     for scale in ["-0.05", "nan", "much"] {
-        refuses(&[&generate[..], &["--noise", scale]].concat(), &["--noise", "the scale must be"]);
+        refuses(&[&generate[..], &["--noise", scale]].concat(), &["--noise", "must be from 0"]);
     }
     refuses(&[&generate[..], &["--plan", "absent.toml"]].concat(), &["absent.toml"]);
 }
@@ -133,7 +122,7 @@ fn bad_usage_is_said_with_what_would_be_right() {
     let on = ["generate", "--model", "builtin:tiny", "--prompt", "x", "--max-new-tokens", "1", "--device"];
     refuses(&[&on[..], &["cuda"]].concat(), &["this build has only the CPU"]);
     refuses(&[&on[..], &["abacus"]].concat(), &["unknown device"]);
-    refuses(&["doctor", "--threads", "0"], &["--threads is 0"]);
+    refuses(&["doctor", "--threads", "0"], &["--threads", "from 1 to"]);
     refuses(&["schedule", "--kind", "constant"], &["--kind constant needs --sigma"]);
     refuses(&["schedule", "--kind", "constant", "--sigma", "-1"], &["`sigma` is -1"]);
     refuses(

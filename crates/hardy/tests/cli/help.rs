@@ -4,9 +4,9 @@ use std::process::Stdio;
 
 use crate::support::{command, hardy, json, succeeded, text};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run", "suite", "sft", "eval", "probe", "scan", "compare", "report", "score", "generate", "quantize",
-    "formats", "perturb", "schedule", "export", "doctor",
+    "formats", "perturb", "schedule", "export", "config", "doctor",
 ];
 
 #[test]

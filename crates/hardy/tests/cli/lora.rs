@@ -90,7 +90,7 @@ fn adapters_that_do_not_fit_are_refused_and_nothing_is_written() {
     let out = path("run");
     for (change, sentence) in [
         ("lora.rank=100", "`rank` is 100, larger than the matrix of model.layers.0.self_attn.v_proj"),
-        ("lora.rank=0", "`rank` is 0, but must be at least 1"),
+        ("lora.rank=0", "`lora.rank` is 0, but must be a whole number from 1"),
         ("lora.target_modules=[\"query\"]", "`target_modules` names `query`"),
         ("lora.width=3", "width"),
     ] {

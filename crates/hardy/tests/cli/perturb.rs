@@ -142,8 +142,8 @@ fn what_can_not_be_perturbed_is_named_and_nothing_is_written() {
         "0.1",
         &["relative_gaussian", "truncation", "did you mean `relative_gaussian`?"],
     );
-    with("relative_gaussian", "-0.1", &["0 or more"]);
-    with("relative_gaussian", "nan", &["finite"]);
+    with("relative_gaussian", "-0.1", &["from 0 to"]);
+    with("relative_gaussian", "nan", &["from 0 to"]);
     write_tokens(&from, [1, 2], &[("ids", &[1, 2])]);
     with("truncation", "0.1", &["`ids`", "I32", "F32"]);
     let bytes = std::fs::read(input(dir.path())).unwrap();

@@ -99,7 +99,7 @@ fn a_dry_run_writes_nothing_and_finds_what_is_wrong() {
     refuses_config(&train("algorithm = \"dapoo\""), &["short.toml:7: unknown value `dapoo`", "`dapo`"]);
     refuses_config(&CONFIG.replace("ops = [\"linear\"]", "ops = [\"gelu\"]"), &["matches no site"]);
     let data = dir.path().join("data.jsonl");
-    let with_data = CONFIG.replace("[data]", &format!("[data]\ntrain = {:?}", arg(&data)));
+    let with_data = CONFIG.replace("[data]", &format!("[data]\ntrain = {0:?}\neval = {0:?}", arg(&data)));
     fs::write(&data, "").unwrap();
     refuses_config(&with_data, &["data.jsonl"]);
     fs::write(&data, "{\"question\": \"1+1?\", \"answer\": \"#### 2\"}\nno JSON\n").unwrap();

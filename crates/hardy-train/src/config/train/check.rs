@@ -1,4 +1,4 @@
-//! What `[train]` can not be: one sentence for every value that makes no sense.
+//! What `[train]` can not be, apart from numbers out of range: values that exclude each other.
 
 use super::{OldLogProbs, TrainSection};
 use crate::{
@@ -7,13 +7,12 @@ use crate::{
 };
 
 impl TrainSection {
-    /// Checks every value and those that exclude each other.
+    /// Checks the values that depend on each other.
     ///
     /// # Errors
     /// A value that can not be used, named with what would be right.
     pub(in crate::config) fn check(&self) -> Result<()> {
         self.check_counts()?;
-        self.check_numbers()?;
         if Mean::named(self.aggregation_name(), 1).is_none() {
             return Err(Error::config(format!(
                 "`train.aggregation` is \"{}\", but must be token-mean, seq-mean-token-sum, seq-mean-token-mean or \
@@ -31,18 +30,6 @@ impl TrainSection {
     }
 
     fn check_counts(&self) -> Result<()> {
-        let counts = [
-            ("prompts_per_step", self.prompts_per_step),
-            ("samples_per_prompt", self.samples_per_prompt),
-            ("minibatches", self.minibatches),
-            ("max_new_tokens", self.max_new_tokens),
-            ("rollout_batch", self.rollout_batch),
-            ("micro_batch_tokens", self.micro_batch_tokens),
-            ("generation_rounds", self.generation_rounds),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(Error::config(format!("`train.{key}` is 0, but must be at least 1")));
-        }
         if self.minibatches > self.prompts_per_step {
             return Err(Error::config("`train.minibatches` exceeds `train.prompts_per_step`"));
         }
@@ -60,29 +47,5 @@ impl TrainSection {
             )));
         }
         Ok(())
-    }
-
-    fn check_numbers(&self) -> Result<()> {
-        let clip = self.clip();
-        let above_0 = |x: f64| (x, "above 0", x > 0.0);
-        let at_least_0 = |x: f32| (x.into(), "at least 0", x >= 0.0);
-        let checks: [(&str, (f64, &str, bool)); 9] = [
-            ("learning_rate", above_0(self.learning_rate)),
-            ("temperature", above_0(self.temperature.into())),
-            ("clip_low", (clip.low.into(), "from 0 to 1", (0.0..=1.0).contains(&clip.low))),
-            ("clip_high", at_least_0(clip.high)),
-            ("dual_clip", (clip.dual.into(), "above 1", clip.dual > 1.0)),
-            ("kl_coefficient", at_least_0(self.kl_coefficient)),
-            ("entropy_coefficient", at_least_0(self.entropy_coefficient)),
-            ("overlong_factor", at_least_0(self.overlong_factor)),
-            ("tis_cap", above_0(self.tis_cap.unwrap_or(1.0).into())),
-        ];
-        match checks.into_iter().find(|(_, (x, _, right))| !(*right && x.is_finite())) {
-            None => Ok(()),
-            // As f32, which is how most of them were given: 0.1 and not 0.10000000149.
-            Some((key, (x, right, _))) => {
-                Err(Error::config(format!("`train.{key}` is {}, but must be {right}", x as f32)))
-            }
-        }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use self::template::{Numbers, Template};
 use self::templates::{NAMES, OBJECTS, TEMPLATES};
 use super::permutation::Permutation;
-use super::{Problem, Split};
+use super::{Place, Problem, Split};
 use crate::splitmix::hash;
 
 /// Every character that a question or an answer, in whatever closing style, can hold, in order.
@@ -47,7 +47,7 @@ impl Arith {
         let size = self.size(which);
         let place = Permutation::new(size, hash(&[ORDER, self.split as u64, self.seed, which as u64]));
         let (question, answer) = self.render(which, place.at(round % size));
-        Problem { id: i, question, answer }
+        Problem { id: i, question, answer, place: Place::Made(i) }
     }
 
     /// The first `n` problems of the split.

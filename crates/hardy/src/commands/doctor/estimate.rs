@@ -3,7 +3,7 @@
 use hardy_train::{config::RunConfig, memory::MemoryEstimate};
 use serde::Serialize;
 
-use super::{GIB, MIB, memory};
+use super::{GIB, MIB, gib};
 use crate::{failure::Failure, output::Output};
 
 /// The estimate of one arm.
@@ -31,7 +31,7 @@ pub fn run(config: &str, set: &[String], output: Output) -> Result<(), Failure> 
     let arms = RunConfig::load(config, set)?.arms()?;
     let arms = arms.iter().map(arm).collect::<Result<Vec<_>, hardy_train::error::Error>>()?;
     let peak_bytes = arms.iter().map(|arm| arm.bytes.peak).max().unwrap_or_default();
-    let available_gib = memory("MemAvailable");
+    let available_gib = gib("MemAvailable");
     let fits = available_gib.map(|available| peak_bytes as f64 <= available * GIB);
     let outcome = Outcome { arms, peak_bytes, available_gib, fits };
     output.show(&outcome, |_| text(&outcome))

@@ -16,6 +16,7 @@ impl Teller {
     /// Tells one event.
     pub fn tell(&mut self, event: &Event<'_>) {
         match event {
+            Event::Warning(warning) => self.line(&format!("warning: {warning}")),
             Event::Started { name, directory, from, total } => {
                 let from = if *from > 0 { format!(", going on after step {from}") } else { String::new() };
                 self.line(&format!("{name}: {total} steps{from}, in {}", directory.display()));

@@ -36,6 +36,9 @@ impl Teller {
     /// Tells one event.
     pub fn tell(&mut self, event: &SuiteEvent<'_>) {
         match event {
+            SuiteEvent::Run(member, Event::Warning(warning)) => {
+                self.progress.line(&format!("{}: warning: {warning}", member.label()));
+            }
             SuiteEvent::Run(member, Event::Started { from, total, .. }) => {
                 self.steps += *from as usize;
                 let from = if *from > 0 { format!(", going on after step {from}") } else { String::new() };

@@ -1,0 +1,13 @@
+//! Numbers of the command line that no key of a configuration means.
+
+use super::{Setting, number, whole};
+
+pub(super) const SETTINGS: &[Setting] = &[
+    whole("--threads", 1, 1024, "Threads to compute with, by default all cores; results do not depend on it"),
+    whole("--jobs", 1, 1024, "Runs at once; they share the threads"),
+    number("--temperature", 0.0, 1000.0, "Sampling temperature; 0 always takes the most probable token"),
+    number("--min-sqnr", -1000.0, 1000.0, "The least signal to quantisation noise, in dB"),
+    number("--max-dead-zone", 0.0, 1.0, "The largest share of values that become 0"),
+    number("--max-saturation", 0.0, 1.0, "The largest share of values that are cut off"),
+    number("--max-relative-error", 0.0, 1e6, "The largest mean relative error"),
+];
