@@ -6,7 +6,7 @@ use hardy_train::{
     data::Problem,
     error::Error,
     policy::{columns, log_probs},
-    sequence::{Packed, Sequence, micro_batches},
+    sequence::{Sequence, parts},
 };
 use serde::Serialize;
 
@@ -54,8 +54,7 @@ pub fn nll<B: NoisyBackend>(what: &Evaluation<'_, B>, levels: &[Level]) -> Resul
             level.plan.bind(&what.policy.decoder.blueprint.sites, &[Phase::Eval]).map_err(Error::from)?;
         let noise = plan.noise(Phase::Eval, EVAL_STEP);
         let mut problems = Vec::with_capacity(sequences.len());
-        for part in micro_batches(&sequences, TOKENS) {
-            let packed = Packed::new(&sequences[part.clone()]);
+        for (part, packed) in parts(&sequences, TOKENS, true) {
             let [log_probs, _] = columns(&log_probs(&what.policy.decoder, &packed, &noise, 1.0));
             let mut rest = &log_probs[..];
             for sequence in &sequences[part] {

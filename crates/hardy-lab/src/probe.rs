@@ -6,7 +6,7 @@ use hardy_train::{
     error::Error,
     gradients::Gradients,
     recording::Recording,
-    sequence::{Packed, Sequence, micro_batches},
+    sequence::{Sequence, parts},
 };
 use serde::Serialize;
 
@@ -59,16 +59,17 @@ pub fn magnitudes<B: NoisyBackend>(
             "no rule of the plan acts in the phase train; leave `during` out, or name \"train\" there";
         return Err(Error::config(silent).into());
     }
-    let noise = bound.noise(Phase::Train, EVAL_STEP);
+    let noise = bound.noise(Phase::Train, EVAL_STEP).gathering(sites.len());
     let sequences = sequences(what)?;
     let tokens: usize = sequences.iter().map(Sequence::response_length).sum();
-    let (tracked, mut gradients) = (decoder.tracked(), Gradients::zeros(decoder));
-    for part in micro_batches(&sequences, TOKENS) {
-        let packed = Packed::new(&sequences[part]);
+    let tracked = decoder.tracked();
+    for (_, packed) in parts(&sequences, TOKENS, !noise.acts_backward()) {
         let derivative = vec![-1.0 / tokens as f32; packed.targets.len()];
         let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
-        pass.backward(&mut gradients, &derivative, None);
+        pass.backward(&derivative, None);
     }
+    // The errors on ∂W fall, and are counted, here.
+    drop(Gradients::gathered(decoder, &noise));
     receipts(&bound)?;
     Ok(by_layer(&bound.receipts(), sites))
 }

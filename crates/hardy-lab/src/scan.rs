@@ -12,7 +12,7 @@ use hardy_train::{
     error::Error,
     policy::{Policy, log_probs},
     scan_file::{ScanFile, ScanRow, Thresholds, What},
-    sequence::{Packed, micro_batches},
+    sequence::parts,
 };
 
 use crate::{error::LabError, evaluate::Evaluation, nll::sequences};
@@ -48,9 +48,9 @@ pub fn scan<B: NoisyBackend>(
     let observer = Arc::new(Observer::new(format, sites.len()));
     let noise = Noise::clean().observed(&observer);
     let sequences = sequences(what)?;
-    for part in micro_batches(&sequences, TOKENS) {
+    for (_, packed) in parts(&sequences, TOKENS, true) {
         // Only what the observer sees on the way is wanted.
-        let _ = log_probs(decoder, &Packed::new(&sequences[part]), &noise, 1.0);
+        let _ = log_probs(decoder, &packed, &noise, 1.0);
     }
     let (seen, parameters) = (observer.sums(), decoder.to_host());
     let linears = sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0);

@@ -10,12 +10,12 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use hardy_ops::{
-    At, Noise, NoisyBackend, Row, Rows, SiteId,
+    Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
         attention::{
             Angles, AttentionAt, KvBuffer, KvLayer, KvSequence, Places, Segments, attention, cached_attention,
         },
-        embedding::embedding,
+        embedding::{embedding, frozen_embedding},
         gather::gather_rows,
         gelu::gelu,
         head::head,
@@ -48,19 +48,28 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Packs sequences, each given by its tokens and their addresses.
+    /// Packs sequences, each given by its tokens and their addresses; the gradients of its rows have the id of the last.
     ///
     /// # Panics
     /// If a sequence has not as many addresses as tokens.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = (&'a [u32], &'a [Row])>) -> Self {
         let (mut ids, mut rows, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
-        for (tokens, addresses) in sequences {
+        for (group, (tokens, addresses)) in (0..).zip(sequences) {
             assert_eq!(tokens.len(), addresses.len(), "one address a token");
+            let sequence = addresses.last().map_or(0, |row| row.sequence);
+            rows.extend(addresses.iter().map(|&row| {
+                let gradient = Row { sequence, ..row };
+                Address { row, gradient, repeated: false, group }
+            }));
             ids.extend_from_slice(tokens);
-            rows.extend_from_slice(addresses);
             lengths.push(tokens.len());
         }
-        Self { ids, rows: rows.into(), segments: Segments::from_lengths(lengths), dropout: None }
+        Self {
+            ids,
+            rows: rows.into_iter().collect(),
+            segments: Segments::from_lengths(lengths),
+            dropout: None,
+        }
     }
 }
 
@@ -211,7 +220,7 @@ impl<B: NoisyBackend> Decoder<B> {
         mut continuing: Option<Continuing<B>>,
     ) -> Tensor<B, 2> {
         let scene = self.scene(batch, noise);
-        let mut x = self.embed(batch, noise);
+        let mut x = self.embed_from(batch, noise, continuing.as_ref().map(|all| all.frozen));
         for index in 0..self.blueprint.layers.len() {
             let frozen = continuing.as_ref().map(|continuing| continuing.frozen);
             let cache = continuing.as_mut().map(|all| all.cache.layer(index, all.sequences));
@@ -232,9 +241,16 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// What goes into the first layer, `[tokens, hidden]`.
     pub fn embed(&self, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
+        self.embed_from(batch, noise, None)
+    }
+
+    fn embed_from(&self, batch: &Batch, noise: &Noise, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
         let table = &self.blueprint.embedding;
-        let x =
-            embedding(self.parameters[table.weight].clone(), &batch.ids, &noise.at(table.site, &batch.rows));
+        let at = noise.at(table.site, &batch.rows);
+        let x = match frozen {
+            Some(frozen) => frozen_embedding(frozen.table.clone(), &batch.ids, &at),
+            None => embedding(self.parameters[table.weight].clone(), &batch.ids, &at),
+        };
         match self.blueprint.config.embedding_scale {
             None => x,
             Some(scale) => x * scale,
@@ -308,10 +324,19 @@ impl<B: NoisyBackend> Decoder<B> {
     }
 
     fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
-        let (weight, config) = (self.parameters[norm.weight].clone(), &self.blueprint.config);
-        // What multiplies is the weight that errors enter at.
-        let weight = if config.unit_offset_norms { weight + 1.0 } else { weight };
-        rms_norm(x, weight, config.rms_norm_eps, &at(norm.site))
+        rms_norm(
+            x,
+            self.weight_at(norm.site, norm.weight),
+            self.blueprint.config.rms_norm_eps,
+            &at(norm.site),
+        )
+    }
+
+    /// A parameter as `site` multiplies by it, before errors enter.
+    pub fn weight_at(&self, SiteId(site): SiteId, parameter: usize) -> Tensor<B, 2> {
+        let weight = self.parameters[parameter].clone();
+        let offset = self.blueprint.config.unit_offset_norms && self.blueprint.sites[site].op == Op::RmsNorm;
+        if offset { weight + 1.0 } else { weight }
     }
 
     /// A linear layer with its adapter.
@@ -348,6 +373,8 @@ impl<B: NoisyBackend> Decoder<Autodiff<B>> {
 /// Some rows of the hidden states, and their addresses.
 fn select<B: NoisyBackend>(hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> (Tensor<B, 2>, Rows) {
     let all = rows.len() == batch.ids.len() && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
-    let addresses = rows.iter().map(|&row| batch.rows[row as usize]).collect();
-    (if all { hidden } else { gather_rows(hidden, rows) }, addresses)
+    if all {
+        return (hidden, batch.rows.clone());
+    }
+    (gather_rows(hidden, rows), batch.rows.select(rows.iter().map(|&row| row as usize)))
 }

@@ -6,6 +6,7 @@ use hardy_ops::{
     Noise, NoisyBackend, Rows,
     ops::{
         attention::{KvBuffer, KvSequence},
+        embedding,
         linear::freeze,
     },
 };
@@ -15,13 +16,15 @@ use crate::{
     sites::{Factor, Linear},
 };
 
-/// A decoder whose linear weights stay as they are.
+/// A decoder whose linear weights and embedding stay as they are.
 #[derive(Debug)]
 pub struct Frozen<'a, B: Backend> {
     decoder: &'a Decoder<B>,
     noise: &'a Noise,
     /// The transposed weight of every linear layer, by the index of its parameter.
     weights: Vec<Option<Tensor<B, 2>>>,
+    /// The embedding's table.
+    pub(crate) table: Tensor<B, 2>,
 }
 
 impl<'a, B: NoisyBackend> Frozen<'a, B> {
@@ -35,7 +38,10 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
             let weight = decoder.parameters[part.weight].clone();
             weights[part.weight] = Some(freeze(weight, &noise.at(part.site, &nowhere)));
         }
-        Self { decoder, noise, weights }
+        let table = &decoder.blueprint.embedding;
+        let table =
+            embedding::freeze(decoder.parameters[table.weight].clone(), &noise.at(table.site, &nowhere));
+        Self { decoder, noise, weights, table }
     }
 
     /// The hidden states after the last norm, `[tokens, hidden]`, of tokens that continue what `cache` holds of

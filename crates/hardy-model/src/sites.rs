@@ -240,6 +240,23 @@ impl Blueprint {
         }
     }
 
+    /// Every site with a weight, in their order, with the places of its weight and bias among the parameters.
+    pub fn weights(&self) -> Vec<(SiteId, usize, Option<usize>)> {
+        let norms = self.layers.iter().flat_map(|layer| {
+            let Layer { input_norm, post_norm, qk_norm, .. } = layer;
+            [*input_norm, *post_norm].into_iter().chain(qk_norm.iter().flatten().copied())
+        });
+        let norms = norms.chain([self.embedding, self.norm]).map(|norm| (norm.site, norm.weight, None));
+        let factors = |part: &Linear| part.adapter.into_iter().flat_map(|adapter| [adapter.a, adapter.b]);
+        let linears = self.linears().flat_map(|part| {
+            std::iter::once(part).chain(factors(&part).map(Factor::linear)).collect::<Vec<_>>()
+        });
+        let linears = linears.map(|part| (part.site, part.weight, part.bias));
+        let mut weights: Vec<_> = norms.chain(linears).collect();
+        weights.sort_by_key(|(site, ..)| *site);
+        weights
+    }
+
     /// Every linear layer, adapters left out, the head last.
     pub(crate) fn linears(&self) -> impl Iterator<Item = Linear> {
         self.layers.iter().flat_map(Layer::linears).chain([self.head])

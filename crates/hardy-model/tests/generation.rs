@@ -2,8 +2,11 @@
 
 mod common;
 
-use hardy_model::{Generation, Prompt, Sample, Sampler, generate};
-use hardy_ops::Noise;
+use burn::tensor::Tensor;
+use burn_flex::Flex;
+use hardy_model::{Batch, Frozen, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
+use hardy_numerics::{Bits, Fault, Image, Perturbation};
+use hardy_ops::{Noise, NoisyBackend, Op, Ops, Phase, Plan, Point, Rule, ops::attention::KvBuffer};
 
 use common::decoder;
 
@@ -40,4 +43,74 @@ fn samples_do_not_depend_on_how_many_share_the_cache() {
             assert_eq!(alone, in_batches_of(batch, max_new_tokens), "batches of {batch}");
         }
     }
+}
+
+/// NaN as NaN, everything else to the bit.
+fn bits(x: Tensor<Flex, 2>) -> Vec<u32> {
+    let bits = |x: &f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
+    Flex::host(&x.into_primitive().tensor()).iter().map(bits).collect()
+}
+
+#[test]
+fn tokens_from_the_cache_are_those_of_a_full_pass_also_after_bits_flip_to_nan() {
+    let decoder = decoder(23, |_| 0);
+    let ids: Vec<u32> = (0..90).map(|token| token * 7 % 23).collect();
+    let rows = sequence_rows(0, 1, 40, ids.len());
+    let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();
+    let mut spoilt = 0;
+    for seed in 0..12 {
+        let fault = Fault::BitFlip { rate: 2e-4, bits: Bits::Exponent, image: Image::F32 };
+        let error = Perturbation::Fault { fault, sparsity: 1.0 };
+        let plan =
+            Plan { rules: vec![Rule { ops: Ops::All, error, ..Rule::noise(0.0) }], seed, ..Plan::default() };
+        let plan = plan.bind(&decoder.blueprint.sites, &[Phase::Eval]).unwrap();
+        let noise = plan.noise(Phase::Eval, 0);
+        let batch = Batch::pack([(&ids[..], &rows[..])]);
+        let full = bits(decoder.logits(decoder.hidden(&batch, &noise), &batch, &every(ids.len()), &noise));
+        spoilt += full.iter().filter(|bits| !f32::from_bits(**bits).is_finite()).count();
+        let frozen = Frozen::new(&decoder, &noise);
+        let mut cache = KvBuffer::for_sequences(decoder.kv_places(1, ids.len()));
+        let (cached, mut ours) = ([cache.sample(None)], Vec::new());
+        for step in std::iter::once(0..40).chain((40..ids.len()).map(|i| i..i + 1)) {
+            let part = Batch::pack([(&ids[step.clone()], &rows[step.clone()])]);
+            let hidden = frozen.hidden(&part, &mut cache, &cached);
+            ours.extend(bits(frozen.logits(hidden, &part, &every(step.len()))));
+        }
+        assert!(full == ours, "seed {seed}");
+    }
+    assert!(spoilt > 23, "{spoilt} logits are not finite");
+}
+
+#[test]
+fn a_generation_perturbs_the_embedding_once() {
+    let decoder = decoder(23, |_| 0);
+    let rule = Rule { ops: Ops::Some(vec![Op::Embedding]), at: Point::Weight, ..Rule::noise(0.05) };
+    let plan = Plan { rules: vec![rule], ..Plan::default() };
+    let plan = plan.bind(&decoder.blueprint.sites, &[Phase::Eval]).unwrap();
+    let how = Generation {
+        max_new_tokens: 8,
+        stop: Vec::new(),
+        sampler: Sampler::GREEDY,
+        batch: 3,
+        key: Generation::key(0, "eval", 0),
+    };
+    let noise = plan.noise(Phase::Eval, 0);
+    let samples = generate(&decoder, &prompts(), &how, &noise, |_| {});
+    let receipt = &plan.receipts()[0];
+    let table = 23 * decoder.blueprint.config.hidden_size as u64;
+    assert_eq!((receipt.calls, receipt.elements), (1, table));
+    // Greedy, every token is the likeliest of a full pass.
+    for (prompt, samples) in prompts().iter().zip(&samples) {
+        for sample in samples {
+            let ids = [&prompt.ids[..], &sample.ids].concat();
+            let rows = sequence_rows(prompt.sequence, prompt.samples[0], prompt.ids.len(), ids.len());
+            let batch = Batch::pack([(&ids[..], &rows[..])]);
+            let last: Vec<u32> = (prompt.ids.len() as u32 - 1..ids.len() as u32 - 1).collect();
+            let logits = decoder.logits(decoder.hidden(&batch, &noise), &batch, &last, &noise);
+            let likeliest =
+                logits.argmax(1).into_data().iter::<i64>().map(|id| id as u32).collect::<Vec<_>>();
+            assert_eq!(likeliest, sample.ids);
+        }
+    }
+    assert_eq!(plan.receipts()[0].calls, 1, "nor is it counted again");
 }

@@ -262,7 +262,7 @@ fn rms_norm_backward(bencher: Bencher, with: With) {
     let at = at(Op::RmsNorm, with);
     bencher
         .counter(ItemsCount::new(TOKENS * HIDDEN))
-        .bench_local(|| Flex::noisy_rms_norm_backward(&x, &w, &dy, 1e-6, &at));
+        .bench_local(|| Flex::noisy_rms_norm_backward(&x, &w, &dy, 1e-6, true, &at));
 }
 
 #[divan::bench(args = BOTH)]
@@ -280,7 +280,7 @@ fn layer_norm_backward(bencher: Bencher, with: With) {
     let at = at(Op::LayerNorm, with);
     bencher
         .counter(ItemsCount::new(TOKENS * HIDDEN))
-        .bench_local(|| Flex::noisy_layer_norm_backward(&x, &w, &dy, 1e-6, &at));
+        .bench_local(|| Flex::noisy_layer_norm_backward(&x, &w, &dy, 1e-6, [true; 2], &at));
 }
 
 #[divan::bench(args = BOTH)]

@@ -3,24 +3,25 @@
 
 use std::{
     borrow::Cow,
-    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
-use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation, Row};
+use burn::tensor::{Tensor, TensorPrimitive};
+use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation};
 
 use crate::{
+    backend::NoisyBackend,
+    by_row::ByRow,
     clip::clips,
     observer::Observer,
     receipt::Tally,
+    rows::Rows,
     site::{Pass, Point, SiteId},
+    weight_sums::{self, WeightSums},
 };
-
-/// The addresses of the rows of an activation, `[tokens]`.
-pub type Rows = Arc<[Row]>;
 
 /// The noise of one phase at one step, for every site of a model.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,7 @@ pub struct Noise {
     magnitudes: Option<Arc<[AtomicU32]>>,
     recomputed: bool,
     observer: Option<Arc<Observer>>,
+    gathering: Option<WeightSums>,
 }
 
 impl Noise {
@@ -38,7 +40,7 @@ impl Noise {
     }
 
     pub(crate) fn new(sites: Vec<Option<Arc<SiteNoise>>>) -> Self {
-        Self { sites: sites.into(), magnitudes: None, observer: None, recomputed: false }
+        Self { sites: sites.into(), ..Self::default() }
     }
 
     /// The same noise for a forward pass that is computed a second time: it is not counted again. That of the backward
@@ -61,6 +63,40 @@ impl Noise {
         Self { observer: Some(Arc::clone(observer)), ..self }
     }
 
+    /// The same noise, under which the gradients of the weights and biases of `sites` sites are not handed to the tape
+    /// but summed up, until [`Noise::gathered`] takes them: the error on ∂W then falls on the sum, once.
+    #[must_use]
+    pub fn gathering(self, sites: usize) -> Self {
+        Self { gathering: Some(weight_sums::empty(sites)), ..self }
+    }
+
+    /// The gradients of the weight and of the bias of `site` summed up since [`Noise::gathering`]; `None` where nothing
+    /// was added. `weight` is the weight as it is stored.
+    ///
+    /// # Panics
+    /// If the noise does not gather.
+    pub fn gathered<B: NoisyBackend>(
+        &self,
+        site: SiteId,
+        weight: &Tensor<B, 2>,
+    ) -> [Option<Tensor<B, 2>>; 2] {
+        let sums = self.gathering.as_ref().expect("noise that gathers gradients");
+        let weight = weight.clone().into_primitive().tensor();
+        let gradients = self.at(site, &Rows::default()).gathered::<B>(sums, site, &weight);
+        gradients.map(|gradient| gradient.map(|x| Tensor::from_primitive(TensorPrimitive::Float(x))))
+    }
+
+    /// Whether gradients of weights are summed up; see [`Noise::gathering`].
+    pub fn gathers(&self) -> bool {
+        self.gathering.is_some()
+    }
+
+    /// Whether a rule acts in the backward pass. The gradients of a prompt's rows are then another value for every
+    /// response, and responses do not share them.
+    pub fn acts_backward(&self) -> bool {
+        self.sites.iter().flatten().any(|site| site.acts_backward())
+    }
+
     /// The largest |output| of every site seen since [`Noise::watched`]; NaN counts as infinite.
     pub fn magnitudes(&self) -> Vec<f32> {
         let load = |bits: &AtomicU32| f32::from_bits(bits.load(Ordering::Relaxed));
@@ -73,7 +109,8 @@ impl Noise {
         let watch = self.magnitudes.as_ref().map(|all| (Arc::clone(all), site.0));
         let uncounted = self.recomputed.then_some(Pass::Forward);
         let observer = self.observer.as_ref().map(|observer| (Arc::clone(observer), site.0));
-        At { noise, rows: Arc::clone(rows), watch, observer, counted: true, uncounted }
+        let gathering = self.gathering.as_ref().map(|sums| (Arc::clone(sums), site.0));
+        At { noise, rows: rows.clone(), watch, observer, gathering, counted: true, uncounted }
     }
 }
 
@@ -90,6 +127,13 @@ impl SiteNoise {
         let points = if of_sums { &mut self.sums } else { &mut self.values };
         points[point as usize].push(injection);
     }
+
+    fn acts_backward(&self) -> bool {
+        [Point::GradInput, Point::GradWeight].into_iter().any(|point| {
+            let [values, sums] = [&self.values, &self.sums].map(|points| &points[point as usize]);
+            !values.is_empty() || !sums.is_empty()
+        })
+    }
 }
 
 /// One perturbation with its keys (of the left and right operand) and its receipt.
@@ -98,6 +142,9 @@ pub(crate) struct Injection {
     pub perturbation: Perturbation,
     pub keys: [Keys; 2],
     pub tally: Arc<Tally>,
+    /// Whether it was counted; of a weight only the first time is, for its error stays the same through a phase of a
+    /// step.
+    pub counted: Arc<AtomicBool>,
 }
 
 /// Which factor of a product of two activations; everything else is the left one.
@@ -114,6 +161,7 @@ pub struct At {
     rows: Rows,
     watch: Option<(Arc<[AtomicU32]>, usize)>,
     observer: Option<(Arc<Observer>, usize)>,
+    pub(crate) gathering: Option<(WeightSums, usize)>,
     counted: bool,
     /// The pass whose injections were counted before.
     uncounted: Option<Pass>,
@@ -122,8 +170,7 @@ pub struct At {
 impl At {
     /// A site without errors.
     pub fn clean(rows: &Rows) -> Self {
-        let rows = Arc::clone(rows);
-        Self { noise: None, rows, watch: None, observer: None, counted: true, uncounted: None }
+        Noise::clean().at(SiteId(0), rows)
     }
 
     /// The same errors once more, as the backward pass needs to see what the forward pass saw: addressed noise comes
@@ -147,7 +194,7 @@ impl At {
 
     /// The same errors for rows with other addresses.
     pub(crate) fn for_rows(&self, rows: &Rows) -> Self {
-        Self { rows: Arc::clone(rows), ..self.clone() }
+        Self { rows: rows.clone(), ..self.clone() }
     }
 
     /// The same errors but for those of the output's values, not counted: what the output is before them.
@@ -157,8 +204,18 @@ impl At {
         Self { noise: Some(Arc::new(noise)), ..self.again() }
     }
 
+    /// The same errors but for those of the weight, which has them already.
+    pub(crate) fn after_weight(&self) -> Self {
+        if self.injections(Point::Weight).is_empty() {
+            return self.clone();
+        }
+        let mut noise = self.noise.as_deref().cloned().unwrap_or_default();
+        noise.values[Point::Weight as usize].clear();
+        Self { noise: Some(Arc::new(noise)), ..self.clone() }
+    }
+
     /// The addresses of the rows.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
@@ -177,37 +234,44 @@ impl At {
 
     /// Injects the errors of `point` into an activation `[rows, width]`.
     pub(crate) fn perturb_rows(&self, point: Point, operand: Operand, width: usize, x: &mut [f32]) {
-        for injection in self.injections(point) {
-            let key = injection.keys[operand as usize];
-            let energy = injection.perturbation.apply_rows(key, &self.rows, 0, width, x);
-            self.count(injection, point, operand, x.len() as u64, energy);
-        }
+        let errors = self.by_row(point, operand);
+        let mut sums = Vec::new();
+        errors.apply_rows(0..self.rows.len(), width, x, &mut sums);
+        errors.count(std::iter::once(&sums));
     }
 
     /// Injects the errors of `point` into a weight or its gradient `[rows, width]`.
     pub(crate) fn perturb_flat(&self, point: Point, width: usize, x: &mut [f32]) {
         for injection in self.injections(point) {
             let energy = injection.perturbation.apply_flat(injection.keys[0], width, x);
-            self.count(injection, point, Operand::Lhs, x.len() as u64, energy);
+            self.count(injection, point, 1, x.len() as u64, energy);
         }
     }
 
-    /// Counts what was injected; a call with two operands is counted with the first.
+    /// How many rows count as calls at `point`; those of a second operand are counted with the first.
+    pub(crate) fn calls(&self, point: Point, operand: Operand) -> u64 {
+        match operand {
+            Operand::Lhs => self.rows.counted(point.pass()),
+            Operand::Rhs => 0,
+        }
+    }
+
+    /// Counts what was injected in so many `calls`.
     pub(crate) fn count(
         &self,
         injection: &Injection,
         point: Point,
-        operand: Operand,
+        calls: u64,
         elements: u64,
         energy: ErrorEnergy,
     ) {
-        if self.counted && self.uncounted != Some(point.pass()) {
-            let calls = match operand {
-                Operand::Lhs => 1,
-                Operand::Rhs => 0,
-            };
-            injection.tally.add(calls, elements, injection.perturbation.scale(), energy);
+        if !self.counted || self.uncounted == Some(point.pass()) {
+            return;
         }
+        if point == Point::Weight && injection.counted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        injection.tally.add(calls, elements, injection.perturbation.scale(), energy);
     }
 
     /// Shows a linear layer's input `[rows, width]`, before any error, to the observer.
@@ -255,70 +319,6 @@ impl At {
 
     /// The errors of `point` for a kernel that works row by row and counts for itself.
     pub(crate) fn by_row(&self, point: Point, operand: Operand) -> ByRow<'_> {
-        ByRow { at: self, injections: self.injections(point), point, operand }
-    }
-}
-
-/// The errors of one point, row by row.
-#[derive(Clone, Copy)]
-pub(crate) struct ByRow<'a> {
-    at: &'a At,
-    injections: &'a [Injection],
-    point: Point,
-    operand: Operand,
-}
-
-/// Elements and energy of what a [`ByRow`] injected, one entry an injection.
-pub(crate) type Sums = Vec<(u64, ErrorEnergy)>;
-
-impl ByRow<'_> {
-    /// Injects into the beginning of every row of `x` `[rows, stride]`: `part` tells the address and the length of row
-    /// `i`'s. Adds to `sums`.
-    pub fn apply_parts(
-        &self,
-        stride: usize,
-        x: &mut [f32],
-        part: impl Fn(usize) -> (Row, u64, usize),
-        sums: &mut Sums,
-    ) {
-        sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
-        for (injection, sum) in self.injections.iter().zip(sums) {
-            let key = injection.keys[self.operand as usize];
-            let mut elements = 0;
-            let parts = x.chunks_exact_mut(stride).enumerate().map(|(i, x)| {
-                let (row, first_element, length) = part(i);
-                elements += length as u64;
-                (row, first_element, &mut x[..length])
-            });
-            sum.1 += injection.perturbation.apply_parts(key, parts);
-            sum.0 += elements;
-        }
-    }
-
-    /// Injects into the rows `range` of the activation, `x` `[range.len(), width]`, and adds to `sums`.
-    pub fn apply_rows(&self, range: Range<usize>, width: usize, x: &mut [f32], sums: &mut Sums) {
-        sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
-        for (injection, sum) in self.injections.iter().zip(sums) {
-            let (key, rows) = (injection.keys[self.operand as usize], &self.at.rows[range.clone()]);
-            sum.1 += injection.perturbation.apply_rows(key, rows, 0, width, x);
-            sum.0 += x.len() as u64;
-        }
-    }
-
-    /// Counts one call, made of several parts in this order.
-    pub fn count<'s>(&self, parts: impl Iterator<Item = &'s Sums>) {
-        if self.injections.is_empty() {
-            return;
-        }
-        let mut totals: Sums = vec![(0, ErrorEnergy::default()); self.injections.len()];
-        for part in parts {
-            for (total, sum) in totals.iter_mut().zip(part) {
-                total.0 += sum.0;
-                total.1 += sum.1;
-            }
-        }
-        for (injection, (elements, energy)) in self.injections.iter().zip(totals) {
-            self.at.count(injection, self.point, self.operand, elements, energy);
-        }
+        ByRow::new(self, point, operand)
     }
 }

@@ -142,9 +142,10 @@ pub trait NoisyBackend: Backend {
         w: &Primitive<Self>,
         grad: &Primitive<Self>,
         epsilon: f32,
+        needs_weight: bool,
         at: &At,
-    ) -> [Primitive<Self>; 2] {
-        rms_norm::backward::<Self>(x, w, grad, epsilon, at)
+    ) -> Grads<Self, 2> {
+        rms_norm::backward::<Self>(x, w, grad, epsilon, needs_weight, at)
     }
 
     /// See [`layer_norm::layer_norm`].
@@ -164,9 +165,10 @@ pub trait NoisyBackend: Backend {
         w: &Primitive<Self>,
         grad: &Primitive<Self>,
         epsilon: f32,
+        needs: [bool; 2],
         at: &At,
-    ) -> [Primitive<Self>; 3] {
-        layer_norm::backward::<Self>(x, w, grad, epsilon, at)
+    ) -> Grads<Self, 3> {
+        layer_norm::backward::<Self>(x, w, grad, epsilon, needs, at)
     }
 
     /// See [`silu::silu`].
@@ -214,13 +216,18 @@ pub trait NoisyBackend: Backend {
         embedding::forward::<Self>(w, ids, at)
     }
 
+    /// See [`embedding::freeze`].
+    fn freeze_table(w: &Primitive<Self>, at: &At) -> Primitive<Self> {
+        embedding::frozen_table::<Self>(w, at)
+    }
+
     /// Gradient of [`NoisyBackend::noisy_embedding`] with respect to the table.
     fn noisy_embedding_backward(
         w: &Primitive<Self>,
         ids: &[u32],
         grad: &Primitive<Self>,
         at: &At,
-    ) -> Primitive<Self> {
+    ) -> Option<Primitive<Self>> {
         embedding::backward::<Self>(w, ids, grad, at)
     }
 
@@ -390,11 +397,14 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         let exact =
             clip::before_output::<B>(at, |at| B::noisy_rms_norm(&x.primitive, &w.primitive, epsilon, at));
         let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone(), exact);
-        record::<B, C, _, 2>([x, w], y, state, |(x, w, epsilon, at, exact), grad, _| {
+        record::<B, C, _, 2>([x, w], y, state, |(x, w, epsilon, at, exact), grad, needs| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
-            let [dx, dw] = B::noisy_rms_norm_backward(x, w, &grad, *epsilon, at);
-            let dx = clip::gradient::<B>(at, Point::Input, x, dx);
-            [Some(dx), Some(clip::gradient::<B>(at, Point::Weight, w, dw))]
+            let [dx, dw] = B::noisy_rms_norm_backward(x, w, &grad, *epsilon, needs[1], at);
+            let dx = dx.map(|dx| clip::gradient::<B>(at, Point::Input, x, dx));
+            let dw = dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw));
+            // The weight may come from an operation on the tape, which wants a gradient also where it is gathered.
+            let nothing = || B::upload(vec![0.0; shape_of::<B>(w)[1]], shape_of::<B>(w), w);
+            [dx, dw.or_else(|| needs[1].then(nothing))]
         })
     }
 
@@ -410,11 +420,12 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
             B::noisy_layer_norm(&x.primitive, &w.primitive, &b.primitive, epsilon, at)
         });
         let state = (x.primitive.clone(), w.primitive.clone(), epsilon, at.clone(), exact);
-        record::<B, C, _, 3>([x, w, b], y, state, |(x, w, epsilon, at, exact), grad, _| {
+        record::<B, C, _, 3>([x, w, b], y, state, |(x, w, epsilon, at, exact), grad, needs| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
-            let [dx, dw, db] = B::noisy_layer_norm_backward(x, w, &grad, *epsilon, at);
-            let dx = clip::gradient::<B>(at, Point::Input, x, dx);
-            [Some(dx), Some(clip::gradient::<B>(at, Point::Weight, w, dw)), Some(db)]
+            let [_, weight, bias] = needs;
+            let [dx, dw, db] = B::noisy_layer_norm_backward(x, w, &grad, *epsilon, [weight, bias], at);
+            let dx = dx.map(|dx| clip::gradient::<B>(at, Point::Input, x, dx));
+            [dx, dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw)), db]
         })
     }
 
@@ -453,7 +464,7 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         record::<B, C, _, 1>([w], y, state, |(w, ids, at, exact), grad, _| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
             let dw = B::noisy_embedding_backward(w, ids, &grad, at);
-            [Some(clip::gradient::<B>(at, Point::Weight, w, dw))]
+            [dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw))]
         })
     }
 

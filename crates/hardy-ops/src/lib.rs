@@ -7,20 +7,24 @@
 
 mod at;
 mod backend;
+mod by_row;
 mod clip;
 mod glob;
 mod observer;
 pub mod ops;
 mod plan;
 mod receipt;
+mod rows;
 mod rule;
 mod site;
+mod weight_sums;
 
-pub use at::{At, Noise, Rows};
+pub use at::{At, Noise};
 pub use backend::{Grads, NoisyBackend, Primitive};
 pub use hardy_numerics::Row;
 pub use observer::Observer;
 pub use plan::{BindError, BoundPlan, Plan, Streams};
 pub use receipt::{Receipt, group_receipts};
+pub use rows::{Address, Rows};
 pub use rule::{Layers, Ops, Rule, RuleError};
 pub use site::{Op, Pass, Phase, Point, Site, SiteId};

@@ -160,7 +160,8 @@ impl BoundPlan {
             }
             slot.tally.arm();
             let keys = ["lhs", "rhs"].map(|operand| self.keys(slot, step, operand));
-            let injection = Injection { perturbation, keys, tally: Arc::clone(&slot.tally) };
+            let tally = Arc::clone(&slot.tally);
+            let injection = Injection { perturbation, keys, tally, counted: Arc::default() };
             sites[slot.site.0].get_or_insert_default().push(slot.point, injection);
         }
         Noise::new(sites.into_iter().map(|site| site.map(Arc::new)).collect())

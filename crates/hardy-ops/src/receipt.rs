@@ -25,9 +25,10 @@ pub struct Receipt {
     pub rule: usize,
     /// The kind of perturbation.
     pub kind: String,
-    /// Calls of the operator in which the error was injected.
+    /// Rows (tokens) at which the operator injected the error, each counted once a pass however often it was computed; of
+    /// a weight, how often it was perturbed anew, once a phase of a step; of a weight's gradient, once an update.
     pub calls: u64,
-    /// Elements that it was injected into.
+    /// Elements of these that it was injected into.
     pub elements: u64,
     /// The scale that was asked for, on average over the elements; `None` for a kind without one, such as a format.
     pub asked: Option<f64>,

@@ -8,7 +8,8 @@ use burn_flex::Flex;
 use common::{Tape, angles, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
 use hardy_numerics::{Bits, Fault, Format, Image, Perturbation, Quantization, Rounding};
 use hardy_ops::{
-    At, BoundPlan, Noise, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId, Streams,
+    At, BoundPlan, Noise, NoisyBackend, Op, Pass, Phase, Plan, Point, Receipt, Rows, Rule, Site, SiteId,
+    Streams,
     ops::{
         attention::{AttentionAt, Heads, KvBuffer, Places, Segments, attention, cached_attention},
         embedding::embedding,
@@ -18,7 +19,7 @@ use hardy_ops::{
         silu::silu,
     },
 };
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*, sample::Index};
 
 const HEADS: Heads = Heads { query: 4, kv: 2, dim: 8 };
 const BOTH: [Pass; 2] = [Pass::Forward, Pass::Backward];
@@ -117,6 +118,75 @@ fn cached_attention_is_full_attention_to_the_bit_clean_and_under_noise() {
             assert!(full == cached, "in steps {:?}", &steps[..steps.len().min(5)]);
         }
     }
+}
+
+/// NaN as NaN, everything else to the bit.
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn cached_and_full_attention_agree_whatever_is_not_finite(
+        length in 2..150_usize,
+        step in 1..70_usize,
+        noisy: bool,
+        strikes in vec((0..3_usize, any::<Index>(), 0..3_usize), 1..6),
+    ) {
+        let mut qkv = [(32, 1), (16, 2), (16, 3)].map(|(width, seed)| values(length * width, seed));
+        for (which, place, kind) in strikes {
+            let place = place.index(qkv[which].len());
+            qkv[which][place] = NOT_FINITE[kind];
+        }
+        let rows = rows(&[(3, length)]);
+        let noise = if noisy { everywhere().noise(Phase::Eval, 2) } else { Noise::clean() };
+        let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [32, 16, 16][i]));
+        let (segments, at) = (Segments::from_lengths([length]), attention_at(&noise, &rows));
+        let full = host(attention(tensors, &angles(&rows, 8), HEADS, &segments, &at));
+        let steps = [vec![step; length / step], vec![1; length % step]].concat();
+        prop_assert_eq!(bits(&full), bits(&by_steps(&qkv, &rows, &steps, &noise)));
+    }
+
+    #[test]
+    fn what_is_not_finite_reaches_no_gradient_that_it_has_no_part_in(
+        length in 2..150_usize,
+        strike in any::<Index>(),
+        which in 0..4_usize,
+        kind in 0..3_usize,
+    ) {
+        let clean: [Vec<f32>; 4] =
+            [(32, 1), (16, 2), (16, 3), (32, 4)].map(|(width, seed)| values(length * width, seed));
+        let token = strike.index(length);
+        let mut struck = clean.clone();
+        struck[which][token * [32, 16, 16, 32][which] + 3] = NOT_FINITE[kind];
+        let ([dq, dk, dv], [clean_dq, clean_dk, clean_dv]) = (attention_grads(&struck), attention_grads(&clean));
+        // A query has part in itself and the keys before it, a key in itself and the queries after it.
+        if which == 0 || which == 3 {
+            prop_assert_eq!(bits(&dq[..token * 32]), bits(&clean_dq[..token * 32]));
+            let after = (token + 1) * 16;
+            prop_assert_eq!(bits(&dk[after..]), bits(&clean_dk[after..]));
+            prop_assert_eq!(bits(&dv[after..]), bits(&clean_dv[after..]));
+            prop_assert_eq!(bits(&dq[(token + 1) * 32..]), bits(&clean_dq[(token + 1) * 32..]));
+        } else {
+            prop_assert_eq!(bits(&dq[..token * 32]), bits(&clean_dq[..token * 32]));
+        }
+    }
+}
+
+const NOT_FINITE: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+/// ∂q, ∂k and ∂v of one sequence, from q, k, v and ∂y.
+fn attention_grads([q, k, v, dy]: &[Vec<f32>; 4]) -> [Vec<f32>; 3] {
+    let rows = rows(&[(3, q.len() / 32)]);
+    let segments = Segments::from_lengths([rows.len()]);
+    let qkv =
+        [(q, 32), (k, 16), (v, 16)].map(|(x, width)| tensor::<Flex>(x, width).into_primitive().tensor());
+    let dy = tensor::<Flex>(dy, 32).into_primitive().tensor();
+    let at = attention_at(&Noise::clean(), &rows);
+    let grads = Flex::noisy_attention_backward(qkv.each_ref(), &dy, &angles(&rows, 8), HEADS, &segments, &at);
+    grads.map(|grad| Flex::host(&grad).to_vec())
 }
 
 #[test]
@@ -221,7 +291,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn values_do_not_depend_on_how_sequences_are_batched(
-        lengths in prop::collection::vec(1_usize..80, 2..6),
+        lengths in vec(1_usize..80, 2..6),
         turn in 0_usize..5,
         kind in prop::sample::select(kinds().to_vec()),
     ) {

@@ -311,8 +311,8 @@ fn receipts_add_up_over_calls() {
     assert_eq!(
         counts,
         [
-            (1, Point::Output, Pass::Forward, 2, 42 * 5, 0.05),
-            (1, Point::GradInput, Pass::Backward, 2, 42 * 8, 0.05),
+            (1, Point::Output, Pass::Forward, 42, 42 * 5, 0.05),
+            (1, Point::GradInput, Pass::Backward, 42, 42 * 8, 0.05),
             (1, Point::GradWeight, Pass::Backward, 2, 2 * 40, 0.05),
         ]
     );
@@ -373,7 +373,7 @@ fn receipts_survive_toml_and_grouping_sums_over_sites() {
     let groups = group_receipts(&receipts);
     let group = groups.iter().find(|group| group.op == Op::Silu).unwrap();
     let parts: Vec<&Receipt> = receipts.iter().filter(|receipt| receipt.op == Op::Silu).collect();
-    assert_eq!((group.site.as_str(), group.calls, group.elements), ("3 sites", 3, 9 * 50));
+    assert_eq!((group.site.as_str(), group.calls, group.elements), ("3 sites", 9, 9 * 50));
     assert_eq!(group.asked, Some(0.05));
     let energy = |of: fn(&Receipt) -> f64| parts.iter().map(|part| of(part)).sum::<f64>();
     let measured = (energy(|part| part.error_energy) / energy(|part| part.signal_energy)).sqrt();

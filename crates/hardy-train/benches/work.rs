@@ -21,7 +21,7 @@ use hardy_train::{
     gradients::Gradients,
     objective::{Clip, Mean, Tokens, clipped_surrogate},
     recording::Recording,
-    sequence::{Packed, Sequence, micro_batches},
+    sequence::{Sequence, parts},
     sft::initial_weights,
 };
 
@@ -131,13 +131,13 @@ impl Bench {
         mut derivative: impl FnMut(&[f32]) -> Vec<f32>,
     ) {
         let tracked = self.decoder.tracked();
-        let mut gradients = Gradients::zeros(&self.decoder);
-        for part in micro_batches(sequences, MICRO_BATCH) {
-            let packed = Packed::new(&sequences[part]);
-            let pass = Recording::forward(&tracked, &packed, noise, 1.0, false);
+        let noise = noise.clone().gathering(self.decoder.blueprint.sites.len());
+        for (_, packed) in parts(sequences, MICRO_BATCH, !noise.acts_backward()) {
+            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
             let [current, _] = pass.scores();
-            pass.backward(&mut gradients, &derivative(&current), None);
+            pass.backward(&derivative(&current), None);
         }
+        let gradients = Gradients::gathered(&self.decoder, &noise);
         let norm = gradients.norm();
         drop(tracked);
         self.optimizer.step(&mut self.decoder.parameters, gradients.clipped(norm, 1.0), 1e-4);

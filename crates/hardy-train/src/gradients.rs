@@ -1,35 +1,43 @@
-//! Gradients of all parameters, summed over the parts of a batch, and their norm.
+//! Gradients of all parameters, summed over the parts of a batch, and their norm. The sums are made in place by the
+//! operators' backward passes, under a noise that gathers them.
 
 use burn::{backend::Autodiff, tensor::Tensor};
 use hardy_model::Decoder;
-use hardy_ops::NoisyBackend;
+use hardy_ops::{Noise, NoisyBackend};
 
 /// One gradient a parameter that is trained, in the order of the parameters.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: NoisyBackend>(Vec<Tensor<B, 2>>);
 
 impl<B: NoisyBackend> Gradients<B> {
-    /// Zeros for every parameter of `decoder` that is trained.
-    pub fn zeros(decoder: &Decoder<B>) -> Self {
-        Self(decoder.trained().iter().map(Tensor::zeros_like).collect())
-    }
-
-    /// Goes back from `y`, in which the loss has the derivative `grad`: adds what arrives at the parameters of
-    /// `tracked`, and gives what arrives at `x`.
-    pub fn back_from(
-        &mut self,
-        tracked: &Decoder<Autodiff<B>>,
-        y: Tensor<Autodiff<B>, 2>,
-        grad: Tensor<B, 2>,
-        x: Option<&Tensor<Autodiff<B>, 2>>,
-    ) -> Option<Tensor<B, 2>> {
-        let tape = (y * Tensor::from_inner(grad)).sum().backward();
-        for (sum, parameter) in self.0.iter_mut().zip(tracked.trained()) {
-            if let Some(gradient) = parameter.grad(&tape) {
-                *sum = sum.clone() + gradient;
+    /// What was summed up under `noise`, which gathers, since the pass before the first; the errors on ∂W fall on the
+    /// sums here. Where nothing was added, zeros.
+    ///
+    /// # Panics
+    /// If `noise` does not gather.
+    pub fn gathered(decoder: &Decoder<B>, noise: &Noise) -> Self {
+        let frozen = decoder.blueprint.frozen;
+        let mut sums: Vec<Option<Tensor<B, 2>>> = vec![None; decoder.trained().len()];
+        let mut add = |parameter: usize, gradient: Option<Tensor<B, 2>>| {
+            let Some(gradient) = gradient else { return };
+            let sum = &mut sums[parameter - frozen];
+            // A tied table has a gradient from the embedding and one from the head.
+            *sum = Some(match sum.take() {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            });
+        };
+        for (site, weight, bias) in decoder.blueprint.weights() {
+            let [of_weight, of_bias] = noise.gathered(site, &decoder.weight_at(site, weight));
+            add(weight, of_weight);
+            if let Some(bias) = bias {
+                add(bias, of_bias);
             }
         }
-        x.and_then(|x| x.grad(&tape))
+        let or_zeros = |(sum, parameter): (Option<Tensor<B, 2>>, &Tensor<B, 2>)| {
+            sum.unwrap_or_else(|| parameter.zeros_like())
+        };
+        Self(sums.into_iter().zip(decoder.trained()).map(or_zeros).collect())
     }
 
     /// The norm over all parameters.
@@ -48,4 +56,15 @@ impl<B: NoisyBackend> Gradients<B> {
         }
         self.0.into_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
     }
+}
+
+/// Goes back from `y`, in which the loss has the derivative `grad`; gives what arrives at `x`. The gradients of parameters
+/// are summed up by the noise under which `y` was computed, which gathers.
+pub fn back_from<B: NoisyBackend>(
+    y: Tensor<Autodiff<B>, 2>,
+    grad: Tensor<B, 2>,
+    x: Option<&Tensor<Autodiff<B>, 2>>,
+) -> Option<Tensor<B, 2>> {
+    let tape = (y * Tensor::from_inner(grad)).sum().backward();
+    x.and_then(|x| x.grad(&tape))
 }

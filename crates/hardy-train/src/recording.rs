@@ -7,7 +7,7 @@ use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend};
 
 use crate::{
-    gradients::Gradients,
+    gradients::back_from,
     policy::{columns, from_columns, log_probs},
     sequence::Packed,
 };
@@ -27,7 +27,11 @@ pub struct Recording<'a, B: NoisyBackend> {
 }
 
 impl<'a, B: NoisyBackend> Recording<'a, B> {
-    /// Goes forward over `packed`, keeping everything, or with `checkpointing` what goes into the layers.
+    /// Goes forward over `packed`, keeping everything, or with `checkpointing` what goes into the layers. What goes back
+    /// is summed up by `noise`; see [`Noise::gathering`].
+    ///
+    /// # Panics
+    /// If `noise` does not gather gradients; if responses share a prompt's rows although rules act in the backward pass.
     pub fn forward(
         tracked: &'a Decoder<Autodiff<B>>,
         packed: &'a Packed,
@@ -35,6 +39,11 @@ impl<'a, B: NoisyBackend> Recording<'a, B> {
         temperature: f32,
         checkpointing: bool,
     ) -> Self {
+        assert!(noise.gathers(), "a noise that gathers gradients");
+        assert!(
+            !(packed.shared && noise.acts_backward()),
+            "each response has gradients of its own in its prompt"
+        );
         if !checkpointing {
             let scores = log_probs(tracked, packed, noise, temperature);
             return Self { tracked, packed, noise, scores, inputs: Vec::new() };
@@ -59,28 +68,28 @@ impl<'a, B: NoisyBackend> Recording<'a, B> {
         columns(&self.scores)
     }
 
-    /// Adds to `gradients` those of a loss with these derivatives in the log-probabilities and entropies.
+    /// Goes back from a loss with these derivatives in the log-probabilities and entropies.
     ///
     /// # Panics
     /// If there is not one derivative a token.
-    pub fn backward(self, gradients: &mut Gradients<B>, d_log_prob: &[f32], d_entropy: Option<&[f32]>) {
+    pub fn backward(self, d_log_prob: &[f32], d_entropy: Option<&[f32]>) {
         let derivative = from_columns(d_log_prob, d_entropy, &self.scores.device());
         let Some((last, inputs)) = self.inputs.split_last() else {
-            gradients.back_from(self.tracked, self.scores, derivative, None);
+            back_from(self.scores, derivative, None);
             return;
         };
         let recomputed = self.noise.recomputed();
         let scene = self.tracked.scene(&self.packed.batch, &recomputed);
-        let mut grad = gradients.back_from(self.tracked, self.scores.clone(), derivative, Some(last));
+        let mut grad = back_from(self.scores.clone(), derivative, Some(last));
         for (index, x) in inputs.iter().enumerate().rev() {
             let y = self.tracked.layer(index, x.clone(), &scene);
             let Some(above) = grad else { return };
-            grad = gradients.back_from(self.tracked, y, above, Some(x));
+            grad = back_from(y, above, Some(x));
         }
         // Frozen, the embedding has no gradient.
         if let (Some(grad), 0) = (grad, self.tracked.blueprint.frozen) {
             let y = self.tracked.embed(&self.packed.batch, &recomputed);
-            gradients.back_from(self.tracked, y, grad, None);
+            back_from(y, grad, None);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     policy::{Policy, columns, log_probs},
     rollout::Rollout,
     sampler::steps_per_epoch,
-    sequence::{Packed, Sequence},
+    sequence::Packed,
     step_record::StepRecord,
 };
 
@@ -116,11 +116,17 @@ impl<B: NoisyBackend> Trainer<B> {
         Ok(record)
     }
 
-    /// Packs sequences as this step trains on them.
-    fn pack(&self, sequences: &[Sequence]) -> Packed {
-        let mut packed = Packed::new(sequences);
-        packed.batch.dropout = self.dropout.then_some(Dropout { seed: self.seed, step: self.steps });
-        packed
+    /// The parts of a minibatch, as this step trains on them.
+    fn parts<'a>(
+        &'a self,
+        minibatch: &'a Minibatch,
+        share: bool,
+    ) -> impl Iterator<Item = (Part, Packed)> + 'a {
+        let dropout = self.dropout.then_some(Dropout { seed: self.seed, step: self.steps });
+        minibatch.parts(self.train.micro_batch_tokens, share).map(move |(part, mut packed)| {
+            packed.batch.dropout = dropout;
+            (part, packed)
+        })
     }
 
     /// One advantage a response.
@@ -159,14 +165,13 @@ impl<B: NoisyBackend> Trainer<B> {
     }
 
     fn current_log_probs(&self, minibatch: &Minibatch, noise: &Noise) -> Vec<f32> {
-        // The same parts as in the update, so that equal parameters give equal bits.
-        let part = |part: Part| {
-            let packed = self.pack(&minibatch.sequences[part.sequences]);
+        let part = |(_, packed): (Part, Packed)| {
             let [log_probs, _] =
                 columns(&log_probs(&self.policy.decoder, &packed, noise, self.train.temperature));
             log_probs
         };
-        minibatch.parts(self.train.micro_batch_tokens).flat_map(part).collect()
+        // A token's log-probability is the same to the bit in whatever part, with its prompt shared or not.
+        self.parts(minibatch, true).flat_map(part).collect()
     }
 }
 

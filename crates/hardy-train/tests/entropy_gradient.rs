@@ -33,7 +33,7 @@ fn decoder() -> Decoder<Flex> {
 
 fn packed() -> Packed {
     let sequence = |ids: &[u32]| Sequence { ids: ids.to_vec(), prompt_length: 2, prompt: 1, sample: 2 };
-    Packed::new(&[sequence(&[1, 5, 9, 3, 20]), sequence(&[7, 7, 0, 12])])
+    Packed::new(&[sequence(&[1, 5, 9, 3, 20]), sequence(&[7, 7, 0, 12])], true)
 }
 
 const TEMPERATURE: f32 = 0.8;
@@ -63,10 +63,10 @@ fn moved(decoder: &Decoder<Flex>, parameter: usize, direction: &Tensor<Flex, 2>,
 fn log_probabilities_and_entropies_together_have_the_gradient_of_their_loss() {
     let decoder = decoder();
     let tracked = decoder.tracked();
-    let (packed, noise) = (packed(), Noise::clean());
+    let (packed, noise) = (packed(), Noise::clean().gathering(decoder.blueprint.sites.len()));
     let pass = Recording::forward(&tracked, &packed, &noise, TEMPERATURE, false);
-    let mut gradients = Gradients::zeros(&decoder);
-    pass.backward(&mut gradients, &D_LOG_PROB, Some(&D_ENTROPY));
+    pass.backward(&D_LOG_PROB, Some(&D_ENTROPY));
+    let gradients = Gradients::gathered(&decoder, &noise);
     for (index, gradient) in gradients.clipped(0.0, 0.0).into_iter().enumerate() {
         // Along the gradient's own direction the slope is its norm.
         let norm = host(gradient.clone()).iter().map(|g| g * g).sum::<f64>().sqrt();

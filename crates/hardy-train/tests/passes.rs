@@ -3,11 +3,11 @@
 
 use burn_flex::Flex;
 use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
-use hardy_ops::{Noise, NoisyBackend, Ops, Pass, Phase, Plan, Point, Rule};
+use hardy_ops::{BoundPlan, Noise, NoisyBackend, Ops, Pass, Phase, Plan, Point, Rule};
 use hardy_train::{
     gradients::Gradients,
     recording::Recording,
-    sequence::{Packed, Sequence, micro_batches},
+    sequence::{Packed, Sequence, parts},
     sft::initial_weights,
 };
 
@@ -29,46 +29,53 @@ fn decoder() -> Decoder<Flex> {
     Decoder::from_host(blueprint, weights, &Default::default())
 }
 
-/// Three groups of four responses; where not `shared`, every response has a prompt of its own with the same tokens.
-fn sequences(shared: bool) -> Vec<Sequence> {
+/// Three groups of four responses.
+fn sequences() -> Vec<Sequence> {
     let sequence = |i: usize| {
         let (group, prompt_length, response) = (i / 4, 9 + i / 4, 1 + i * 5 % 13);
         let ids = (0..prompt_length).map(|t| ((group * 31 + t * 7) % 40) as u32);
         let ids = ids.chain((0..response).map(|t| ((i * 17 + t * 11) % 40) as u32)).collect();
-        let prompt = if shared { group } else { i } as u64;
-        Sequence { ids, prompt_length, prompt, sample: 100 + i as u64 }
+        Sequence { ids, prompt_length, prompt: group as u64, sample: 100 + i as u64 }
     };
     (0..12).map(sequence).collect()
 }
+
+/// How a batch is worked through.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    limit: usize,
+    share: bool,
+    checkpointing: bool,
+}
+
+const WHOLE: Way = Way { limit: 10_000, share: true, checkpointing: false };
 
 /// Log-probabilities and gradients of a loss with a derivative of its own for every token.
 fn pass(
     decoder: &Decoder<Flex>,
     sequences: &[Sequence],
-    limit: usize,
     noise: &Noise,
-    checkpointing: bool,
+    way: Way,
 ) -> (Vec<f32>, Vec<Vec<f32>>) {
     let tracked = decoder.tracked();
-    let mut gradients = Gradients::zeros(decoder);
+    let noise = noise.clone().gathering(decoder.blueprint.sites.len());
     let mut all = Vec::new();
-    for part in micro_batches(sequences, limit) {
-        let packed = Packed::new(&sequences[part]);
-        let pass = Recording::forward(&tracked, &packed, noise, 0.9, checkpointing);
+    for (_, packed) in parts(sequences, way.limit, way.share && !noise.acts_backward()) {
+        let pass = Recording::forward(&tracked, &packed, &noise, 0.9, way.checkpointing);
         let [log_probs, entropy] = pass.scores();
         let derivative = |i: usize| ((all.len() + i) as f32 * 0.7).sin() / 50.0;
         let d_log_prob: Vec<f32> = (0..log_probs.len()).map(derivative).collect();
         let d_entropy: Vec<f32> = entropy.iter().map(|_| 0.003).collect();
-        pass.backward(&mut gradients, &d_log_prob, Some(&d_entropy));
+        pass.backward(&d_log_prob, Some(&d_entropy));
         all.extend(log_probs);
     }
-    let host =
-        gradients.clipped(0.0, 0.0).into_iter().map(|g| Flex::host(&g.into_primitive().tensor()).to_vec());
+    let gradients = Gradients::gathered(decoder, &noise).clipped(0.0, 0.0);
+    let host = gradients.into_iter().map(|g| Flex::host(&g.into_primitive().tensor()).to_vec());
     (all, host.collect())
 }
 
-fn go(decoder: &Decoder<Flex>, sequences: &[Sequence], limit: usize) -> (Vec<f32>, Vec<Vec<f32>>) {
-    pass(decoder, sequences, limit, &Noise::clean(), false)
+fn go(decoder: &Decoder<Flex>, sequences: &[Sequence], way: Way) -> (Vec<f32>, Vec<Vec<f32>>) {
+    pass(decoder, sequences, &Noise::clean(), way)
 }
 
 fn relative_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
@@ -80,11 +87,11 @@ fn relative_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
 
 #[test]
 fn a_shared_prompt_gives_the_log_probabilities_to_the_bit_and_the_gradient_of_the_plain_pass() {
-    let decoder = decoder();
-    let (shared, plain) = (sequences(true), sequences(false));
-    assert!(Packed::new(&shared).batch.ids.len() < Packed::new(&plain).batch.ids.len());
+    let (decoder, sequences) = (decoder(), sequences());
+    let tokens = |share| Packed::new(&sequences, share).batch.ids.len();
+    assert!(tokens(true) < tokens(false));
     let ((log_probs, gradients), (plain_log_probs, plain_gradients)) =
-        (go(&decoder, &shared, 10_000), go(&decoder, &plain, 10_000));
+        (go(&decoder, &sequences, WHOLE), go(&decoder, &sequences, Way { share: false, ..WHOLE }));
     assert!(log_probs == plain_log_probs, "log-probabilities differ");
     let difference = relative_difference(&gradients, &plain_gradients);
     assert!(difference < 1e-6, "{difference:e}");
@@ -92,10 +99,10 @@ fn a_shared_prompt_gives_the_log_probabilities_to_the_bit_and_the_gradient_of_th
 
 #[test]
 fn gradients_summed_over_micro_batches_are_those_of_one_batch() {
-    let (decoder, sequences) = (decoder(), sequences(true));
-    let (log_probs, whole) = go(&decoder, &sequences, 10_000);
+    let (decoder, sequences) = (decoder(), sequences());
+    let (log_probs, whole) = go(&decoder, &sequences, WHOLE);
     for limit in [1, 30, 60] {
-        let (cut_log_probs, cut) = go(&decoder, &sequences, limit);
+        let (cut_log_probs, cut) = go(&decoder, &sequences, Way { limit, ..WHOLE });
         assert!(log_probs == cut_log_probs, "at most {limit} tokens");
         let difference = relative_difference(&whole, &cut);
         assert!(difference < 1e-6, "at most {limit} tokens: {difference:e}");
@@ -103,24 +110,79 @@ fn gradients_summed_over_micro_batches_are_those_of_one_batch() {
 }
 
 #[test]
-fn activation_checkpointing_changes_nothing_under_noise_and_is_counted_once() {
-    let (decoder, sequences) = (decoder(), sequences(true));
+fn without_sharing_gradients_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
+    let (decoder, sequences) = (decoder(), sequences());
+    let way = Way { share: false, ..WHOLE };
+    let whole = go(&decoder, &sequences, way);
+    for limit in [1, 30, 60] {
+        assert!(whole == go(&decoder, &sequences, Way { limit, ..way }), "at most {limit} tokens");
+    }
+}
+
+/// Five per cent at every point of every operator, in both passes.
+fn everywhere(decoder: &Decoder<Flex>) -> BoundPlan {
     let rules = [Point::Input, Point::Weight, Point::Output].map(|at| Rule {
         at,
         ops: Ops::All,
         pass: vec![Pass::Forward, Pass::Backward],
         ..Rule::noise(0.05)
     });
-    let run = |checkpointing| {
-        let plan = Plan { rules: rules.to_vec(), ..Plan::default() };
-        let plan = plan.bind(&decoder.blueprint.sites, &[Phase::Train]).unwrap();
-        let result = pass(&decoder, &sequences, 60, &plan.noise(Phase::Train, 1), checkpointing);
-        (result, plan.receipts())
+    let plan = Plan { rules: rules.to_vec(), ..Plan::default() };
+    plan.bind(&decoder.blueprint.sites, &[Phase::Train]).unwrap()
+}
+
+#[test]
+fn noise_in_both_passes_depends_on_neither_micro_batches_nor_sharing_nor_checkpointing() {
+    let (decoder, sequences) = (decoder(), sequences());
+    let run = |way| {
+        let plan = everywhere(&decoder);
+        let (log_probs, gradients) = pass(&decoder, &sequences, &plan.noise(Phase::Train, 1), way);
+        (log_probs, gradients, plan.receipts())
     };
-    let ((plain, receipts), (recomputed, counted)) = (run(false), run(true));
-    assert!(plain.0 == recomputed.0, "log-probabilities differ");
-    // The two gradients of the tied table are added in another order.
-    let difference = relative_difference(&plain.1, &recomputed.1);
-    assert!(difference < 1e-6, "{difference:e}");
-    assert_eq!(receipts, counted);
+    let whole = run(WHOLE);
+    for limit in [1, 30, 60] {
+        for (share, checkpointing) in [(true, false), (false, true)] {
+            let way = Way { limit, share, checkpointing };
+            let cut = run(way);
+            assert!(whole.0 == cut.0, "log-probabilities: {way:?}");
+            assert!(whole.1 == cut.1, "gradients: {way:?}");
+            for (whole, cut) in whole.2.iter().zip(&cut.2) {
+                assert_eq!((whole.calls, whole.elements), (cut.calls, cut.elements), "{way:?}: {cut:?}");
+                assert!((whole.error_energy / cut.error_energy - 1.0).abs() < 1e-9, "{way:?}: {cut:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn receipts_count_every_address_once() {
+    let (decoder, sequences) = (decoder(), sequences());
+    for (backward, share) in [(false, true), (false, false), (true, true)] {
+        let plan = if backward { everywhere(&decoder) } else { forward_outputs(&decoder) };
+        pass(&decoder, &sequences, &plan.noise(Phase::Train, 1), Way { limit: 40, share, ..WHOLE });
+        let calls = |site: &str, point| {
+            let receipts = plan.receipts();
+            receipts.iter().find(|r| r.site == site && r.point == point).map(|r| r.calls)
+        };
+        let prompts = 9 + 10 + 11;
+        let inputs: usize = sequences.iter().map(|s| s.ids.len() - 1).sum();
+        let own: usize = sequences.iter().map(|s| s.response_length() - 1).sum();
+        // The head reads a prompt's last row once for all responses.
+        let predicted = 3 + own;
+        let q = "model.layers.1.self_attn.q_proj";
+        assert_eq!(calls(q, Point::Output), Some((prompts + own) as u64));
+        assert_eq!(calls("model.layers.1.self_attn.scores", Point::Output), Some((prompts + own) as u64));
+        assert_eq!(calls("lm_head", Point::Output), Some(predicted as u64));
+        if backward {
+            assert_eq!(calls(q, Point::Weight), Some(1));
+            assert_eq!(calls(q, Point::GradWeight), Some(1));
+            assert_eq!(calls(q, Point::GradInput), Some(inputs as u64));
+        }
+    }
+}
+
+fn forward_outputs(decoder: &Decoder<Flex>) -> BoundPlan {
+    let rule = Rule { ops: Ops::All, ..Rule::noise(0.05) };
+    let plan = Plan { rules: vec![rule], ..Plan::default() };
+    plan.bind(&decoder.blueprint.sites, &[Phase::Train]).unwrap()
 }

@@ -50,7 +50,7 @@ impl Batch {
         let at = |&row: &u32| row as usize;
         Self {
             ids: rows.iter().map(|row| self.ids[at(row)]).collect(),
-            rows: rows.iter().map(|row| self.rows[at(row)]).collect(),
+            rows: self.rows.select(rows.iter().map(at)),
             segments: Segments::from_lengths([rows.len()]),
             dropout: self.dropout,
         }

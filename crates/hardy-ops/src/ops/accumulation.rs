@@ -2,13 +2,19 @@
 //! rounded. The terms of a chunk are added in f32 in their order, so that an element depends on its row and column
 //! alone, whatever the other rows are and whichever thread computes it.
 
+use std::ops::Range;
+
 use hardy_numerics::{Accumulation, ErrorEnergy, simd::dispatch};
 use rayon::prelude::*;
 
-use super::gemm::{self, Mat};
+use super::{
+    chain::CHAIN,
+    gemm::{self, Mat},
+};
 use crate::{
     at::{At, Operand},
-    site::{Pass, Point},
+    site::Point,
+    weight_sums::Sum,
 };
 
 /// Columns that are summed together.
@@ -21,25 +27,45 @@ const ROWS: usize = 16;
 /// # Panics
 /// If the shapes do not fit.
 pub(crate) fn multiply(at: &At, point: Point, a: Mat, b: Mat) -> Vec<f32> {
-    let Some((rule, injection)) = at.accumulation(point) else {
-        return match point.pass() {
-            Pass::Forward => gemm::multiply_chained(a, b),
-            Pass::Backward => gemm::multiply(a, b),
-        };
-    };
-    let (mut out, mut exact) = (vec![0.0; a.rows * b.cols], vec![0.0; a.rows * b.cols]);
-    if out.is_empty() {
-        return out;
-    }
-    let (size, panels) = (ROWS * b.cols, Panels::new(b));
-    let tasks = out.par_chunks_mut(size).zip(exact.par_chunks_mut(size)).enumerate();
-    tasks.for_each(|(task, (out, exact))| {
-        let rows = ROWS.min(a.rows - task * ROWS);
-        panels.multiply(rule, a.rows_from(task * ROWS, rows), [out, exact], b.cols);
-    });
-    let energy = ErrorEnergy::between(&exact, &out);
-    at.count(injection, point, Operand::Lhs, out.len() as u64, energy);
+    let Some((rule, _)) = at.accumulation(point) else { return gemm::multiply_chained(a, b) };
+    let [out, exact] = round(rule, a, b);
+    let (sums, mut rounded) = (Sums::new(at, point, Operand::Lhs), Rounded::default());
+    sums.measure(0..a.rows(), b.cols(), [&exact, &out], &mut rounded);
+    sums.count([&rounded].into_iter());
     out
+}
+
+/// `a·b` rounded, and not rounded, on all threads.
+fn round(rule: Accumulation, a: Mat, b: Mat) -> [Vec<f32>; 2] {
+    let [mut out, mut exact] = [0; 2].map(|_| vec![0.0; a.rows() * b.cols()]);
+    if !out.is_empty() {
+        let (size, panels) = (ROWS * b.cols(), Panels::new(b));
+        let tasks = out.par_chunks_mut(size).zip(exact.par_chunks_mut(size)).enumerate();
+        tasks.for_each(|(task, (out, exact))| {
+            let rows = ROWS.min(a.rows() - task * ROWS);
+            panels.multiply(rule, a.rows_from(task * ROWS, rows), [out, exact], b.cols());
+        });
+    }
+    [out, exact]
+}
+
+/// Adds `∂yᵀ·x` to the sum of a weight's gradient, `dy` `[tokens, out]`, `x` `[tokens, in]`. Where partial sums are rounded,
+/// they are within every group of rows; the groups are added up in f32, whichever pass they come in.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn add_gradient(at: &At, sum: &mut Sum, dy: Mat, x: Mat) {
+    assert_eq!(at.rows().len(), dy.rows(), "an address for every row");
+    let Some((rule, _)) = at.accumulation(Point::GradWeight) else {
+        return gemm::add_chained(&mut sum.total, dy.t(), x, &at.rows().runs(CHAIN));
+    };
+    for group in at.rows().runs(usize::MAX) {
+        let [dy, x] = [dy, x].map(|mat| mat.rows_from(group.start, group.len()));
+        let parts = round(rule, dy.t(), x);
+        for (sum, part) in [&mut sum.total, &mut sum.exact].into_iter().zip(parts) {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+    }
 }
 
 /// The products of one operand at one point of a matmul, part by part, with their sums as the rules say.
@@ -64,8 +90,7 @@ impl<'a> Sums<'a> {
     }
 
     /// `a·b` to, or where `accumulate` added to, the elements of `out` from `first` on, its rows `stride` apart; and
-    /// likewise, not rounded, to `exact`, which [`Sums::exact`] made as long as `out`. Products of the forward pass are
-    /// chained and never accumulate.
+    /// likewise, not rounded, to `exact`, which [`Sums::exact`] made as long as `out`.
     ///
     /// # Panics
     /// If the shapes do not fit.
@@ -78,15 +103,11 @@ impl<'a> Sums<'a> {
         accumulate: bool,
     ) {
         let Some((rule, _)) = self.at.accumulation(self.point) else {
-            let out = &mut out[first..];
-            return match self.point.pass() {
-                Pass::Forward => gemm::product_chained(out, stride, a, b),
-                Pass::Backward => gemm::product(out, stride, a, b, accumulate),
-            };
+            return gemm::product_chained(&mut out[first..], stride, a, b, accumulate);
         };
         let sums = [&mut out[first..], &mut exact[first..]];
         let fresh = |sums: &mut [f32]| {
-            (0..a.rows).for_each(|row| sums[row * stride..][..b.cols].fill(0.0));
+            (0..a.rows()).for_each(|row| sums[row * stride..][..b.cols()].fill(0.0));
         };
         let [out, exact] = sums;
         if !accumulate {
@@ -96,20 +117,34 @@ impl<'a> Sums<'a> {
         Panels::new(b).multiply(rule, a, [out, exact], stride);
     }
 
-    /// Measures rounded sums against those that were not; where there are none, `exact` is empty.
-    pub fn measure(self, exact: &[f32], out: &[f32], rounded: &mut Rounded) {
-        if !exact.is_empty() {
-            rounded.0 += out.len() as u64;
-            rounded.1 += ErrorEnergy::between(exact, out);
+    /// Measures rounded sums `out` of the rows `range`, `[range.len(), width]`, against those that were not, `exact`;
+    /// where there are none, `exact` is empty.
+    pub fn measure(
+        self,
+        range: Range<usize>,
+        width: usize,
+        [exact, out]: [&[f32]; 2],
+        rounded: &mut Rounded,
+    ) {
+        if exact.is_empty() {
+            return;
+        }
+        for (span, counted) in self.at.rows().spans(self.point.pass(), range.clone()) {
+            if counted {
+                let part = (span.start - range.start) * width..(span.end - range.start) * width;
+                rounded.0 += part.len() as u64;
+                rounded.1 += ErrorEnergy::between(&exact[part.clone()], &out[part]);
+            }
         }
     }
 
-    /// Counts one call, made of several parts in this order.
+    /// Counts one pass, made of several parts in this order.
     pub fn count<'r>(self, parts: impl Iterator<Item = &'r Rounded>) {
         let Some((_, injection)) = self.at.accumulation(self.point) else { return };
         let add = |sum: Rounded, part: &Rounded| (sum.0 + part.0, sum.1 + part.1);
         let (elements, energy) = parts.fold((0, ErrorEnergy::default()), add);
-        self.at.count(injection, self.point, self.operand, elements, energy);
+        let calls = self.at.calls(self.point, self.operand);
+        self.at.count(injection, self.point, calls, elements, energy);
     }
 }
 
@@ -121,21 +156,22 @@ struct Panels {
 
 impl Panels {
     fn new(b: Mat) -> Self {
-        assert!(b.rows > 0, "a product of nothing");
+        assert!(b.rows() > 0, "a product of nothing");
         let panel = |first: usize| {
-            let row = |k| std::array::from_fn(|j| if first + j < b.cols { b.get(k, first + j) } else { 0.0 });
-            (0..b.rows).map(row).collect()
+            let row =
+                |k| std::array::from_fn(|j| if first + j < b.cols() { b.get(k, first + j) } else { 0.0 });
+            (0..b.rows()).map(row).collect()
         };
-        let starts: Vec<usize> = (0..b.cols).step_by(COLUMNS).collect();
-        Self { cols: b.cols, panels: starts.into_par_iter().map(panel).collect() }
+        let starts: Vec<usize> = (0..b.cols()).step_by(COLUMNS).collect();
+        Self { cols: b.cols(), panels: starts.into_par_iter().map(panel).collect() }
     }
 
     /// Adds `a` times this to the rows of `out`, rounded, and of `exact`, not rounded, both `stride` apart.
     fn multiply(&self, rule: Accumulation, a: Mat, [out, exact]: [&mut [f32]; 2], stride: usize) {
         for (panel, first) in self.panels.iter().zip((0..).step_by(COLUMNS)) {
             let columns = first..self.cols.min(first + COLUMNS);
-            for row in 0..a.rows {
-                let terms: Vec<f32> = (0..a.cols).map(|k| a.get(row, k)).collect();
+            for row in 0..a.rows() {
+                let terms: Vec<f32> = (0..a.cols()).map(|k| a.get(row, k)).collect();
                 let place = row * stride + columns.start..row * stride + columns.end;
                 let sums = [&mut out[place.clone()], &mut exact[place]];
                 dispatch(

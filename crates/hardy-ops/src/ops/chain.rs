@@ -25,22 +25,22 @@ pub(crate) fn chain_on_threads(out: &mut [f32], a: Mat, b: Mat, accumulate: bool
     let one = |out: &mut [f32], b: Mat| {
         dispatch(
             #[inline(always)]
-            || chain(out, b.cols, a, b, accumulate),
+            || chain(out, b.cols(), a, b, accumulate),
         );
     };
-    if a.rows > 1 || b.cols < 2 * TILE || b.cols * a.cols < WORTH_HALVING {
+    if a.rows() > 1 || b.cols() < 2 * TILE || b.cols() * a.cols() < WORTH_HALVING {
         return one(out, b);
     }
-    let half = (b.cols / 2).next_multiple_of(TILE);
+    let half = (b.cols() / 2).next_multiple_of(TILE);
     let (left, right) = out.split_at_mut(half);
-    rayon::join(|| one(left, b.columns(0, half)), || one(right, b.columns(half, b.cols - half)));
+    rayon::join(|| one(left, b.columns(0, half)), || one(right, b.columns(half, b.cols() - half)));
 }
 
 /// One link of `a·b` into `out`, row-major with rows `stride` apart, or added to it.
 #[inline(always)]
 pub(crate) fn chain(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
-    for i in 0..a.rows {
-        let (row, out) = (a.rows_from(i, 1), &mut out[i * stride..][..b.cols]);
+    for i in 0..a.rows() {
+        let (row, out) = (a.rows_from(i, 1), &mut out[i * stride..][..b.cols()]);
         let done = tiles::<TILE>(out, 0, row, b, accumulate);
         let done = tiles::<{ TILE / 2 }>(out, done, row, b, accumulate);
         let done = tiles::<{ TILE / 8 }>(out, done, row, b, accumulate);
@@ -56,7 +56,7 @@ fn tiles<const WIDTH: usize>(out: &mut [f32], first: usize, row: Mat, b: Mat, ac
     for (tile, out) in whole.iter_mut().enumerate() {
         let columns = b.columns(first + tile * WIDTH, WIDTH);
         let sums: [f32; WIDTH] =
-            if b.col_stride == 1 { sum_rows(row, columns) } else { sum_columns(row, columns) };
+            if b.row(0).is_some() { sum_rows(row, columns) } else { sum_columns(row, columns) };
         let put = |(out, sum): (&mut f32, f32)| *out = if accumulate { *out + sum } else { sum };
         out.iter_mut().zip(sums).for_each(put);
     }
@@ -67,9 +67,9 @@ fn tiles<const WIDTH: usize>(out: &mut [f32], first: usize, row: Mat, b: Mat, ac
 #[inline(always)]
 fn sum_rows<const WIDTH: usize>(row: Mat, b: Mat) -> [f32; WIDTH] {
     let mut sums = [0.0_f32; WIDTH];
-    for k in 0..row.cols {
+    for k in 0..row.cols() {
         let factor = row.get(0, k);
-        let terms: &[f32; WIDTH] = b.data[k * b.row_stride..].first_chunk().expect("a row of the tile");
+        let terms: &[f32; WIDTH] = b.row(k).and_then(|row| row.first_chunk()).expect("a row of the tile");
         sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum = factor.mul_add(*term, *sum));
     }
     sums
@@ -79,7 +79,7 @@ fn sum_rows<const WIDTH: usize>(row: Mat, b: Mat) -> [f32; WIDTH] {
 #[inline(always)]
 fn sum_columns<const WIDTH: usize>(row: Mat, b: Mat) -> [f32; WIDTH] {
     let mut sums = [0.0_f32; WIDTH];
-    for k in 0..row.cols {
+    for k in 0..row.cols() {
         let factor = row.get(0, k);
         for (column, sum) in sums.iter_mut().enumerate() {
             *sum = factor.mul_add(b.get(k, column), *sum);
@@ -124,7 +124,7 @@ mod tests {
             let by_column = multiply_chained(a_mat, Mat::new(&b, n, k, k).t());
             let by_row = multiply_chained(a_mat, Mat::new(&transposed, k, n, n));
             let mut strided = vec![0.0; m * (n + 3)];
-            product_chained(&mut strided, n + 3, a_mat, Mat::new(&transposed, k, n, n));
+            product_chained(&mut strided, n + 3, a_mat, Mat::new(&transposed, k, n, n), false);
             for i in 0..m {
                 for j in 0..n {
                     let expected = element(&a[i * k..][..k], &b[j * k..][..k]).to_bits();

@@ -7,6 +7,7 @@ use crate::{
     at::At,
     backend::{NoisyBackend, Primitive, shape_of},
     site::Point,
+    weight_sums::Sum,
 };
 
 /// The rows `ids` of `weight` `[vocab, width]`; gives `[tokens, width]`.
@@ -30,24 +31,44 @@ pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primi
     B::upload(y, [ids.len(), width], w)
 }
 
-/// `∂W[id] = Σ ∂y[t]` over the tokens with that id, in their order.
+/// The table with its errors, as the whole of a generation sees it.
+pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
+    if at.injections(Point::Weight).is_empty() {
+        return weight;
+    }
+    tensor(B::freeze_table(&primitive(weight), at))
+}
+
+/// [`embedding`] from a table that [`freeze`] made: the same result, to the bit. Not differentiable.
+///
+/// # Panics
+/// If an id is not below `vocab`.
+pub fn frozen_embedding<B: NoisyBackend>(frozen: Tensor<B, 2>, ids: &[u32], at: &At) -> Tensor<B, 2> {
+    embedding(frozen, ids, &at.after_weight())
+}
+
+/// The table `w` `[vocab, width]` with its errors.
+pub fn frozen_table<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B> {
+    let shape @ [_, width] = shape_of::<B>(w);
+    B::upload(at.weight(width, &B::host(w)).into_owned(), shape, w)
+}
+
+/// `∂W[id] = Σ ∂y[t]` over the tokens with that id, in their order, where it is not gathered.
 pub fn backward<B: NoisyBackend>(
     w: &Primitive<B>,
     ids: &[u32],
     grad: &Primitive<B>,
     at: &At,
-) -> Primitive<B> {
+) -> Option<Primitive<B>> {
     let [vocab, width] = shape_of::<B>(w);
-    let mut dw = scatter(&B::host(grad), ids, vocab, width);
-    at.perturb_flat(Point::GradWeight, width, &mut dw);
-    B::upload(dw, [vocab, width], w)
+    let add = |sum: &mut Sum| add_rows(&B::host(grad), ids, width, &mut sum.total);
+    let dw = at.weight_gradient([vocab * width, width], add);
+    dw.map(|dw| B::upload(dw, [vocab, width], w))
 }
 
 /// Adds every row of `x` to the row of a table `[height, width]` that `rows` names.
-pub(crate) fn scatter(x: &[f32], rows: &[u32], height: usize, width: usize) -> Vec<f32> {
-    let mut table = vec![0.0; height * width];
+pub(crate) fn add_rows(x: &[f32], rows: &[u32], width: usize, table: &mut [f32]) {
     for (&row, x) in rows.iter().zip(x.chunks_exact(width)) {
         table[row as usize * width..][..width].iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
     }
-    table
 }

@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{embedding::scatter, primitive, tensor};
+use super::{embedding::add_rows, primitive, tensor};
 use crate::backend::{NoisyBackend, Primitive, shape_of};
 
 /// The rows of `x` `[tokens, width]` that `rows` names, in that order.
@@ -28,5 +28,7 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> 
 /// Every gradient row goes back to where its row came from.
 pub fn backward<B: NoisyBackend>(grad: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
     let [_, width] = shape_of::<B>(grad);
-    B::upload(scatter(&B::host(grad), rows, height, width), [height, width], grad)
+    let mut dx = vec![0.0; height * width];
+    add_rows(&B::host(grad), rows, width, &mut dx);
+    B::upload(dx, [height, width], grad)
 }

@@ -1,22 +1,24 @@
 //! Matrix products on slices, through the `gemm` crate.
 //!
-//! Forward products are chained: see [`super::chain`].
+//! All products are chained: see [`super::chain`].
 
 use std::ops::Range;
 
 use gemm::Parallelism;
+use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
 
 use super::chain::{chain, chain_on_threads, links};
 
-/// A matrix over a slice, with strides.
+/// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
+/// can not be changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
-    pub data: &'a [f32],
-    pub rows: usize,
-    pub cols: usize,
-    pub row_stride: usize,
-    pub col_stride: usize,
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -32,33 +34,55 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
-    /// The part of the inner dimension `range` of a left factor.
-    fn inner_of_lhs(self, range: &Range<usize>) -> Self {
-        self.columns(range.start, range.len())
+    /// How many rows there are.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
-    /// The part of the inner dimension `range` of a right factor.
-    fn inner_of_rhs(self, range: &Range<usize>) -> Self {
-        self.t().columns(range.start, range.len()).t()
+    /// How many columns there are.
+    #[inline(always)]
+    pub fn cols(&self) -> usize {
+        self.cols
     }
 
     /// An element.
+    ///
+    /// # Panics
+    /// If there is none.
     #[inline(always)]
-    pub(super) fn get(&self, row: usize, col: usize) -> f32 {
+    pub fn get(&self, row: usize, col: usize) -> f32 {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
+    /// The elements of a row, and whatever follows them, where they lie in one piece.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> Option<&'a [f32]> {
+        (self.col_stride == 1).then(|| &self.data[row * self.row_stride..])
+    }
+
     /// `count` rows from `first` on.
-    pub(super) fn rows_from(self, first: usize, count: usize) -> Self {
-        Self { data: &self.data[first * self.row_stride..], rows: count, ..self }
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    pub fn rows_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows, "rows {first} and {count} more of {}", self.rows);
+        let start = if count * self.cols == 0 { 0 } else { first * self.row_stride };
+        Self { data: &self.data[start..], rows: count, ..self }
     }
 
     /// `count` columns from `first` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
     pub fn columns(self, first: usize, count: usize) -> Self {
-        Self { data: &self.data[first * self.col_stride..], cols: count, ..self }
+        self.t().rows_from(first, count).t()
     }
 
     /// The transpose, without moving anything.
+    #[inline(always)]
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -70,8 +94,10 @@ impl<'a> Mat<'a> {
     }
 }
 
-pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
-    cols <= stride && (rows == 0 || len >= (rows - 1) * stride + cols)
+/// Whether rows `stride` apart lie within a slice of `len` elements, one after another.
+fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+    let end = |rows: usize| (rows - 1).checked_mul(stride)?.checked_add(cols);
+    cols <= stride && (rows == 0 || end(rows).is_some_and(|end| end <= len))
 }
 
 /// Up to so many rows, a product is split by columns over the threads; `gemm` itself scales badly there.
@@ -81,35 +107,7 @@ const COLUMNS: usize = 64;
 /// Multiplications below which the calling thread does all: waking others takes longer.
 const WORTH_THREADS: usize = 1 << 21;
 
-/// `a·b`, row-major, on all threads. The order of every sum depends on the shapes alone.
-///
-/// # Panics
-/// If the shapes do not fit.
-pub(crate) fn multiply(a: Mat, b: Mat) -> Vec<f32> {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    let (rows, cols) = (a.rows, b.cols);
-    if a.cols == 0 {
-        return vec![0.0; rows * cols];
-    }
-    let mut out = Vec::with_capacity(rows * cols);
-    // SAFETY: `out` has room for the product, and is not read.
-    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, false) };
-    // SAFETY: every element was written above.
-    unsafe { out.set_len(rows * cols) };
-    out
-}
-
-/// `out += a·b`, with `out` row-major, on all threads.
-///
-/// # Panics
-/// If the shapes do not fit.
-pub(crate) fn add_product(out: &mut [f32], a: Mat, b: Mat) {
-    assert!(a.cols == b.rows && out.len() == a.rows * b.cols, "product exceeds its slice");
-    // SAFETY: `out` has the size of the product and is initialised.
-    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, true) };
-}
-
-/// The same as [`multiply`], chained.
+/// `a·b`, row-major, on all threads, chained.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -118,9 +116,9 @@ pub(crate) fn multiply_chained(a: Mat, b: Mat) -> Vec<f32> {
     let (rows, cols) = (a.rows, b.cols);
     let mut links = links(a.cols);
     let Some(first) = links.next() else { return vec![0.0; rows * cols] };
-    let mut out = first_link(a.inner_of_lhs(&first), b.inner_of_rhs(&first));
+    let mut out = first_link(a.columns(first.start, first.len()), b.rows_from(first.start, first.len()));
     for inner in links {
-        let (a, b) = (a.inner_of_lhs(&inner), b.inner_of_rhs(&inner));
+        let (a, b) = (a.columns(inner.start, inner.len()), b.rows_from(inner.start, inner.len()));
         if gemm_reorders(a, b) {
             chain_on_threads(&mut out, a, b, true);
         } else {
@@ -132,28 +130,66 @@ pub(crate) fn multiply_chained(a: Mat, b: Mat) -> Vec<f32> {
 }
 
 fn first_link(a: Mat, b: Mat) -> Vec<f32> {
-    if !gemm_reorders(a, b) {
-        return multiply(a, b);
+    let len = a.rows * b.cols;
+    if gemm_reorders(a, b) {
+        let mut out = vec![0.0; len];
+        chain_on_threads(&mut out, a, b, false);
+        return out;
     }
-    let mut out = vec![0.0; a.rows * b.cols];
-    chain_on_threads(&mut out, a, b, false);
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: `out` has room for the product, and is not read.
+    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, false) };
+    // SAFETY: every element was written above.
+    unsafe { out.set_len(len) };
     out
 }
 
-/// The chained product on the calling thread; `out` is row-major with rows `stride` apart.
+/// The chained product on the calling thread, or that added to `out`, which is row-major with rows `stride` apart.
 ///
 /// # Panics
 /// If the shapes do not fit.
 #[inline(always)]
-pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat) {
+pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
+    assert_eq!(a.cols, b.rows, "inner dimensions");
     for (index, inner) in links(a.cols).enumerate() {
-        let (a, b) = (a.inner_of_lhs(&inner), b.inner_of_rhs(&inner));
+        let (a, b) = (a.columns(inner.start, inner.len()), b.rows_from(inner.start, inner.len()));
+        let accumulate = accumulate || index > 0;
         if gemm_reorders(a, b) {
-            chain(out, stride, a, b, index > 0);
+            chain(out, stride, a, b, accumulate);
         } else {
-            product(out, stride, a, b, index > 0);
+            product(out, stride, a, b, accumulate);
         }
     }
+}
+
+/// Rows of `out` that one thread adds to, run after run, while they stay in its cache.
+const SUM_ROWS: usize = 64;
+
+/// `out += a·b`, with `out` row-major, on all threads: the terms of every run of the inner dimension make a chain, which
+/// is added to what is there. Runs that come in two calls give the same bits as in one.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn add_chained(out: &mut [f32], a: Mat, b: Mat, runs: &[Range<usize>]) {
+    let cols = b.cols;
+    assert!(a.cols == b.rows && out.len() == a.rows * cols, "product exceeds its slice");
+    let task = |(index, out): (usize, &mut [f32])| {
+        let a = a.rows_from(index * SUM_ROWS, out.len() / cols);
+        dispatch(
+            #[inline(always)]
+            || {
+                for run in runs {
+                    let (a, b) = (a.columns(run.start, run.len()), b.rows_from(run.start, run.len()));
+                    product_chained(out, cols, a, b, true);
+                }
+            },
+        );
+    };
+    let size = SUM_ROWS * cols.max(1);
+    if a.rows * cols * a.cols < WORTH_THREADS {
+        return out.chunks_mut(size).enumerate().for_each(task);
+    }
+    out.par_chunks_mut(size).enumerate().for_each(task);
 }
 
 /// Whether `gemm` would leave the order of the inner dimension: it does for vectors, for next to no terms, and for
@@ -208,7 +244,7 @@ impl Start {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn product(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
+fn product(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
     assert!(fits(out.len(), a.rows, b.cols, stride), "product exceeds its slice");
     // SAFETY: the product was checked to lie within its slice, which is borrowed mutably, so that it overlaps neither
@@ -251,7 +287,7 @@ unsafe fn run(out: *mut f32, stride: usize, a: Mat, b: Mat, accumulate: bool, pa
 
 #[cfg(test)]
 mod tests {
-    use super::{Mat, multiply, product};
+    use super::{Mat, add_chained, multiply_chained, product};
 
     fn ramp(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -271,7 +307,7 @@ mod tests {
         ] {
             let (a, b) = (ramp(m * k), ramp(k * n));
             let run = |threads| {
-                pool(threads).install(|| multiply(Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t()))
+                pool(threads).install(|| multiply_chained(Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t()))
             };
             let one = run(1);
             for (i, j) in [(0, 0), (m / 2, n / 3), (m / 3, n / 2), (m - 1, n - 1)] {
@@ -293,5 +329,50 @@ mod tests {
                 assert!((out[i * 5 + j] - 1.0 - dot).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn sums_continue_to_the_bit_wherever_their_runs_are_parted() {
+        for (rows, cols) in [(130, 70), (1, 200), (64, 1), (5, 3)] {
+            let (a, b) = (ramp(100 * rows), ramp(100 * cols));
+            let (a, b) = (Mat::new(&a, 100, rows, rows), Mat::new(&b, 100, cols, cols));
+            let runs = [0..1, 1..40, 40..42, 42..90, 90..100];
+            let mut once = vec![0.5; rows * cols];
+            add_chained(&mut once, a.t(), b, &runs);
+            let mut expected = vec![0.5_f32; rows * cols];
+            for run in &runs {
+                for (i, sum) in expected.iter_mut().enumerate() {
+                    let term = |k: usize| [a.get(k, i / cols), b.get(k, i % cols)];
+                    *sum += run.clone().map(term).fold(0.0_f32, |sum, [a, b]| a.mul_add(b, sum));
+                }
+            }
+            assert!(once == expected, "{rows}x{cols}");
+            let mut parted = vec![0.5; rows * cols];
+            for part in [0..40, 40..100] {
+                let (a, b) = (a.rows_from(part.start, part.len()), b.rows_from(part.start, part.len()));
+                let within = runs.iter().filter(|run| part.contains(&run.start));
+                let within: Vec<_> = within.map(|run| run.start - part.start..run.end - part.start).collect();
+                add_chained(&mut parted, a.t(), b, &within);
+            }
+            assert!(once == parted, "{rows}x{cols}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "rows 3 and 2 more of 4")]
+    fn a_part_beyond_a_matrix_is_refused() {
+        Mat::new(&ramp(20), 4, 5, 5).rows_from(3, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "rows 4 and 2 more of 5")]
+    fn columns_beyond_a_matrix_are_refused() {
+        Mat::new(&ramp(20), 4, 5, 5).columns(4, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds its slice")]
+    fn a_size_that_overflows_is_refused() {
+        Mat::new(&ramp(20), usize::MAX / 2, 5, 5);
     }
 }

@@ -4,17 +4,20 @@
 //!
 //! Errors enter as at any linear layer: at the input, the weight and the output; backward, at ∂x and at ∂W.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use super::{
-    gemm::{Mat, add_product, multiply, multiply_chained},
+    gemm::{Mat, add_chained, multiply_chained},
     linear::linear,
     log_prob::{log_prob, row_gradient, row_log_prob},
     parallel, primitive, tensor,
 };
 use crate::{
-    at::{At, Operand, Sums},
+    at::{At, Operand},
     backend::{Grads, NoisyBackend, Primitive, shape_of},
+    by_row::Sums,
     site::Point,
 };
 
@@ -70,6 +73,30 @@ impl Seen<'_> {
         self.at.note_magnitude(&z);
         z
     }
+
+    /// The gradients of the logits of `count` rows, `grad` `[tokens, 2]` being that of all log-probabilities and entropies.
+    fn logit_gradients(
+        &self,
+        first: usize,
+        count: usize,
+        (targets, temperature): (&[u32], f32),
+        grad: &[f32],
+    ) -> Vec<f32> {
+        let mut dz = self.logits(first, count, &mut Sums::new());
+        parallel::for_chunks(
+            &mut dz,
+            self.vocab,
+            #[inline(always)]
+            |begin, dz| {
+                let mut scratch = vec![0.0; 2 * self.vocab];
+                for (row, z) in (first + begin..).zip(dz.chunks_exact_mut(self.vocab)) {
+                    let grad = [grad[2 * row], grad[2 * row + 1]];
+                    row_gradient(z, targets[row] as usize, temperature, grad, &mut scratch);
+                }
+            },
+        );
+        dz
+    }
 }
 
 /// The forward pass on host slices.
@@ -107,7 +134,8 @@ pub fn forward<B: NoisyBackend>(
     B::upload(y, [tokens, 2], x)
 }
 
-/// With `∂z` the gradient of the logits: `∂x = ∂z·W`, `∂W = ∂zᵀ·x`, each only where it is needed.
+/// With `∂z` the gradient of the logits: `∂x = ∂z·W`, `∂W = ∂zᵀ·x`, each only where it is needed, and ∂W not gathered. A chunk holds whole
+/// runs of rows, so that no sum depends on where chunks end.
 pub fn backward<B: NoisyBackend>(
     x: &Primitive<B>,
     w: &Primitive<B>,
@@ -121,37 +149,41 @@ pub fn backward<B: NoisyBackend>(
     let (x_seen, w_seen) = (again.input(Operand::Lhs, inner, &x_host), again.weight(inner, &w_host));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
     let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
-    let mut dw = vec![0.0; if needs[1] { vocab * inner } else { 0 }];
-    for (index, grad) in grad_host.chunks(2 * seen.chunk()).enumerate() {
-        let (first, count) = (index * seen.chunk(), grad.len() / 2);
-        let mut dz = seen.logits(first, count, &mut Sums::new());
-        parallel::for_chunks(
-            &mut dz,
-            vocab,
-            #[inline(always)]
-            |begin, dz| {
-                let mut scratch = vec![0.0; 2 * vocab];
-                for (row, z) in (begin..).zip(dz.chunks_exact_mut(vocab)) {
-                    let (target, grad) = (targets[first + row] as usize, [grad[2 * row], grad[2 * row + 1]]);
-                    row_gradient(z, target, temperature, grad, &mut scratch);
-                }
-            },
-        );
-        let dz = Mat::new(&dz, count, vocab, vocab);
-        if needs[0] {
-            dx.extend(multiply(dz, seen.weight()));
+    let mut go_back = |mut dw: Option<&mut [f32]>| {
+        for runs in chunks(at.rows().runs(seen.chunk()), seen.chunk()) {
+            let (first, count) = (runs[0].start, runs[runs.len() - 1].end - runs[0].start);
+            let dz = seen.logit_gradients(first, count, (targets, temperature), &grad_host);
+            let dz = Mat::new(&dz, count, vocab, vocab);
+            if needs[0] {
+                dx.extend(multiply_chained(dz, seen.weight()));
+            }
+            if let Some(dw) = &mut dw {
+                let runs: Vec<_> = runs.iter().map(|run| run.start - first..run.end - first).collect();
+                add_chained(dw, dz.t(), seen.rows(first, count), &runs);
+            }
         }
-        if needs[1] {
-            add_product(&mut dw, dz.t(), seen.rows(first, count));
-        }
-    }
+    };
+    let dw = if needs[1] {
+        at.weight_gradient([vocab * inner, inner], |sum| go_back(Some(&mut sum.total)))
+    } else {
+        go_back(None);
+        None
+    };
     let dx = needs[0].then(|| {
         at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });
-    let dw = needs[1].then(|| {
-        at.perturb_flat(Point::GradWeight, inner, &mut dw);
-        B::upload(dw, [vocab, inner], x)
-    });
-    [dx, dw]
+    [dx, dw.map(|dw| B::upload(dw, [vocab, inner], x))]
+}
+
+/// Runs of rows, as many together as have up to `limit` rows.
+fn chunks(runs: Vec<Range<usize>>, limit: usize) -> Vec<Vec<Range<usize>>> {
+    let mut chunks: Vec<Vec<Range<usize>>> = Vec::new();
+    for run in runs {
+        match chunks.last_mut() {
+            Some(chunk) if run.end - chunk[0].start <= limit => chunk.push(run),
+            _ => chunks.push(vec![run]),
+        }
+    }
+    chunks
 }

@@ -3,11 +3,18 @@
 
 use burn::tensor::Tensor;
 
-use super::{linear::column_sums, parallel, primitive, rms_norm::dot, softmax::sum, tensor};
+use super::{
+    linear::add_columns,
+    parallel, primitive,
+    rms_norm::{RUN, dot},
+    softmax::sum,
+    tensor,
+};
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive, shape_of},
     site::Point,
+    weight_sums::Sum,
 };
 
 /// Normalises every row of `x` `[tokens, width]`, then scales by `weight` and shifts by `bias`, both `[1, width]`.
@@ -48,14 +55,16 @@ pub fn forward<B: NoisyBackend>(
     B::upload(y, shape_of::<B>(x), x)
 }
 
-/// With `z = (x − mean)·r` and `g = ∂y·w`: `∂x = r·(g − mean(g) − z·mean(g·z))`, `∂w = Σ ∂y·z`, `∂b = Σ ∂y`.
+/// With `z = (x − mean)·r` and `g = ∂y·w`: `∂x = r·(g − mean(g) − z·mean(g·z))`, `∂w = Σ ∂y·z`, `∂b = Σ ∂y`, the last
+/// two where they are needed, and not gathered.
 pub fn backward<B: NoisyBackend>(
     x: &Primitive<B>,
     w: &Primitive<B>,
     grad: &Primitive<B>,
     epsilon: f32,
+    needs: [bool; 2],
     at: &At,
-) -> [Primitive<B>; 3] {
+) -> Grads<B, 3> {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
     let ([_, width], at_again) = (shape_of::<B>(x), at.again());
     let (x_seen, w_seen) =
@@ -79,25 +88,32 @@ pub fn backward<B: NoisyBackend>(
             }
         },
     );
-    let mut dw = parallel::sum_over_chunks(
-        dx.len() / width,
-        width,
-        width,
+    at.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dx);
+    let add = |sum: &mut Sum| add_gradient(at, [&x_seen, &grad_host], epsilon, &mut sum.total);
+    let dw = needs[0].then(|| at.weight_gradient([width, width], add)).flatten();
+    let add = |sum: &mut [f32]| add_columns(at, &grad_host, width, sum);
+    let db = needs[1].then(|| at.bias_gradient(width, add)).flatten();
+    let [dw, db] = [dw, db].map(|sum| sum.map(|grad| B::upload(grad, [1, width], x)));
+    [Some(B::upload(dx, shape_of::<B>(x), x)), dw, db]
+}
+
+/// Adds `Σ ∂y·z` to `total` `[width]`.
+fn add_gradient(at: &At, [x, grad]: [&[f32]; 2], epsilon: f32, total: &mut [f32]) {
+    let width = total.len();
+    parallel::sum_over_runs(
+        &at.rows().runs(RUN),
+        total,
         #[inline(always)]
-        |first, last, total| {
-            let rows = first * width..last * width;
+        |run, total| {
+            let part = run.start * width..run.end * width;
             let mut z = vec![0.0; width];
-            for (x, dy) in x_seen[rows.clone()].chunks_exact(width).zip(grad_host[rows].chunks_exact(width)) {
+            for (x, dy) in x[part.clone()].chunks_exact(width).zip(grad[part].chunks_exact(width)) {
                 z.copy_from_slice(x);
                 standardise(&mut z, epsilon);
                 total.iter_mut().zip(dy).zip(&z).for_each(|((total, dy), z)| *total += dy * z);
             }
         },
     );
-    at.perturb_rows(Point::GradInput, Operand::Lhs, width, &mut dx);
-    at.perturb_flat(Point::GradWeight, width, &mut dw);
-    let db = column_sums(&grad_host, width);
-    [B::upload(dx, shape_of::<B>(x), x), B::upload(dw, [1, width], x), B::upload(db, [1, width], x)]
 }
 
 /// Takes away the mean and divides by the deviation; gives 1/deviation.

@@ -6,7 +6,12 @@
 
 use burn::tensor::Tensor;
 
-use super::{accumulation::multiply, gemm::Mat, parallel, primitive, tensor};
+use super::{
+    accumulation::{add_gradient, multiply},
+    chain::CHAIN,
+    gemm::Mat,
+    parallel, primitive, tensor,
+};
 use crate::{
     at::{At, Operand},
     backend::{Grads, NoisyBackend, Primitive, shape_of},
@@ -83,7 +88,7 @@ pub fn forward_frozen<B: NoisyBackend>(
     let x_seen = at.input(Operand::Lhs, inner, &x_host);
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_host, inner, outer, outer));
     let y = multiply(at, Point::Output, x_mat, w_mat);
-    finish::<B>(y, b, x, at)
+    finish::<B>(y, outer, b, x, at)
 }
 
 /// The forward pass on host slices.
@@ -99,18 +104,18 @@ pub fn forward<B: NoisyBackend>(
     let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner));
     let y = multiply(at, Point::Output, x_mat, w_mat.t());
-    finish::<B>(y, b, x, at)
+    finish::<B>(y, outer, b, x, at)
 }
 
 /// Adds the bias and the errors of the output to the product `y` `[tokens, out]`.
 fn finish<B: NoisyBackend>(
     mut y: Vec<f32>,
+    outer: usize,
     b: Option<&Primitive<B>>,
     x: &Primitive<B>,
     at: &At,
 ) -> Primitive<B> {
     let [tokens, _] = shape_of::<B>(x);
-    let outer = y.len() / tokens.max(1);
     if let Some(b) = b {
         add_to_rows(&mut y, &B::host(b));
     }
@@ -118,7 +123,8 @@ fn finish<B: NoisyBackend>(
     B::upload(y, [tokens, outer], x)
 }
 
-/// `∂x = ∂y·W`, `∂W = ∂yᵀ·x` and `∂b = Σ ∂y`, each only where it is needed.
+/// `∂x = ∂y·W`, `∂W = ∂yᵀ·x` and `∂b = Σ ∂y`, each only where it is needed; the last two are gathered where `at` says
+/// so.
 pub fn backward<B: NoisyBackend>(
     x: &Primitive<B>,
     w: &Primitive<B>,
@@ -139,12 +145,12 @@ pub fn backward<B: NoisyBackend>(
     let dw = needs[1].then(|| {
         let x_host = B::host(x);
         let x_seen = at_again.input(Operand::Lhs, inner, &x_host);
-        let mut dw = multiply(at, Point::GradWeight, dy.t(), Mat::new(&x_seen, tokens, inner, inner));
-        at.perturb_flat(Point::GradWeight, inner, &mut dw);
-        B::upload(dw, [outer, inner], x)
+        let x_mat = Mat::new(&x_seen, tokens, inner, inner);
+        at.weight_gradient([outer * inner, inner], |sum| add_gradient(at, sum, dy, x_mat))
     });
-    let db = needs[2].then(|| B::upload(column_sums(&grad_host, outer), [1, outer], x));
-    [dx, dw, db]
+    let dw = dw.flatten().map(|dw| B::upload(dw, [outer, inner], x));
+    let db = needs[2].then(|| at.bias_gradient(outer, |sum| add_columns(at, &grad_host, outer, sum)));
+    [dx, dw, db.flatten().map(|db| B::upload(db, [1, outer], x))]
 }
 
 /// Adds `bias` to every row of `y`.
@@ -161,17 +167,16 @@ fn add_to_rows(y: &mut [f32], bias: &[f32]) {
     );
 }
 
-/// The sum of the rows of `x` `[rows, width]`.
-pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    parallel::sum_over_chunks(
-        x.len() / width,
-        width,
-        width,
+/// Adds the rows of `x` `[rows, width]` to `sum`.
+pub(crate) fn add_columns(at: &At, x: &[f32], width: usize, sum: &mut [f32]) {
+    parallel::sum_over_runs(
+        &at.rows().runs(CHAIN),
+        sum,
         #[inline(always)]
-        |first, last, sum| {
-            for row in x[first * width..last * width].chunks_exact(width) {
+        |run, sum| {
+            for row in x[run.start * width..run.end * width].chunks_exact(width) {
                 sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
         },
-    )
+    );
 }

@@ -1,5 +1,7 @@
 //! Rows in parallel, in chunks whose size depends on their width alone, never on the number of threads.
 
+use std::ops::Range;
+
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
 
@@ -104,26 +106,23 @@ pub(crate) fn for_chunks_of(y: &mut [f32], size: usize, kernel: impl Fn(usize, &
     y.par_chunks_mut(size).enumerate().for_each(one);
 }
 
-/// Sums what `kernel(first_row, last_row, &mut sum)` adds for every chunk of rows, in the order of the chunks.
-pub(crate) fn sum_over_chunks(
-    rows: usize,
-    width: usize,
-    size: usize,
-    kernel: impl Fn(usize, usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let step = chunk_rows(width);
-    let part = |first: usize| {
+/// Adds to `total` what `kernel(run, &mut sum)` adds for every run of rows, in the order of the runs.
+pub(crate) fn sum_over_runs(
+    runs: &[Range<usize>],
+    total: &mut [f32],
+    kernel: impl Fn(&Range<usize>, &mut [f32]) + Sync,
+) {
+    let size = total.len();
+    let part = |run: &Range<usize>| {
         let mut sum = vec![0.0; size];
         dispatch(
             #[inline(always)]
-            || kernel(first, rows.min(first + step), &mut sum),
+            || kernel(run, &mut sum),
         );
         sum
     };
-    let starts: Vec<usize> = (0..rows).step_by(step).collect();
-    let parts: Vec<Vec<f32>> = starts.into_par_iter().map(part).collect();
-    parts.into_iter().fold(vec![0.0; size], |mut total, part| {
+    let parts: Vec<Vec<f32>> = runs.par_iter().map(part).collect();
+    for part in parts {
         total.iter_mut().zip(part).for_each(|(total, x)| *total += x);
-        total
-    })
+    }
 }

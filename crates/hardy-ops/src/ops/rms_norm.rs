@@ -6,9 +6,13 @@ use burn::tensor::Tensor;
 use super::{parallel, primitive, tensor};
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive, shape_of},
     site::Point,
+    weight_sums::Sum,
 };
+
+/// Rows whose share of ∂w is added up together.
+pub(super) const RUN: usize = 128;
 
 /// Normalises every row of `x` `[tokens, width]` and scales it by `weight` `[1, width]`. A row may also hold several
 /// heads, `width` being a multiple of the weight's: then each head is normalised by itself (Qwen3's q and k norms).
@@ -44,14 +48,15 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32
     B::upload(y, shape_of::<B>(x), x)
 }
 
-/// `∂x = r·(∂y·w) − x·r³/n·Σ(∂y·w·x)`, `∂w = Σ ∂y·x·r`.
+/// `∂x = r·(∂y·w) − x·r³/n·Σ(∂y·w·x)`, `∂w = Σ ∂y·x·r` where it is needed, and not gathered.
 pub fn backward<B: NoisyBackend>(
     x: &Primitive<B>,
     w: &Primitive<B>,
     grad: &Primitive<B>,
     epsilon: f32,
+    needs_weight: bool,
     at: &At,
-) -> [Primitive<B>; 2] {
+) -> Grads<B, 2> {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
     let ([_, row], at_again) = (shape_of::<B>(x), at.again());
     let (x_seen, w_seen) =
@@ -73,23 +78,27 @@ pub fn backward<B: NoisyBackend>(
             }
         },
     );
-    let mut dw = parallel::sum_over_chunks(
-        dx.len() / width,
-        width,
-        width,
+    at.perturb_rows(Point::GradInput, Operand::Lhs, row, &mut dx);
+    let add = |sum: &mut Sum| add_gradient(at, row, [&x_seen, &grad_host], epsilon, &mut sum.total);
+    let dw = needs_weight.then(|| at.weight_gradient([width, width], add)).flatten();
+    [Some(B::upload(dx, shape_of::<B>(x), x)), dw.map(|dw| B::upload(dw, [1, width], x))]
+}
+
+/// Adds `Σ ∂y·x·r` to `sum` `[width]`, the rows of `x` and `∂y` being `row` wide.
+fn add_gradient(at: &At, row: usize, [x, grad]: [&[f32]; 2], epsilon: f32, sum: &mut [f32]) {
+    let width = sum.len();
+    parallel::sum_over_runs(
+        &at.rows().runs(RUN),
+        sum,
         #[inline(always)]
-        |first, last, sum| {
-            let rows = first * width..last * width;
-            let (x, grad) = (x_seen[rows.clone()].chunks_exact(width), grad_host[rows].chunks_exact(width));
-            for (x, dy) in x.zip(grad) {
+        |run, sum| {
+            let part = run.start * row..run.end * row;
+            for (x, dy) in x[part.clone()].chunks_exact(width).zip(grad[part].chunks_exact(width)) {
                 let r = reciprocal_rms(x, epsilon);
                 sum.iter_mut().zip(dy).zip(x).for_each(|((sum, dy), x)| *sum += dy * x * r);
             }
         },
     );
-    at.perturb_rows(Point::GradInput, Operand::Lhs, row, &mut dx);
-    at.perturb_flat(Point::GradWeight, width, &mut dw);
-    [B::upload(dx, shape_of::<B>(x), x), B::upload(dw, [1, width], x)]
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use crate::{
     policy::Policy,
     recording::Recording,
     sampler::prompts_at_step,
-    sequence::{Packed, Sequence, micro_batches},
+    sequence::{Packed, Sequence, parts},
 };
 
 /// A model in supervised training.
@@ -81,12 +81,11 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let chosen = prompts_at_step(self.problems.len(), train.batch, self.config.seed, self.steps as usize);
         let sequences = chosen.iter().map(|&i| self.sequence(i)).collect::<Result<Vec<_>>>()?;
         let targets: usize = sequences.iter().map(Sequence::response_length).sum();
-        let noise = self.plan.noise(Phase::Train, self.steps);
+        let sites = self.policy.decoder.blueprint.sites.len();
+        let noise = self.plan.noise(Phase::Train, self.steps).gathering(sites);
         let tracked = self.policy.decoder.tracked();
-        let mut gradients = Gradients::zeros(&self.policy.decoder);
         let mut loss = 0.0;
-        for part in micro_batches(&sequences, train.micro_batch_tokens) {
-            let packed = Packed::new(&sequences[part]);
+        for (_, packed) in parts(&sequences, train.micro_batch_tokens, !noise.acts_backward()) {
             let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
             let [log_probs, _] = pass.scores();
             loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
@@ -94,11 +93,12 @@ impl<B: NoisyBackend> SftTrainer<B> {
                 return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "loss"));
             }
             let derivative = vec![-1.0 / targets as f32; log_probs.len()];
-            pass.backward(&mut gradients, &derivative, None);
+            pass.backward(&derivative, None);
         }
+        let gradients = Gradients::gathered(&self.policy.decoder, &noise);
         let grad_norm = gradients.norm();
         if !grad_norm.is_finite() {
-            let packed = Packed::new(&sequences);
+            let packed = Packed::new(&sequences, true);
             return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "gradient"));
         }
         let gradients = gradients.clipped(grad_norm, train.max_grad_norm);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     objective::Mean,
     rollout::Rollout,
-    sequence::{Sequence, micro_batches},
+    sequence::{Packed, Sequence, parts},
 };
 
 /// What an update learns from; all but `sequences` and `lengths` hold one value for every response token.
@@ -41,13 +41,13 @@ impl Minibatch {
         }
     }
 
-    /// Its sequences and their tokens in runs of at most `limit` tokens, prompts included.
-    pub(super) fn parts(&self, limit: usize) -> impl Iterator<Item = Part> {
+    /// Its sequences and their tokens in parts of at most `limit` tokens, prompts included; see [`parts`].
+    pub(super) fn parts(&self, limit: usize, share: bool) -> impl Iterator<Item = (Part, Packed)> {
         let mut end = 0;
-        micro_batches(&self.sequences, limit).into_iter().map(move |sequences| {
+        parts(&self.sequences, limit, share).map(move |(sequences, packed)| {
             let start = end;
             end += self.lengths[sequences.clone()].iter().sum::<usize>();
-            Part { sequences, tokens: start..end }
+            (Part { sequences, tokens: start..end }, packed)
         })
     }
 }

@@ -2,7 +2,7 @@
 //! arXiv:2503.14476 §3.2) groups that teach nothing are dropped and replaced by those of further prompts.
 
 use hardy_model::{Generation, Sample, Sampler, generate};
-use hardy_ops::{NoisyBackend, Phase};
+use hardy_ops::{Noise, NoisyBackend, Phase};
 
 use super::Trainer;
 use crate::{
@@ -21,15 +21,17 @@ impl<B: NoisyBackend> Trainer<B> {
     pub(super) fn sample(&self, mut progress: impl FnMut(usize, usize)) -> Result<Sampled> {
         let (n, size, step) = (self.problems.len(), self.train.prompts_per_step, self.steps as usize);
         let mut prompts = prompts_at_step(n, size, self.seed, step);
+        // One noise for all rounds, so that the errors of weights are counted once.
+        let noise = self.plan.noise(Phase::Rollout, self.steps);
         let Some(most_rounds) = self.train.dropping_rounds() else {
-            let kept = self.rollouts(&prompts, 0, &mut progress)?;
+            let kept = self.rollouts(&prompts, 0, &noise, &mut progress)?;
             return Ok(Sampled { kept, dropped: Vec::new(), rounds: 1 });
         };
         let (wanted, mut drawn) = (prompts.len(), 0);
         let mut further = further_prompts(n, size, self.seed, step).into_iter();
         let mut sampled = Sampled::default();
         while !prompts.is_empty() && sampled.rounds < most_rounds {
-            let [kept, dropped] = part_uniform(self.rollouts(&prompts, drawn, &mut progress)?);
+            let [kept, dropped] = part_uniform(self.rollouts(&prompts, drawn, &noise, &mut progress)?);
             sampled.kept.extend(kept);
             sampled.dropped.extend(dropped);
             sampled.rounds += 1;
@@ -44,16 +46,16 @@ impl<B: NoisyBackend> Trainer<B> {
         &self,
         chosen: &[usize],
         first_group: usize,
+        noise: &Noise,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Vec<Rollout>> {
         let train = &self.train;
         let problems: Vec<&Problem> = chosen.iter().map(|&index| &self.problems[index]).collect();
         let prompts =
             self.policy.prompts(problems.iter().copied(), &self.data.prompt, train.samples_per_prompt)?;
-        let noise = self.plan.noise(Phase::Rollout, self.steps);
         let total = prompts.len() * train.samples_per_prompt;
         let how = self.generation();
-        let samples = generate(&self.policy.decoder, &prompts, &how, &noise, |done| progress(done, total));
+        let samples = generate(&self.policy.decoder, &prompts, &how, noise, |done| progress(done, total));
         let mut rollouts = Vec::with_capacity(total);
         for (index, ((prompt, samples), problem)) in prompts.iter().zip(samples).zip(problems).enumerate() {
             for (place, sample) in samples.into_iter().enumerate() {

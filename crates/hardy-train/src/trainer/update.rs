@@ -24,10 +24,9 @@ impl<B: NoisyBackend> Trainer<B> {
     /// One update of the policy on a minibatch.
     pub(super) fn update(&mut self, minibatch: &Minibatch, noise: &Noise) -> Result<Tally> {
         let mut tally = Tally::default();
-        let mut gradients = Gradients::zeros(&self.policy.decoder);
+        let noise = &noise.clone().gathering(self.policy.decoder.blueprint.sites.len());
         let tracked = self.policy.decoder.tracked();
-        for part in minibatch.parts(self.train.micro_batch_tokens) {
-            let packed = self.pack(&minibatch.sequences[part.sequences.clone()]);
+        for (part, packed) in self.parts(minibatch, !noise.acts_backward()) {
             let (temperature, checkpointing) = (self.train.temperature, self.train.activation_checkpointing);
             let pass = Recording::forward(&tracked, &packed, noise, temperature, checkpointing);
             let [current, entropy] = pass.scores();
@@ -40,12 +39,13 @@ impl<B: NoisyBackend> Trainer<B> {
                 return Err(self.not_finite(&packed, noise, "loss"));
             }
             tally.loss(&loss, &entropy);
-            pass.backward(&mut gradients, &loss.d_logprob, d_entropy.as_deref());
+            pass.backward(&loss.d_logprob, d_entropy.as_deref());
         }
         drop(tracked);
+        let gradients = Gradients::gathered(&self.policy.decoder, noise);
         tally.grad_norm = gradients.norm();
         if !tally.grad_norm.is_finite() {
-            return Err(self.not_finite(&self.pack(&minibatch.sequences), noise, "gradient"));
+            return Err(self.not_finite(&Packed::new(&minibatch.sequences, true), noise, "gradient"));
         }
         let gradients = gradients.clipped(tally.grad_norm, self.train.max_grad_norm);
         let rate = self.learning_rate.at(self.steps as usize);

@@ -8,7 +8,7 @@ use hardy_lab::format;
 use hardy_model::{Decoder, Dtype, HostTensor, files::write_tensors};
 use hardy_ops::{BoundPlan, Phase, Receipt, Rule};
 use hardy_train::{
-    gradients::Gradients,
+    gradients::{Gradients, back_from},
     policy::{columns, from_columns},
 };
 use serde::Serialize;
@@ -127,22 +127,23 @@ impl Arguments {
         }
         let noise = plan.noise(Phase::Train, self.noise.step);
         let mut scored = Scored::zeros(batch, self.logits.then_some(vocab));
-        let mut tape = self.grads.then(|| (decoder.tracked(), Gradients::zeros(decoder)));
+        let noise = if self.grads { noise.gathering(decoder.blueprint.sites.len()) } else { noise };
+        let tracked = self.grads.then(|| decoder.tracked());
         let mut progress = Progress::new("score", parts.len());
         for (done, part) in parts.iter().enumerate() {
-            match &mut tape {
+            match &tracked {
                 None => {
                     let (scores, logits) = part.forward(decoder, &noise, self.logits);
                     let [log_probs, _] = columns(&scores);
                     scored.add(part, &log_probs, logits.as_ref());
                 }
-                Some((tracked, gradients)) => {
+                Some(tracked) => {
                     let (scores, logits) = part.forward(tracked, &noise, self.logits);
                     let [log_probs, _] = columns(&scores);
                     scored.add(part, &log_probs, logits.as_ref());
                     drop(logits);
                     let derivative = from_columns(&part.derivative(tokens), None, &scores.device());
-                    gradients.back_from(tracked, scores, derivative, None);
+                    back_from(scores, derivative, None);
                 }
             }
             progress.at(done + 1);
@@ -152,8 +153,8 @@ impl Arguments {
             return Err(Failure::run(format!("the loss is {loss}; nothing was written")));
         }
         let mut tensors = scored.tensors(loss);
-        if let Some((_, gradients)) = tape {
-            tensors.extend(named(decoder, gradients));
+        if self.grads {
+            tensors.extend(named(decoder, Gradients::gathered(decoder, &noise)));
         }
         Ok(Scores { tensors, loss, tokens })
     }

@@ -2,6 +2,7 @@
 //! sequences that continue them. A place is taken and given back, the lowest free one first, and never moves.
 
 use super::{
+    MOST_KEYS,
     cache::{Growing, Piece},
     places::{Places, Shelf},
 };
@@ -32,10 +33,12 @@ impl KvBuffer {
     /// An empty buffer with places for prompts, and for samples that continue one or stand alone.
     ///
     /// # Panics
-    /// If they are not for the same model.
+    /// If they are not for the same model, or have room for more than 2²⁰ keys that a query sees.
     pub fn new(prompts: Places, samples: Places) -> Self {
         let model = |places: Places| (places.layers, places.width);
         assert_eq!(model(prompts), model(samples), "places for one model");
+        let keys = prompts.tokens.saturating_add(samples.tokens);
+        assert!(keys <= MOST_KEYS, "room for {keys} tokens, but attention sees at most {MOST_KEYS}");
         Self {
             data: vec![0.0; prompts.elements() + samples.elements()],
             prompts: Shelf::new(prompts),
@@ -46,7 +49,7 @@ impl KvBuffer {
 
     /// An empty buffer for sequences that stand alone.
     pub fn for_sequences(places: Places) -> Self {
-        Self::new(Places { count: 0, ..places }, places)
+        Self::new(Places { count: 0, tokens: 0, ..places }, places)
     }
 
     /// Takes a place for a prompt; the last of its `samples` gives it back.

@@ -3,6 +3,8 @@
 
 use std::{ops::Range, sync::Arc};
 
+use super::MOST_KEYS;
+
 /// Where the sequences of a packed batch begin and end, and which earlier run of rows each one continues.
 #[derive(Clone, Debug)]
 pub struct Segments(Arc<[Segment]>);
@@ -22,13 +24,16 @@ impl Segments {
     /// Segments of a length each, with the index of the earlier segment that one continues.
     ///
     /// # Panics
-    /// If a segment continues one that does not come before it, or one that itself continues another.
+    /// If a segment continues one that does not come before it, or one that itself continues another; if a query would
+    /// see more than 2²⁰ keys.
     pub fn new(segments: impl IntoIterator<Item = (usize, Option<usize>)>) -> Self {
         let mut all: Vec<Segment> = Vec::new();
         let mut end = 0;
         for (length, prefix) in segments {
             let whole = prefix.is_none_or(|prefix| all.get(prefix).is_some_and(|s| s.prefix.is_none()));
             assert!(whole, "a segment continues an earlier one that stands alone");
+            let keys = length + prefix.map_or(0, |prefix| all[prefix].rows.len());
+            assert!(keys <= MOST_KEYS, "a sequence of {keys} tokens, but attention sees at most {MOST_KEYS}");
             all.push(Segment { rows: end..end + length, prefix });
             end += length;
         }

@@ -1,0 +1,107 @@
+//! The errors of one point of an activation, row by row, for kernels that make a pass in several parts and count it as
+//! one.
+
+use std::ops::Range;
+
+use hardy_numerics::{ErrorEnergy, Row};
+
+use crate::{
+    at::{At, Injection, Operand},
+    site::Point,
+};
+
+/// The errors of one point, row by row.
+#[derive(Clone, Copy)]
+pub(crate) struct ByRow<'a> {
+    at: &'a At,
+    injections: &'a [Injection],
+    point: Point,
+    operand: Operand,
+}
+
+/// Elements and energy of what a [`ByRow`] injected and counts, one entry an injection.
+pub(crate) type Sums = Vec<(u64, ErrorEnergy)>;
+
+/// Part of a row: whose it is, its first element in the row's noise, and how many elements it has.
+pub(crate) struct Part {
+    pub row: usize,
+    pub first_element: u64,
+    pub length: usize,
+}
+
+impl<'a> ByRow<'a> {
+    pub fn new(at: &'a At, point: Point, operand: Operand) -> Self {
+        Self { at, injections: at.injections(point), point, operand }
+    }
+
+    /// Injects into the beginning of every row of `x` `[rows, stride]`: `part` tells which part of which row of the
+    /// activation row `i` holds; all are of the rows `range`. Adds to `sums`.
+    pub fn apply_parts(
+        &self,
+        range: Range<usize>,
+        stride: usize,
+        x: &mut [f32],
+        part: impl Fn(usize) -> Part,
+        sums: &mut Sums,
+    ) {
+        sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
+        let addresses = self.addresses();
+        for (injection, sum) in self.injections.iter().zip(sums) {
+            let key = injection.keys[self.operand as usize];
+            for (span, counted) in self.at.rows().spans(self.point.pass(), range.clone()) {
+                let mut elements = 0;
+                let parts = x.chunks_exact_mut(stride).enumerate().filter_map(|(i, x)| {
+                    let Part { row, first_element, length } = part(i);
+                    span.contains(&row).then(|| {
+                        elements += length as u64;
+                        (addresses[row], first_element, &mut x[..length])
+                    })
+                });
+                let energy = injection.perturbation.apply_parts(key, parts);
+                add(sum, counted, elements, energy);
+            }
+        }
+    }
+
+    /// Injects into the rows `range` of the activation, `x` `[range.len(), width]`, and adds to `sums`.
+    pub fn apply_rows(&self, range: Range<usize>, width: usize, x: &mut [f32], sums: &mut Sums) {
+        sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
+        for (injection, sum) in self.injections.iter().zip(sums) {
+            assert_eq!(x.len(), range.len() * width, "x must be [{}, {width}]", range.len());
+            let key = injection.keys[self.operand as usize];
+            for (span, counted) in self.at.rows().spans(self.point.pass(), range.clone()) {
+                let x = &mut x[(span.start - range.start) * width..(span.end - range.start) * width];
+                let energy = injection.perturbation.apply_rows(key, &self.addresses()[span], 0, width, x);
+                add(sum, counted, x.len() as u64, energy);
+            }
+        }
+    }
+
+    /// Counts one pass, made of several parts in this order.
+    pub fn count<'s>(&self, parts: impl Iterator<Item = &'s Sums>) {
+        if self.injections.is_empty() {
+            return;
+        }
+        let mut totals: Sums = vec![(0, ErrorEnergy::default()); self.injections.len()];
+        for part in parts {
+            for (total, sum) in totals.iter_mut().zip(part) {
+                add(total, true, sum.0, sum.1);
+            }
+        }
+        let calls = self.at.calls(self.point, self.operand);
+        for (injection, (elements, energy)) in self.injections.iter().zip(totals) {
+            self.at.count(injection, self.point, calls, elements, energy);
+        }
+    }
+
+    fn addresses(&self) -> &'a [Row] {
+        self.at.rows().of(self.point.pass())
+    }
+}
+
+fn add(sum: &mut (u64, ErrorEnergy), counted: bool, elements: u64, energy: ErrorEnergy) {
+    if counted {
+        sum.0 += elements;
+        sum.1 += energy;
+    }
+}

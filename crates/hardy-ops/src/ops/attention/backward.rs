@@ -1,0 +1,197 @@
+//! The backward pass: the gradients of queries, keys and values, from probabilities that are computed again.
+
+use hardy_numerics::simd::dispatch;
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        accumulation::{Rounded, Sums as Products},
+        gemm::Mat,
+        parallel,
+        rms_norm::dot,
+    },
+    Angles, AttentionAt, Heads, Segments,
+    forward::{ForwardSums, perturb_probabilities, probabilities, turned},
+    sequence::{Sequence, not_finite},
+};
+use crate::{
+    at::{At, Operand},
+    backend::{NoisyBackend, Primitive, shape_of},
+    by_row::{ByRow, Sums},
+    site::Point,
+};
+
+/// What was injected backward into one sequence.
+#[derive(Default)]
+struct BackwardSums {
+    probabilities: Sums,
+    softmax: Sums,
+    /// Of the sums of ∂p, ∂v, ∂q and ∂k.
+    rounded: [Rounded; 4],
+}
+
+/// The sums of the backward products: ∂p, ∂v, ∂q and ∂k. Where they sum over queries, chunks end with each block too.
+fn gradient_sums(at: &AttentionAt) -> [Products<'_>; 4] {
+    [
+        (&at.values, Operand::Lhs),
+        (&at.values, Operand::Rhs),
+        (&at.scores, Operand::Lhs),
+        (&at.scores, Operand::Rhs),
+    ]
+    .map(|(at, operand)| Products::new(at, Point::GradInput, operand))
+}
+
+/// The errors of a site's `∂x`.
+fn grad_input(at: &At, operand: Operand) -> ByRow<'_> {
+    at.by_row(Point::GradInput, operand)
+}
+
+/// With `p` the probabilities and `p̃` what the values saw of them: `∂v = p̃ᵀ·∂y`, `∂p = ∂y·vᵀ`,
+/// `∂s = p·(∂p − Σ ∂p·p)/√d`, `∂q = ∂s·k`, `∂k = ∂sᵀ·q`. The gradients of a shared key-value head are computed, and
+/// perturbed, for every query head by itself, and then summed. Those of queries and keys are turned back last.
+///
+/// # Panics
+/// If the angles are not those of these rows and heads.
+pub fn backward<B: NoisyBackend>(
+    [q, k, v]: [&Primitive<B>; 3],
+    grad: &Primitive<B>,
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> [Primitive<B>; 3] {
+    let (v_host, grad_host) = (B::host(v), B::host(grad));
+    let again = at.again();
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, &again);
+    let v_seen = again.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let mut dq = vec![0.0; q_seen.len()];
+    let parts: Vec<_> = segments.split(&mut dq, heads.query_width()).into_iter().enumerate().collect();
+    let one = |(index, dq): (usize, &mut [f32])| {
+        let rows = segments.rows(index);
+        let dy = &grad_host[rows.start * heads.query_width()..rows.end * heads.query_width()];
+        let sequence = Sequence::packed([&q_seen, &k_seen, &v_seen], segments, index, heads);
+        dispatch(
+            #[inline(always)]
+            || backward_one(&sequence, dy, dq, heads, at, &again),
+        )
+    };
+    let parts: Vec<(BackwardSums, [Vec<f32>; 2])> = parts.into_par_iter().map(one).collect();
+    let (sums, grads): (Vec<BackwardSums>, Vec<[Vec<f32>; 2]>) = parts.into_iter().unzip();
+    let of = |at: &At, operand, pick: fn(&BackwardSums) -> &Sums| {
+        grad_input(at, operand).count(sums.iter().map(pick));
+    };
+    of(&at.values, Operand::Lhs, |sums| &sums.probabilities);
+    of(&at.softmax, Operand::Lhs, |sums| &sums.softmax);
+    for (i, rounded) in gradient_sums(at).into_iter().enumerate() {
+        rounded.count(sums.iter().map(|sums| &sums.rounded[i]));
+    }
+    at.scores.perturb_rows(Point::GradInput, Operand::Lhs, heads.query_width(), &mut dq);
+    let (dk, dv): (Vec<_>, Vec<_>) = grads.into_iter().map(|[dk, dv]| (dk, dv)).unzip();
+    let mut dk = gather_grads(&dk, segments, heads, &at.scores);
+    let dv = gather_grads(&dv, segments, heads, &at.values);
+    angles.turn_back(&mut dq, heads.dim, heads.query_width());
+    angles.turn_back(&mut dk, heads.dim, heads.kv_width());
+    [
+        B::upload(dq, shape_of::<B>(q), q),
+        B::upload(dk, shape_of::<B>(k), k),
+        B::upload(dv, shape_of::<B>(v), v),
+    ]
+}
+
+/// The gradient of keys or values `[tokens, kv_heads·d]` from those that every segment gave, `[keys, heads·d]` each:
+/// perturbs them, and sums over the query heads and the segments that share a key.
+fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) -> Vec<f32> {
+    let keys = |index| segments.prefix(index).chain(segments.rows(index));
+    let rows = at.rows().select((0..segments.len()).flat_map(keys));
+    let mut parts = parts.concat();
+    at.for_rows(&rows).perturb_rows(Point::GradInput, Operand::Rhs, heads.query_width(), &mut parts);
+    let summed = sum_groups(parts, heads);
+    if (0..segments.len()).all(|index| segments.prefix(index).is_empty()) {
+        return summed;
+    }
+    let width = heads.kv_width();
+    let mut total = vec![0.0; at.rows().len() * width];
+    for (row, part) in (0..segments.len()).flat_map(keys).zip(summed.chunks_exact(width)) {
+        total[row * width..][..width].iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    total
+}
+
+/// The sum over the query heads that share a key-value head: from `[tokens, heads·d]` to `[tokens, kv_heads·d]`.
+fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
+    let group = heads.query / heads.kv;
+    if group == 1 {
+        return x;
+    }
+    let mut sum = vec![0.0; x.len() / group];
+    parallel::for_chunks(
+        &mut sum,
+        heads.kv_width(),
+        #[inline(always)]
+        |first, sum| {
+            let parts = x[first * heads.query_width()..].chunks_exact(group * heads.dim);
+            for (sum, parts) in sum.chunks_exact_mut(heads.dim).zip(parts) {
+                for part in parts.chunks_exact(heads.dim) {
+                    sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+                }
+            }
+        },
+    );
+    sum
+}
+
+#[inline(always)]
+fn backward_one(
+    sequence: &Sequence,
+    dy: &[f32],
+    dq: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+    again: &AttentionAt,
+) -> (BackwardSums, [Vec<f32>; 2]) {
+    let mut sums = BackwardSums::default();
+    let mut uncounted = ForwardSums::default();
+    let (width, dim, offset) = (heads.query_width(), heads.dim, sequence.offset(heads));
+    let [mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; (offset + sequence.rows.len()) * width]);
+    let (mut p, mut perturbed, mut ds) = (Vec::new(), Vec::new(), Vec::new());
+    let [ds_sums, dv_sums, dq_sums, dk_sums] = gradient_sums(at);
+    let mut exact = [dv_sums.exact(dv.len()), dq_sums.exact(dq.len()), dk_sums.exact(dk.len())];
+    let [dv_exact, dq_exact, dk_exact] = &mut exact;
+    let [q_finite, k_finite, dy_finite] = [sequence.q, &sequence.k, dy].map(|x| !not_finite(x));
+    for head in 0..heads.query {
+        let column = head * dim;
+        for block in sequence.blocks() {
+            let seen = probabilities(sequence, &block, head, heads, again, &mut p, &mut uncounted);
+            let keys = seen.keys;
+            perturbed.clone_from(&p);
+            perturb_probabilities(seen, again, &mut perturbed, &mut uncounted);
+            let dy = Mat::new(&dy[block.start * width + column..], block.len(), dim, width);
+            let factors = [Mat::new(&perturbed, block.len(), keys, keys), dy];
+            seen.spread(dv_sums, [&mut dv, dv_exact], (column, width), factors, dy_finite);
+            ds.resize(block.len() * keys, 0.0);
+            let mut ds_exact = ds_sums.exact(ds.len());
+            let factors = [dy, sequence.values(keys, head, heads).t()];
+            ds_sums.product([&mut ds, &mut ds_exact], 0, keys, factors, false);
+            seen.mask(ds_sums, [&mut ds_exact, &mut ds], &mut sums.rounded[0]);
+            seen.inject(grad_input(&at.values, Operand::Lhs), &mut ds, &mut sums.probabilities);
+            for (ds, p) in seen.visible(&mut ds).zip(p.chunks_exact(keys)) {
+                let mean = dot(ds, &p[..ds.len()]);
+                ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
+            }
+            seen.inject(grad_input(&at.softmax, Operand::Lhs), &mut ds, &mut sums.softmax);
+            for visible in seen.visible(&mut ds) {
+                visible.iter_mut().for_each(|ds| *ds *= heads.scale());
+            }
+            let ds = Mat::new(&ds, block.len(), keys, keys);
+            let (first, factors) = (block.start * width + column, [ds, sequence.keys(keys, head, heads)]);
+            seen.mix(dq_sums, [dq, dq_exact], (first, width), factors, k_finite);
+            let factors = [ds, sequence.queries(&block, head, heads)];
+            seen.spread(dk_sums, [&mut dk, dk_exact], (column, width), factors, q_finite);
+        }
+    }
+    let keys = 0..offset + sequence.rows.len();
+    dv_sums.measure(keys.clone(), width, [dv_exact, &dv], &mut sums.rounded[1]);
+    dk_sums.measure(keys, width, [dk_exact, &dk], &mut sums.rounded[3]);
+    dq_sums.measure(sequence.rows.clone(), width, [dq_exact, dq], &mut sums.rounded[2]);
+    (sums, [dk, dv])
+}

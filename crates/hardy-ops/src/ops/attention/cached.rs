@@ -1,0 +1,93 @@
+//! The forward pass of tokens that follow what a cache holds, query by query.
+
+use std::borrow::Cow;
+
+use super::{
+    Angles, AttentionAt, Heads, KvLayer, Segments,
+    cache::{Cached, Growing, Piece},
+    forward::{ForwardSums, attend, attend_in_blocks, perturb_probabilities, softmax_of_scores, turned},
+    sequence::{Seen, Sequence},
+};
+use crate::{
+    at::Operand,
+    backend::{NoisyBackend, Primitive, shape_of},
+    site::Point,
+};
+
+/// The cached forward pass on host slices.
+///
+/// # Panics
+/// If the cache has not as many sequences as `segments`, a place in it is too small, or the angles are not those of
+/// these rows and heads.
+pub fn forward_cached<B: NoisyBackend>(
+    [q, k, v]: [&Primitive<B>; 3],
+    cache: KvLayer,
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> Primitive<B> {
+    let v_host = B::host(v);
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
+    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let seen = [&*q_seen, &*k_seen, &*v_seen];
+    assert_eq!(cache.len(), segments.len(), "one cache a sequence");
+    let places = cache.grow(segments.ranges().map(|rows| rows.len()), heads.kv_width());
+    let one = |(index, places)| (Sequence::packed(seen, segments, index, heads), places);
+    let y = attend(
+        places.into_iter().enumerate().map(one).collect(),
+        heads,
+        segments,
+        at,
+        #[inline(always)]
+        |(sequence, places), y| attend_cached(sequence, places, y, heads, at),
+    );
+    B::upload(y, shape_of::<B>(q), q)
+}
+
+/// Adds a sequence's keys and values to its place, and attends to what its prompt and its place hold.
+#[inline(always)]
+fn attend_cached(
+    sequence: Sequence,
+    (prompt, place): (Piece, Growing),
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+) -> ForwardSums {
+    let fresh = prompt.is_empty() && place.length == 0;
+    let cached = Cached::new(prompt, place.append(&sequence.k, &sequence.v));
+    let rounded = [&at.scores, &at.values].into_iter().any(|at| at.accumulation(Point::Output).is_some());
+    if !fresh && !rounded {
+        return attend_by_query(&sequence, &cached, y, heads, at);
+    }
+    let [k, v] = if fresh { [sequence.k, sequence.v] } else { cached.rows().map(Cow::Owned) };
+    attend_in_blocks(&Sequence { k, v, ..sequence }, y, heads, at)
+}
+
+/// The same from a cache, query by query.
+#[inline(always)]
+fn attend_by_query(
+    sequence: &Sequence,
+    cached: &Cached,
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+) -> ForwardSums {
+    let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
+    let before = cached.len() - sequence.rows.len();
+    for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
+        let keys = before + query + 1;
+        p.resize(heads.query * keys, 0.0);
+        for (head, p) in p.chunks_exact_mut(keys).enumerate() {
+            let q = &sequence.query(query, head, heads)[..heads.dim];
+            cached.scores(q, heads.kv_columns(head), p);
+        }
+        let seen = Seen { row: sequence.rows.start + query, queries: 1, head: 0, shortest: keys, keys };
+        softmax_of_scores(seen, heads, at, &mut p, &mut sums);
+        perturb_probabilities(seen, at, &mut p, &mut sums);
+        for (head, (p, y)) in p.chunks_exact(keys).zip(y.chunks_exact_mut(heads.dim)).enumerate() {
+            cached.mix(p, heads.kv_columns(head), y);
+        }
+    }
+    sums
+}

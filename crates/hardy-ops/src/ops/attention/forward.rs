@@ -1,0 +1,197 @@
+//! The forward pass over whole sequences, in blocks of queries.
+
+use std::ops::Range;
+
+use hardy_numerics::simd::dispatch;
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        accumulation::{Rounded, Sums as Products},
+        gemm::Mat,
+        softmax::softmax_row,
+    },
+    Angles, AttentionAt, Heads, Segments,
+    sequence::{Seen, Sequence, not_finite},
+};
+use crate::{
+    at::{At, Operand},
+    backend::{NoisyBackend, Primitive, shape_of},
+    by_row::Sums,
+    site::Point,
+};
+
+/// The forward pass on host slices.
+///
+/// # Panics
+/// If the angles are not those of these rows and heads.
+pub fn forward<B: NoisyBackend>(
+    [q, k, v]: [&Primitive<B>; 3],
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> Primitive<B> {
+    let v_host = B::host(v);
+    let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
+    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let seen = [&*q_seen, &*k_seen, &*v_seen];
+    let one = |index| Sequence::packed(seen, segments, index, heads);
+    let sequences: Vec<Sequence> = (0..segments.len()).map(one).collect();
+    let y = attend(
+        sequences,
+        heads,
+        segments,
+        at,
+        #[inline(always)]
+        |sequence, y| attend_in_blocks(&sequence, y, heads, at),
+    );
+    B::upload(y, shape_of::<B>(q), q)
+}
+
+/// Queries and keys at their positions, as their product sees them.
+pub(super) fn turned<B: NoisyBackend>(
+    [q, k]: [&Primitive<B>; 2],
+    angles: &Angles,
+    heads: Heads,
+    at: &AttentionAt,
+) -> [Vec<f32>; 2] {
+    [(q, Operand::Lhs, heads.query_width()), (k, Operand::Rhs, heads.kv_width())].map(
+        |(x, operand, width)| {
+            let mut x = angles.turned(&B::host(x), heads.dim, width);
+            at.scores.perturb_rows(Point::Input, operand, width, &mut x);
+            x
+        },
+    )
+}
+
+/// What was injected forward into one sequence.
+#[derive(Default)]
+pub(super) struct ForwardSums {
+    scores: Sums,
+    softmax_input: Sums,
+    softmax_output: Sums,
+    probabilities: Sums,
+    score_sums: Rounded,
+    value_sums: Rounded,
+}
+
+/// The sums of a site's products, forward.
+fn outputs(at: &At) -> Products<'_> {
+    Products::new(at, Point::Output, Operand::Lhs)
+}
+
+impl ForwardSums {
+    fn count(all: &[Self], at: &AttentionAt) {
+        let AttentionAt { scores, softmax, values } = at;
+        outputs(scores).count(all.iter().map(|sums| &sums.score_sums));
+        outputs(values).count(all.iter().map(|sums| &sums.value_sums));
+        scores.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.scores));
+        softmax.by_row(Point::Input, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_input));
+        softmax.by_row(Point::Output, Operand::Lhs).count(all.iter().map(|sums| &sums.softmax_output));
+        values.by_row(Point::Input, Operand::Lhs).count(all.iter().map(|sums| &sums.probabilities));
+    }
+}
+
+/// All sequences, in parallel, each by `one`.
+pub(super) fn attend<S: Send>(
+    sequences: Vec<S>,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+    one: impl Fn(S, &mut [f32]) -> ForwardSums + Sync,
+) -> Vec<f32> {
+    let tokens: usize = segments.ranges().map(|rows| rows.len()).sum();
+    let mut y = vec![0.0; tokens * heads.query_width()];
+    let work: Vec<_> = sequences.into_iter().zip(segments.split(&mut y, heads.query_width())).collect();
+    let one = |(sequence, y)| {
+        dispatch(
+            #[inline(always)]
+            || one(sequence, y),
+        )
+    };
+    let sums: Vec<ForwardSums> = work.into_par_iter().map(one).collect();
+    ForwardSums::count(&sums, at);
+    at.values.output(heads.query_width(), &mut y);
+    y
+}
+
+#[inline(always)]
+pub(super) fn attend_in_blocks(
+    sequence: &Sequence,
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+) -> ForwardSums {
+    let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
+    let (width, value_sums) = (heads.query_width(), outputs(&at.values));
+    let (mut exact, finite) = (value_sums.exact(y.len()), !not_finite(&sequence.v));
+    for head in 0..heads.query {
+        for block in sequence.blocks() {
+            let seen = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
+            perturb_probabilities(seen, at, &mut p, &mut sums);
+            let (first, keys) = (block.start * width + head * heads.dim, seen.keys);
+            let factors = [Mat::new(&p, block.len(), keys, keys), sequence.values(keys, head, heads)];
+            seen.mix(value_sums, [y, &mut exact], (first, width), factors, finite);
+        }
+    }
+    value_sums.measure(sequence.rows.clone(), width, [&exact, y], &mut sums.value_sums);
+    sums
+}
+
+/// The probabilities `p` of a block of queries over the keys that its last query sees, `[block, keys]`, zero above
+/// the diagonal, as the softmax makes them.
+#[inline(always)]
+pub(super) fn probabilities(
+    sequence: &Sequence,
+    block: &Range<usize>,
+    head: usize,
+    heads: Heads,
+    at: &AttentionAt,
+    p: &mut Vec<f32>,
+    sums: &mut ForwardSums,
+) -> Seen {
+    let offset = sequence.offset(heads);
+    let keys = offset + block.end;
+    p.resize(block.len() * keys, 0.0);
+    let score_sums = outputs(&at.scores);
+    let mut exact = score_sums.exact(p.len());
+    let factors = [sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t()];
+    score_sums.product([p, &mut exact], 0, keys, factors, false);
+    let (row, shortest) = (sequence.rows.start + block.start, offset + block.start + 1);
+    let seen = Seen { row, queries: block.len(), head, shortest, keys };
+    seen.mask(score_sums, [&mut exact, p], &mut sums.score_sums);
+    softmax_of_scores(seen, heads, at, p, sums);
+    seen
+}
+
+/// Makes of the scores `p` that queries see their probabilities.
+#[inline(always)]
+pub(super) fn softmax_of_scores(
+    seen: Seen,
+    heads: Heads,
+    at: &AttentionAt,
+    p: &mut [f32],
+    sums: &mut ForwardSums,
+) {
+    seen.inject(at.scores.by_row(Point::Output, Operand::Lhs), p, &mut sums.scores);
+    for visible in seen.visible(p) {
+        at.scores.note_magnitude(visible);
+        visible.iter_mut().for_each(|s| *s *= heads.scale());
+    }
+    seen.inject(at.softmax.by_row(Point::Input, Operand::Lhs), p, &mut sums.softmax_input);
+    // A loop, for what `for_each` does here is not inlined, and then compiled without SIMD.
+    for visible in seen.visible(p) {
+        softmax_row(visible);
+    }
+}
+
+/// Makes of the probabilities `p` what the product with the values sees.
+#[inline(always)]
+pub(super) fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
+    seen.inject(at.softmax.by_row(Point::Output, Operand::Lhs), p, &mut sums.softmax_output);
+    for visible in seen.visible(p) {
+        at.softmax.note_magnitude(visible);
+    }
+    seen.inject(at.values.by_row(Point::Input, Operand::Lhs), p, &mut sums.probabilities);
+}
