@@ -5,6 +5,10 @@ use std::{fs, path::Path};
 
 use burn_flex::Flex;
 use hardy_lab::run::{Event, run, run_arms};
+use hardy_model::{
+    Dtype, HostTensor,
+    files::{read_tensors, write_tensors},
+};
 use hardy_train::{checkpoint, config::RunConfig, error::Error};
 use serde_json::Value;
 
@@ -259,6 +263,14 @@ fn a_checkpoint_of_another_model_is_refused() {
     let text =
         fs::read_to_string(&path).unwrap().replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 3");
     fs::write(&path, text).unwrap();
+    let weights = newest.join("model.safetensors");
+    let kept = read_tensors(&weights).unwrap().tensors.into_iter().filter(|x| !x.name.contains(".layers.3."));
+    let kept = kept.map(|x| HostTensor {
+        name: x.name.clone(),
+        shape: x.shape.clone(),
+        data: x.into_f32().unwrap(),
+    });
+    write_tensors(&weights, &kept.collect::<Vec<_>>(), Dtype::F32).unwrap();
     let error = run::<Flex>(&config(&["train.steps=1"]), dir.path(), true, &Default::default(), &mut |_| {});
     let error: hardy_lab::LabError = error.unwrap_err();
     assert!(error.to_string().contains("another model") && error.is_input(), "{error}");
