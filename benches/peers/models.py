@@ -172,11 +172,10 @@ def check(family, hardy):
         write(family, directory, MIDDLING, [48, 33, 12], 24)
         file = os.path.join(directory, "golden.safetensors")
         out = os.path.join(directory, "scores.safetensors")
-        model = [hardy, "--quiet"] if False else [hardy]
         command = ["score", "--model", directory, "--batch", file, "--out", out, "--logits", "--grads"]
-        subprocess.run(model + command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([hardy, *command], check=True, stdout=subprocess.DEVNULL)
         generate = ["generate", "--json", "--model", directory, "--batch", file, "--max-new-tokens", "24"]
-        said = subprocess.run(model + generate, check=True, stdout=subprocess.PIPE).stdout
+        said = subprocess.run([hardy, *generate], check=True, stdout=subprocess.PIPE).stdout
         ours, theirs = load_file(out), load_file(file)
     mask = theirs["attention_mask"].bool()
     logits = relative(ours["logits"][mask], theirs["logits"][mask])

@@ -302,8 +302,8 @@ impl<B: NoisyBackend> Decoder<B> {
         }
         let sites =
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
-        let angles = if layer.rotary { &scene.angles } else { &scene.still };
-        let (heads, segments) = (self.blueprint.heads, &scene.batch.segments);
+        let angles = if layer.kind.rotary { &scene.angles } else { &scene.still };
+        let (heads, segments) = (self.blueprint.heads, &scene.batch.segments.within(layer.kind.window));
         let mixed = match cache {
             None => attention([q, k, v], angles, heads, segments, &sites),
             Some(cache) => cached_attention([q, k, v], cache, angles, heads, segments, &sites),

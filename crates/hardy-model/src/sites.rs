@@ -10,7 +10,7 @@ use hardy_ops::{
 
 use crate::{
     Error, Result,
-    config::{Activation, Experts, ModelConfig, ParameterSpec},
+    config::{Activation, Experts, LayerKind, ModelConfig, ParameterSpec},
     lora::{ALL_LINEAR, Adapters, Lora},
 };
 
@@ -98,8 +98,8 @@ pub(crate) struct Layer {
     pub o: Linear,
     pub post_norm: Norm,
     pub mlp: Mlp,
-    /// Whether queries and keys are turned to their positions.
-    pub rotary: bool,
+    /// What it has that other layers may not have.
+    pub kind: LayerKind,
 }
 
 impl Gated {
@@ -318,7 +318,7 @@ impl Lister {
             o: self.linear(&path("self_attn.o_proj"), layer),
             post_norm: self.norm(&path("post_attention_layernorm"), Op::RmsNorm, at),
             mlp: self.mlp(&path("mlp"), layer, config),
-            rotary: config.per_layer[layer].rotary,
+            kind: config.per_layer[layer],
         }
     }
 

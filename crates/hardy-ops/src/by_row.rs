@@ -22,11 +22,11 @@ pub(crate) struct ByRow<'a> {
 /// Elements and energy of what a [`ByRow`] injected and counts, one entry an injection.
 pub(crate) type Sums = Vec<(u64, ErrorEnergy)>;
 
-/// Part of a row: whose it is, its first element in the row's noise, and how many elements it has.
+/// Part of a row: whose it is, where the row's noise begins, and which elements of both it is.
 pub(crate) struct Part {
     pub row: usize,
     pub first_element: u64,
-    pub length: usize,
+    pub seen: Range<usize>,
 }
 
 impl<'a> ByRow<'a> {
@@ -34,7 +34,7 @@ impl<'a> ByRow<'a> {
         Self { at, injections: at.injections(point), point, operand }
     }
 
-    /// Injects into the beginning of every row of `x` `[rows, stride]`: `part` tells which part of which row of the
+    /// Injects into a part of every row of `x` `[rows, stride]`: `part` tells which part of which row of the
     /// activation row `i` holds; all are of the rows `range`. Adds to `sums`.
     pub fn apply_parts(
         &self,
@@ -51,10 +51,10 @@ impl<'a> ByRow<'a> {
             for (span, counted) in self.at.rows().spans(self.point.pass(), range.clone()) {
                 let mut elements = 0;
                 let parts = x.chunks_exact_mut(stride).enumerate().filter_map(|(i, x)| {
-                    let Part { row, first_element, length } = part(i);
+                    let Part { row, first_element, seen } = part(i);
                     span.contains(&row).then(|| {
-                        elements += length as u64;
-                        (addresses[row], first_element, &mut x[..length])
+                        elements += seen.len() as u64;
+                        (addresses[row], first_element + seen.start as u64, &mut x[seen])
                     })
                 });
                 let energy = injection.perturbation.apply_parts(key, parts);

@@ -29,9 +29,6 @@ impl LayerKind {
     pub(super) fn read(fields: &Fields<'_>, architecture: Architecture, layers: usize) -> Result<Vec<Self>> {
         let rotary = rotary_layers(fields, architecture, layers)?;
         let windows = windows(fields, architecture, &rotary)?;
-        if windows.iter().any(Option::is_some) {
-            return Err(fields.wrong("sliding_window", "unused: sliding windows are not supported"));
-        }
         let sparse = match architecture {
             Architecture::Qwen2Moe | Architecture::Qwen3Moe => sparse_layers(fields, layers)?,
             _ => vec![false; layers],

@@ -352,6 +352,25 @@ fn family(architecture: Architecture, more: Value) -> Value {
     with(with(qwen2(), named), more)
 }
 
+fn windows(json: Value) -> Vec<Option<usize>> {
+    parse(json).unwrap().per_layer.iter().map(|layer| layer.window).collect()
+}
+
+#[test]
+fn windows_are_those_of_the_family() {
+    let sliding = json!({ "use_sliding_window": true, "sliding_window": 64, "max_window_layers": 1 });
+    assert_eq!(windows(with(qwen2(), sliding.clone())), [None, Some(64)]);
+    assert_eq!(windows(family(Architecture::Qwen3, sliding.clone())), [None, Some(64)]);
+    assert_eq!(windows(family(Architecture::Mistral, json!({ "sliding_window": 9 }))), [Some(9); 2]);
+    assert_eq!(windows(family(Architecture::Mistral, json!({ "sliding_window": null }))), [None; 2]);
+    assert_eq!(windows(family(Architecture::Mistral, json!({}))), [Some(4096); 2]);
+    let types = json!({ "layer_types": ["sliding_attention", "full_attention"] });
+    assert_eq!(windows(with(with(qwen2(), sliding), types.clone())), [Some(64), None]);
+    assert!(refusal(family(Architecture::Mistral, types)).contains("the same for all layers"));
+    let message = refusal(family(Architecture::Llama, json!({ "sliding_window": 64 })));
+    assert!(message.contains("`sliding_window` is 64; it should be absent"), "{message}");
+}
+
 #[test]
 fn every_nth_layer_of_smollm3_is_still() {
     let still = |more: Value| {

@@ -82,7 +82,9 @@ fn attend_by_query(
             let q = &sequence.query(query, head, heads)[..heads.dim];
             cached.scores(q, heads.kv_columns(head), p);
         }
-        let seen = Seen { row: sequence.rows.start + query, queries: 1, head: 0, shortest: keys, keys };
+        let (row, window) = (sequence.rows.start + query, sequence.window);
+        let seen = Seen { row, queries: 1, head: 0, shortest: keys, keys, window };
+        seen.hide(&mut p);
         softmax_of_scores(seen, heads, at, &mut p, &mut sums);
         perturb_probabilities(seen, at, &mut p, &mut sums);
         for (head, (p, y)) in p.chunks_exact(keys).zip(y.chunks_exact_mut(heads.dim)).enumerate() {

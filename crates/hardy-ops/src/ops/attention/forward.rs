@@ -159,7 +159,8 @@ pub(super) fn probabilities(
     let factors = [sequence.queries(block, head, heads), sequence.keys(keys, head, heads).t()];
     score_sums.product([p, &mut exact], 0, keys, factors, false);
     let (row, shortest) = (sequence.rows.start + block.start, offset + block.start + 1);
-    let seen = Seen { row, queries: block.len(), head, shortest, keys };
+    let window = sequence.window;
+    let seen = Seen { row, queries: block.len(), head, shortest, keys, window };
     seen.mask(score_sums, [&mut exact, p], &mut sums.score_sums);
     softmax_of_scores(seen, heads, at, p, sums);
     seen

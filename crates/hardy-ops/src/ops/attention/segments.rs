@@ -7,7 +7,11 @@ use super::MOST_KEYS;
 
 /// Where the sequences of a packed batch begin and end, and which earlier run of rows each one continues.
 #[derive(Clone, Debug)]
-pub struct Segments(Arc<[Segment]>);
+pub struct Segments {
+    all: Arc<[Segment]>,
+    /// How many positions a token sees, its own among them.
+    window: usize,
+}
 
 #[derive(Clone, Debug)]
 struct Segment {
@@ -37,32 +41,43 @@ impl Segments {
             all.push(Segment { rows: end..end + length, prefix });
             end += length;
         }
-        Self(all.into())
+        Self { all: all.into(), window: usize::MAX }
+    }
+
+    /// The same sequences, in which a token sees `window` positions, its own among them, or all up to its own.
+    #[must_use]
+    pub fn within(&self, window: Option<usize>) -> Self {
+        Self { window: window.unwrap_or(usize::MAX), ..self.clone() }
+    }
+
+    /// How many positions a token sees.
+    pub(crate) fn window(&self) -> usize {
+        self.window
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The rows of every segment.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
-        self.0.iter().map(|segment| segment.rows.clone())
+        self.all.iter().map(|segment| segment.rows.clone())
     }
 
     /// The rows of segment `index`.
     pub(crate) fn rows(&self, index: usize) -> Range<usize> {
-        self.0[index].rows.clone()
+        self.all[index].rows.clone()
     }
 
     /// The rows that segment `index` continues; none where it stands alone.
     pub(crate) fn prefix(&self, index: usize) -> Range<usize> {
-        self.0[index].prefix.map_or(0..0, |prefix| self.rows(prefix))
+        self.all[index].prefix.map_or(0..0, |prefix| self.rows(prefix))
     }
 
     /// Splits `x` `[tokens, width]` into the rows of every segment.

@@ -22,6 +22,8 @@ pub(super) struct Sequence<'a> {
     pub v: Cow<'a, [f32]>,
     /// The rows of the queries.
     pub rows: Range<usize>,
+    /// How many keys a query sees at most, the last ones.
+    pub window: usize,
 }
 
 impl<'a> Sequence<'a> {
@@ -32,7 +34,13 @@ impl<'a> Sequence<'a> {
             let [before, own] = [&prefix, &rows].map(|rows| of(x, rows, heads.kv_width()));
             if before.is_empty() { Cow::Borrowed(own) } else { Cow::Owned([before, own].concat()) }
         };
-        Self { q: of(q, &rows, heads.query_width()), k: with_prefix(k), v: with_prefix(v), rows }
+        Self {
+            q: of(q, &rows, heads.query_width()),
+            k: with_prefix(k),
+            v: with_prefix(v),
+            rows,
+            window: segments.window(),
+        }
     }
 
     /// The blocks of queries.
@@ -77,6 +85,8 @@ pub(super) struct Seen {
     pub shortest: usize,
     /// From one query's scores to the next one's.
     pub keys: usize,
+    /// How many keys a query sees at most, the last ones.
+    pub window: usize,
 }
 
 impl Seen {
@@ -90,8 +100,7 @@ impl Seen {
     pub fn inject(self, errors: ByRow, x: &mut [f32], sums: &mut Sums) {
         let part = |i: usize| {
             let (head, query) = (self.head + i / self.queries, i % self.queries);
-            let first_element = (head as u64) << HEAD_SHIFT;
-            Part { row: self.row + query, first_element, length: self.shortest + query }
+            Part { row: self.row + query, first_element: (head as u64) << HEAD_SHIFT, seen: self.range(i) }
         };
         errors.apply_parts(self.rows(), self.keys, x, part, sums);
     }
@@ -99,17 +108,34 @@ impl Seen {
     /// What every query sees of `x` `[heads·queries, keys]`.
     #[inline(always)]
     pub fn visible(self, x: &mut [f32]) -> impl Iterator<Item = &mut [f32]> {
-        let length = move |i| self.shortest + i % self.queries;
-        x.chunks_exact_mut(self.keys).enumerate().map(move |(i, x)| &mut x[..length(i)])
+        x.chunks_exact_mut(self.keys).enumerate().map(move |(i, x)| &mut x[self.range(i)])
     }
 
-    /// Puts 0 above the diagonal of `x` `[queries, keys]`, and measures what rounding its sums did to the rest.
+    /// The keys that row `i` of `[heads·queries, keys]` sees.
+    #[inline(always)]
+    pub fn range(self, i: usize) -> Range<usize> {
+        let end = self.shortest + i % self.queries;
+        end.saturating_sub(self.window)..end
+    }
+
+    /// Puts 0 where row `i` of `x` `[heads·queries, keys]` does not see.
+    #[inline(always)]
+    pub fn hide(self, x: &mut [f32]) {
+        for (i, x) in x.chunks_exact_mut(self.keys).enumerate() {
+            let Range { start, end } = self.range(i);
+            x[..start].fill(0.0);
+            x[end..].fill(0.0);
+        }
+    }
+
+    /// Puts 0 where the queries of `x` `[queries, keys]` do not see, and measures what rounding its sums did to the rest.
     #[inline(always)]
     pub fn mask(self, products: Products, [exact, x]: [&mut [f32]; 2], rounded: &mut Rounded) {
+        self.hide(x);
         for (i, x) in x.chunks_exact_mut(self.keys).enumerate() {
-            let (visible, hidden) = x.split_at_mut(self.shortest + i);
-            hidden.fill(0.0);
-            let exact = exact.get(i * self.keys..i * self.keys + visible.len()).unwrap_or_default();
+            let (seen, first) = (self.range(i), i * self.keys);
+            let exact = exact.get(first + seen.start..first + seen.end).unwrap_or_default();
+            let visible = &mut x[seen];
             products.measure(self.row + i..self.row + i + 1, visible.len(), [exact, visible], rounded);
         }
     }
