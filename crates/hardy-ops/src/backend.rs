@@ -334,11 +334,57 @@ impl Deref for FlexHost {
     }
 }
 
+/// A tensor that a kernel reads.
+type X<'a> = &'a FlexTensor;
+
+/// The default methods once more, for one backend: so the kernels are compiled here, and not again in every crate that
+/// uses them, which takes minutes.
+macro_rules! host_kernels {
+    ($($method:ident($($argument:ident: $type:ty),*) -> $out:ty = $module:ident::$kernel:ident;)*) => {
+        $(fn $method($($argument: $type),*) -> $out {
+            $module::$kernel::<Self>($($argument),*)
+        })*
+    };
+}
+
 impl NoisyBackend for Flex {
     type Host = FlexHost;
 
     fn host(x: &FlexTensor) -> FlexHost {
         FlexHost(x.to_contiguous())
+    }
+
+    host_kernels! {
+        noisy_linear(x: X, w: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward;
+        noisy_linear_backward(x: X, w: X, grad: X, needs: [bool; 3], at: &At) -> Grads<Self, 3> = linear::backward;
+        freeze_weight(w: X, at: &At) -> FlexTensor = linear::frozen_weight;
+        noisy_frozen_linear(x: X, frozen: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward_frozen;
+        noisy_attention(qkv: [X; 3], angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt)
+            -> FlexTensor = attention::forward;
+        noisy_attention_backward(
+            qkv: [X; 3], grad: X, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+        ) -> [FlexTensor; 3] = attention::backward;
+        noisy_cached_attention(
+            qkv: [X; 3], cache: KvLayer, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+        ) -> FlexTensor = attention::forward_cached;
+        noisy_rms_norm(x: X, w: X, epsilon: f32, at: &At) -> FlexTensor = rms_norm::forward;
+        noisy_rms_norm_backward(x: X, w: X, grad: X, epsilon: f32, needs_weight: bool, at: &At)
+            -> Grads<Self, 2> = rms_norm::backward;
+        noisy_silu_up(gate: X, up: X, at: &At) -> FlexTensor = silu::forward_up;
+        noisy_silu_up_backward(gate: X, up: X, grad: X, at: &At) -> [FlexTensor; 2] = silu::backward_up;
+        noisy_gelu(x: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::forward;
+        noisy_gelu_backward(x: X, grad: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::backward;
+        noisy_embedding(w: X, ids: &[u32], at: &At) -> FlexTensor = embedding::forward;
+        noisy_embedding_backward(w: X, ids: &[u32], grad: X, at: &At) -> Option<FlexTensor> = embedding::backward;
+        freeze_table(w: X, at: &At) -> FlexTensor = embedding::frozen_table;
+        gather_rows(x: X, rows: &[u32]) -> FlexTensor = gather::forward;
+        gather_rows_backward(grad: X, rows: &[u32], height: usize) -> FlexTensor = gather::backward;
+        noisy_head(x: X, w: X, targets: &[u32], temperature: f32, at: &At) -> FlexTensor = head::forward;
+        noisy_head_backward(x: X, w: X, targets: (&[u32], f32), grad: X, needs: [bool; 2], at: &At)
+            -> Grads<Self, 2> = head::backward;
+        log_prob(logits: X, targets: &[u32], temperature: f32) -> [FlexTensor; 2] = log_prob::forward;
+        log_prob_backward(logits: X, targets: &[u32], temperature: f32, grad: X) -> FlexTensor = log_prob::backward;
+        entropy_backward(logits: X, temperature: f32, grad: X) -> FlexTensor = log_prob::entropy_backward;
     }
 }
 
