@@ -43,8 +43,8 @@ fn main() {
 }
 
 /// The works, as the other program names them.
-const WORKS: [&str; 7] =
-    ["train", "train_noisy", "generate_1", "generate_32", "generate_256", "grpo", "products"];
+const WORKS: [&str; 8] =
+    ["train", "train_noisy", "generate_1", "generate_32", "generate_256", "grpo", "grpo_noisy", "products"];
 
 fn serve() {
     let mut bench = Bench::new();
@@ -96,7 +96,8 @@ impl Bench {
             "generate_1" => drop(self.generate(1, 1)),
             "generate_32" => drop(self.generate(32, 1)),
             "generate_256" => drop(self.generate(256, 1)),
-            "grpo" => self.grpo(),
+            "grpo" => self.grpo(&Noise::clean()),
+            "grpo_noisy" => self.grpo(&self.noise()),
             "products" => self.products(),
             _ => eprintln!("unknown work `{work}`; there are {}", WORKS.join(", ")),
         }
@@ -161,8 +162,8 @@ impl Bench {
         generate(&self.decoder, &prompts, &how, &Noise::clean(), |_| {})
     }
 
-    /// 32 prompts × 8 samples, 64 + 64 tokens, and one update of the clipped surrogate.
-    fn grpo(&mut self) {
+    /// 32 prompts × 8 samples, 64 + 64 tokens, and one update of the clipped surrogate under `noise`.
+    fn grpo(&mut self, noise: &Noise) {
         let samples: Vec<Sample> = self.generate(SEQUENCES, SAMPLES).into_iter().flatten().collect();
         let sequence = |(i, sample): (usize, &Sample)| Sequence {
             ids: [Self::prompt(i / SAMPLES), sample.ids.clone()].concat(),
@@ -176,7 +177,7 @@ impl Bench {
         let advantages = advantage::grpo(&rewards, &groups, advantage::EPSILON);
         let weights = Mean::TokenMean.weights(&vec![NEW; samples.len()]);
         let mut first = 0;
-        self.update(&sequences, &Noise::clean(), |current| {
+        self.update(&sequences, noise, |current| {
             let tokens = first..first + current.len();
             first = tokens.end;
             let advantage: Vec<f32> = tokens.clone().map(|token| advantages[token / NEW]).collect();
