@@ -1,8 +1,8 @@
 //! Evaluation: greedy answers to the same problems at every noise level, scored strictly and flexibly, each level
 //! with the plan it ran under and the receipt of what was injected.
 
-use hardy_model::{Generation, Sampler, generate};
-use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Rule, Streams};
+use hardy_model::{Generation, Sample, Sampler, generate};
+use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Receipt, Rule, Streams};
 use hardy_train::{
     data::Problem,
     error::Error,
@@ -122,7 +122,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         let samples = generate(&self.policy.decoder, &prompts, &how, &noise, progress);
         let answers = self.problems.iter().zip(&samples);
         let problems = answers
-            .map(|(problem, samples)| self.judge(problem, &samples[0].ids))
+            .map(|(problem, samples)| self.judge(problem, &samples[0]))
             .collect::<Result<Vec<_>, LabError>>()?;
         Ok(LevelRecord::new(
             level.label.clone(),
@@ -143,8 +143,8 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         Ok(plan)
     }
 
-    fn judge(&self, problem: &Problem, ids: &[u32]) -> Result<ProblemRecord, LabError> {
-        let response = self.policy.tokenizer.decode(ids, true).map_err(Error::from)?;
+    fn judge(&self, problem: &Problem, sample: &Sample) -> Result<ProblemRecord, LabError> {
+        let response = self.policy.tokenizer.decode(&sample.ids, true).map_err(Error::from)?;
         let truth = problem.truth();
         let right = |how| score(&response, &truth, how) == 1.0;
         Ok(ProblemRecord {
@@ -153,7 +153,8 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
             flexible: right(Extraction::Flexible),
             answer: extract(&response, Extraction::Strict)
                 .or_else(|| extract(&response, Extraction::Flexible)),
-            tokens: ids.len(),
+            tokens: sample.ids.len(),
+            non_finite: sample.non_finite,
             truth,
             response,
         })
@@ -173,10 +174,9 @@ pub fn rules_toml(plan: &Plan) -> String {
 }
 
 /// The receipts of a plan, after a check that everything it asked for happened.
-pub(crate) fn receipts(plan: &BoundPlan) -> Result<Vec<serde_json::Value>, LabError> {
+pub(crate) fn receipts(plan: &BoundPlan) -> Result<Vec<Receipt>, LabError> {
     if let Some(silent) = plan.unfired().into_iter().next() {
         return Err(Error::Unfired(silent).into());
     }
-    let json = |receipt: &hardy_ops::Receipt| serde_json::to_value(receipt).unwrap_or_default();
-    Ok(plan.receipts().iter().map(json).collect())
+    Ok(plan.receipts())
 }

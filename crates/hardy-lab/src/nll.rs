@@ -1,7 +1,7 @@
 //! Evaluation by likelihood: the mean negative log-likelihood of the worked answers at every noise level, a finer
 //! measure than accuracy where few answers change.
 
-use hardy_ops::{NoisyBackend, Phase};
+use hardy_ops::{NoisyBackend, Phase, Receipt};
 use hardy_train::{
     data::Problem,
     error::Error,
@@ -39,7 +39,7 @@ pub struct NllLevel {
     /// The mean over the tokens of each problem's answer, in the order of the problems.
     pub problems: Vec<f64>,
     /// What was injected.
-    pub receipts: Vec<serde_json::Value>,
+    pub receipts: Vec<Receipt>,
 }
 
 /// Measures every level on the same worked answers.

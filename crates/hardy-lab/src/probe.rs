@@ -32,8 +32,10 @@ pub struct Magnitude {
     pub pass: Pass,
     /// The rule, from 1.
     pub rule: usize,
-    /// Values measured.
+    /// Values measured, those that are not finite among them.
     pub elements: u64,
+    /// Those of them that are not finite, and not in what follows.
+    pub non_finite: u64,
     /// The root mean square of the values before the error.
     pub magnitude: f64,
     /// That of the error.
@@ -53,7 +55,7 @@ pub fn magnitudes<B: NoisyBackend>(
 ) -> Result<Vec<Magnitude>, LabError> {
     let decoder = &what.policy.decoder;
     let sites = &decoder.blueprint.sites;
-    let bound = plan.bind(sites, &[Phase::Train]).map_err(Error::from)?;
+    let bound = decoder.blueprint.bind(plan, &[Phase::Train]).map_err(Error::from)?;
     if !bound.acts_in(Phase::Train) {
         let silent =
             "no rule of the plan acts in the phase train; leave `during` out, or name \"train\" there";
@@ -84,6 +86,7 @@ fn by_layer(receipts: &[Receipt], sites: &[Site]) -> Vec<Magnitude> {
         match groups.iter_mut().find(|(other, sum)| *other == layer && key(sum) == key(receipt)) {
             Some((_, sum)) => {
                 sum.elements += receipt.elements;
+                sum.non_finite += receipt.non_finite;
                 sum.error_energy += receipt.error_energy;
                 sum.signal_energy += receipt.signal_energy;
             }
@@ -94,7 +97,8 @@ fn by_layer(receipts: &[Receipt], sites: &[Site]) -> Vec<Magnitude> {
 }
 
 fn magnitude(layer: Option<usize>, sum: &Receipt) -> Magnitude {
-    let rms = |energy: f64| (energy / sum.elements.max(1) as f64).sqrt();
+    let measured = (sum.elements - sum.non_finite).max(1) as f64;
+    let rms = |energy: f64| (energy / measured).sqrt();
     let db = 10.0 * (sum.signal_energy / sum.error_energy).log10();
     Magnitude {
         layer,
@@ -103,6 +107,7 @@ fn magnitude(layer: Option<usize>, sum: &Receipt) -> Magnitude {
         pass: sum.pass,
         rule: sum.rule,
         elements: sum.elements,
+        non_finite: sum.non_finite,
         magnitude: rms(sum.signal_energy),
         error: rms(sum.error_energy),
         signal_to_noise_db: db.is_finite().then_some(db),

@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
+use hardy_ops::Receipt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
-use crate::receipt::Receipt;
 
 /// The layout that this version writes.
 pub const SCHEMA: u32 = 1;
@@ -50,11 +50,14 @@ pub struct LevelRecord {
     pub accuracy: f64,
     /// The share of problems answered right in any form, in [0, 1].
     pub flexible_accuracy: f64,
+    /// Responses that ended because the next token's logits were not finite.
+    #[serde(default)]
+    pub non_finite: usize,
     /// One entry per problem, in order of `id`.
     pub problems: Vec<ProblemRecord>,
-    /// What was really injected (see [`Receipt`] for the keys that are read).
+    /// What was really injected.
     #[serde(default)]
-    pub receipts: Vec<serde_json::Value>,
+    pub receipts: Vec<Receipt>,
 }
 
 /// The outcome of one problem.
@@ -74,6 +77,9 @@ pub struct ProblemRecord {
     pub response: String,
     /// Tokens of the response.
     pub tokens: usize,
+    /// Whether it ended because the next token's logits were not finite.
+    #[serde(default)]
+    pub non_finite: bool,
 }
 
 impl EvalRecord {
@@ -151,7 +157,7 @@ impl LevelRecord {
         noise: Option<f64>,
         plan: String,
         mut problems: Vec<ProblemRecord>,
-        receipts: Vec<serde_json::Value>,
+        receipts: Vec<Receipt>,
     ) -> Self {
         problems.sort_by_key(|problem| problem.id);
         let share = |right: fn(&ProblemRecord) -> bool| {
@@ -159,7 +165,8 @@ impl LevelRecord {
         };
         let (accuracy, flexible_accuracy) =
             (share(|problem| problem.strict), share(|problem| problem.flexible));
-        Self { label, noise, plan, accuracy, flexible_accuracy, problems, receipts }
+        let non_finite = problems.iter().filter(|problem| problem.non_finite).count();
+        Self { label, noise, plan, accuracy, flexible_accuracy, non_finite, problems, receipts }
     }
 
     /// How many problems are right in the rewarded form.
@@ -179,7 +186,7 @@ impl LevelRecord {
             return Err(LabError::RepeatedProblem { what: what(), id: pair[0] });
         }
         let asked = self.noise.unwrap_or(0.0);
-        if asked > 0.0 && !Receipt::read_all(&self.receipts).iter().any(|receipt| receipt.elements > 0.0) {
+        if asked > 0.0 && !self.receipts.iter().any(|receipt| receipt.elements > 0) {
             return Err(LabError::NoReceipt { level: self.label.clone(), asked });
         }
         Ok(())
@@ -215,6 +222,7 @@ pub(crate) mod made_up {
             truth: id.to_string(),
             response: format!("#### {id}"),
             tokens: 3,
+            non_finite: false,
         }
     }
 
@@ -222,11 +230,11 @@ pub(crate) mod made_up {
         EvalRecord::new("m".into(), "d".into(), 0, Some(20), levels)
     }
 
-    fn receipt(noise: f64) -> serde_json::Value {
-        serde_json::json!({
-            "site": "model.layers.0.mlp.up_proj", "op": "linear", "point": "output", "phase": "eval",
-            "pass": "forward", "calls": 10, "elements": 640, "asked": noise, "measured": noise,
-        })
+    fn receipt(noise: f64) -> Receipt {
+        let text = r#"{ "site": "model.layers.0.mlp.up_proj", "op": "linear", "point": "output", "phase": "eval",
+            "pass": "forward", "rule": 1, "kind": "relative_gaussian", "calls": 10, "elements": 640 }"#;
+        let receipt: Receipt = serde_json::from_str(text).unwrap();
+        Receipt { asked: Some(noise), measured: noise, ..receipt }
     }
 }
 

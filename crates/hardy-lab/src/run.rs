@@ -33,7 +33,7 @@ use crate::{
 /// What a run tells while it goes on.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Something that may not be meant, before the run begins.
+    /// Something that may not be meant, or that the result will not say by itself.
     Warning(&'a str),
     /// It begins, or goes on after so many steps of so many.
     Started {
@@ -97,8 +97,7 @@ fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Pr
     let policy = with_adapters(config, policy)?;
     let layers = policy.decoder.blueprint.config.layers;
     let plan = config.plan(total, per_epoch, layers, scan.as_ref())?;
-    let plan =
-        plan.bind(&policy.decoder.blueprint.sites, &[Phase::Rollout, Phase::Train]).map_err(Error::from)?;
+    let plan = policy.decoder.blueprint.bind(&plan, &[Phase::Rollout, Phase::Train]).map_err(Error::from)?;
     let level = |&scale: &f64| Level::noise(scale, config.seed).under(&config.noise);
     let levels = config.eval.noise_levels.iter().map(level).collect();
     Ok(Prepared {
@@ -158,8 +157,10 @@ pub fn run<B: NoisyBackend>(
     let text = config.to_toml();
     if resume && directory.join("config.toml").exists() {
         check_same_config(directory, config)?;
-        if let Some((_, newest)) = checkpoint::latest(directory) {
-            checkpoint::restore(&newest, &mut trainer, device)?;
+        if let Some((_, newest)) = checkpoint::latest(directory)
+            && let Some(note) = checkpoint::restore(&newest, &mut trainer, device)?
+        {
+            tell(Event::Warning(&note));
         }
     } else {
         fs::create_dir_all(directory.join("eval")).map_err(Error::file(directory))?;
@@ -177,12 +178,17 @@ pub fn run<B: NoisyBackend>(
         Some(record) if from > 0 => record,
         _ => judge.evaluate_and_keep(&trainer, tell)?,
     };
+    let mut learned_nothing = false;
     while trainer.steps < total {
         let record = trainer
             .step(|done, of| tell(Event::Rollout(done, of)))
             .map_err(|error| name_last_good(error, directory))?;
         log.write(&record)?;
         tell(Event::Step(&record, total));
+        if record.updates + record.skipped_updates == 0 && !learned_nothing {
+            learned_nothing = true;
+            tell(Event::Warning(&nothing_to_learn(&record)));
+        }
         // Noise that was silent in a whole step with gradients would be in all: hours too late to be told at the end.
         if record.grad_norm > 0.0 {
             refuse_silent_noise(&trainer)?;
@@ -192,9 +198,33 @@ pub fn run<B: NoisyBackend>(
             last = judge.evaluate_and_keep(&trainer, tell)?;
         }
     }
+    refuse_no_update(&trainer)?;
     refuse_silent_noise(&trainer)?;
     report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
     Ok(last)
+}
+
+/// What to say of a step whose groups were all dropped.
+fn nothing_to_learn(record: &StepRecord) -> String {
+    format!(
+        "step {}: no group of responses differed in score, in {} groups sampled, so there was no update",
+        record.step, record.groups_sampled
+    )
+}
+
+/// Refuses a run that ends as it began.
+fn refuse_no_update<B: NoisyBackend>(trainer: &Trainer<B>) -> Result<(), LabError> {
+    if trainer.optimizer.steps > 0 {
+        return Ok(());
+    }
+    let reason = match trainer.nonfinite_in_row {
+        0 => "in none did the answers of a group differ in score, so dynamic sampling kept no group; take problems that \
+              the model solves now and then, more `train.samples_per_prompt` or `train.generation_rounds`, \
+              `train.reward` = \"flexible\", or `train.dynamic_sampling` = false"
+            .to_owned(),
+        n => format!("all {n} that there would have been were left out because they were not finite; take weaker errors"),
+    };
+    Err(Error::NoUpdate { steps: trainer.steps, reason }.into())
 }
 
 fn refuse_silent_noise<B: NoisyBackend>(trainer: &Trainer<B>) -> Result<(), LabError> {

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hardy_ops::Receipt;
+
 use crate::error::LabError;
 use crate::record::EvalRecord;
 
@@ -26,7 +28,7 @@ pub struct RunRecords {
     /// The metrics in order of step; of a step that was repeated after a resume, the last.
     pub metrics: Vec<Metrics>,
     /// The entries of `receipts.json`; empty where there is no such file.
-    pub receipts: Vec<serde_json::Value>,
+    pub receipts: Vec<Receipt>,
 }
 
 impl RunRecords {
@@ -127,7 +129,7 @@ fn read_metrics(path: &Path) -> Result<Vec<Metrics>, LabError> {
     Ok(by_step.into_values().collect())
 }
 
-fn read_receipts(path: &Path) -> Result<Vec<serde_json::Value>, LabError> {
+fn read_receipts(path: &Path) -> Result<Vec<Receipt>, LabError> {
     let Some(text) = read_if_there(path)? else { return Ok(vec![]) };
     serde_json::from_str(&text).map_err(|e| LabError::json(path, e.line(), &e))
 }
@@ -186,7 +188,7 @@ mod tests {
         let message = read_run(directory.path()).unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl:2:"), "{message}");
         std::fs::remove_file(directory.path().join("metrics.jsonl")).unwrap();
-        write(directory.path().join("receipts.json"), "[\n{},\n{]").unwrap();
+        write(directory.path().join("receipts.json"), "[\n\n{]").unwrap();
         let message = read_run(directory.path()).unwrap_err().to_string();
         assert!(message.contains("receipts.json:3:"), "{message}");
     }

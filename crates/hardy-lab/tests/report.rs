@@ -17,11 +17,14 @@ fn level(label: &str, noise: Option<f64>, right: impl Fn(u64) -> bool) -> LevelR
         truth: "3".into(),
         response: format!("{TRAP} #### 3"),
         tokens: 9,
+        non_finite: false,
     };
-    let receipts = vec![json!({
+    let receipt = json!({
         "site": "model.layers.0.mlp", "op": "linear", "point": "output", "phase": "eval", "pass": "forward",
-        "calls": 4, "elements": 4096, "asked": noise, "measured": 0.0501,
-    })];
+        "rule": 1, "kind": "relative_gaussian", "calls": 4, "elements": 4096, "non_finite": 3, "asked": noise,
+        "measured": 0.0501,
+    });
+    let receipts = vec![serde_json::from_value(receipt).unwrap()];
     LevelRecord::new(label.into(), noise, String::new(), (0..60).map(problem).collect(), receipts)
 }
 
@@ -72,6 +75,7 @@ fn a_page_says_what_the_tables_say() {
         "<b class=\"big\">70.0 %</b> <span>[57.5, 80.1]</span>",
         "0 throughout, and not drawn: KL to the reference",
         "5.01 %",
+        "<small>non-finite: 3 of 4.1 k</small>",
         "Reward, mean",
         "Effective sample size of training on rollouts",
         "w4a4",

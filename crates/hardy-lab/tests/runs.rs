@@ -9,6 +9,8 @@ use hardy_model::{
     Dtype, HostTensor,
     files::{read_tensors, write_tensors},
 };
+use hardy_numerics::Perturbation;
+use hardy_ops::{Phase, Rule};
 use hardy_train::{checkpoint, config::RunConfig, error::Error};
 use serde_json::Value;
 
@@ -242,8 +244,16 @@ fn a_rule_that_matches_nothing_stops_a_run_before_it_writes() {
 fn a_loss_that_is_not_finite_stops_the_run_and_names_where() {
     let dir = tempfile::tempdir().unwrap();
     let mut steps = 0;
-    // A learning rate this large throws the weights beyond what f32 holds.
-    let config = config(&["train.learning_rate=1e30", "train.max_grad_norm=0", "eval.every=0"]);
+    // Errors this large, from the second step on, are beyond what f32 holds in their products.
+    let mut config = config(&["eval.every=0"]);
+    let schedule = [0.0, 1e30, 1e30, 1e30].into();
+    let error = Perturbation::AbsoluteGaussian { scale: 1e30 };
+    config.noise.push(Rule {
+        during: Some(vec![Phase::Train]),
+        error,
+        schedule: Some(schedule),
+        ..Rule::noise(1.0)
+    });
     let error = run::<Flex>(&config, dir.path(), false, &Default::default(), &mut |event| {
         steps += usize::from(matches!(event, Event::Step(..)));
     })
@@ -354,9 +364,8 @@ fn training_sees_the_rollouts_log_probabilities_to_the_bit_clean_and_under_share
 
 #[test]
 fn noise_that_is_silent_in_the_first_step_with_a_gradient_ends_the_run_there() {
-    let silent =
-        r#"noise=[{ at = "grad_weight", ops = ["linear"], pass = ["backward"], error = { kind = "bf16" } }]"#;
-    // The gradient of a frozen base's weight is never computed.
+    let silent = r#"noise=[{ at = "grad_input", ops = ["linear"], layers = [0], modules = "*.q_proj", pass = ["backward"], error = { kind = "bf16" } }]"#;
+    // Below the first layer of a frozen base nothing is trained, so its inputs have no gradient.
     let mut config =
         config(&[silent, "lora.rank=2", "lora.target_modules=[\"q_proj\"]", "train.reward=flexible"]);
     config.aqn = None;

@@ -54,10 +54,12 @@ impl Generation {
 pub struct Sample {
     /// The new tokens, with the stop token where there was one.
     pub ids: Vec<u32>,
-    /// The log-probability of each under the distribution that it was drawn from (at temperature 1 when greedy).
+    /// The log-probability of each among all tokens, before top-k and top-p (at temperature 1 when greedy).
     pub log_probs: Vec<f32>,
     /// Whether a stop token ended it; otherwise it was cut off.
     pub stopped: bool,
+    /// Whether it was cut off because the next token's logits are no distribution, see [`Sampler::choose`].
+    pub non_finite: bool,
 }
 
 /// A sequence in the batch.
@@ -108,7 +110,8 @@ pub fn generate<B: NoisyBackend>(
             decode(&frozen, decoder, &mut active, &mut cache, how);
         }
         active.retain_mut(|sequence: &mut Active| {
-            let done = sequence.out.stopped || sequence.out.ids.len() >= how.max_new_tokens;
+            let out = &sequence.out;
+            let done = out.stopped || out.non_finite || out.ids.len() >= how.max_new_tokens;
             if done {
                 finished += 1;
                 cache.finish(sequence.cached);
@@ -232,10 +235,13 @@ impl Active {
         ([id], [Row { sequence: self.sequence, position: self.position - 1 }])
     }
 
-    /// Draws the token at `position`.
+    /// Draws the token at `position`, or marks the sequence where there is none to draw.
     fn draw(&mut self, logits: &[f32], how: &Generation) {
         let uniform = how.key.uniform(Row { sequence: self.sequence, position: self.position }, 0);
-        let (id, log_prob) = how.sampler.choose(logits, uniform);
+        let Some((id, log_prob)) = how.sampler.choose(logits, uniform) else {
+            self.out.non_finite = true;
+            return;
+        };
         self.out.ids.push(id);
         self.out.log_probs.push(log_prob);
         self.out.stopped = how.stop.contains(&id);

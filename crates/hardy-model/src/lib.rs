@@ -3,6 +3,7 @@
 //! A [`Blueprint`] lists every parameter and every site of a model; a [`Decoder`] runs it on any backend that has
 //! Hardy's instrumented operators, with the same code in rollouts, in training and in evaluation.
 
+mod bind;
 pub mod chat;
 pub mod config;
 pub mod decoder;

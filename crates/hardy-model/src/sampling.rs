@@ -1,5 +1,10 @@
 //! From logits to a token: greedy at temperature 0, otherwise the inverse of the cumulative distribution at a given
 //! uniform number, after top-k and top-p.
+//!
+//! Top-k and top-p only choose: the log-probability that is kept is the policy's own, over all tokens, because that is
+//! what training computes. So the mismatch of the two, and every importance weight, speaks of numerics and never of a
+//! truncation, which no weight corrects. verl and TRL keep what vLLM calls `processed_logprobs`, renormalised over the
+//! tokens left, and compare it with a training side that knows only the temperature; without truncation all agree.
 
 use hardy_numerics::{math, simd::dispatch};
 use hardy_ops::ops::log_prob::token_log_prob;
@@ -21,19 +26,24 @@ impl Sampler {
     /// Always the most probable token, the first of equals.
     pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0 };
 
-    /// The token for `uniform` in [0, 1) and its log-probability, which is to the bit what training computes from the
-    /// same logits unless top-k or top-p leave tokens out.
-    pub fn choose(&self, logits: &[f32], uniform: f32) -> (u32, f32) {
+    /// The token for `uniform` in [0, 1) and its log-probability among all tokens (at temperature 1 when greedy), which
+    /// is to the bit what training computes from the same logits. `None` where the logits are no distribution: one is
+    /// NaN or +∞, or all are −∞. A single −∞ is a probability of 0.
+    pub fn choose(&self, logits: &[f32], uniform: f32) -> Option<(u32, f32)> {
+        if !is_distribution(logits) {
+            return None;
+        }
         if self.temperature == 0.0 {
             let id = greedy(logits);
-            return (id, token_log_prob(logits, id, 1.0));
+            return Some((id, token_log_prob(logits, id, 1.0)));
         }
         let weights = self.weights(logits);
-        if self.top_k == 0 && self.top_p >= 1.0 {
-            let (id, _) = draw(weights.iter().copied().enumerate(), uniform);
-            return (id, token_log_prob(logits, id, self.temperature));
-        }
-        draw(self.truncate(weights).into_iter(), uniform)
+        let id = if self.top_k == 0 && self.top_p >= 1.0 {
+            draw(weights.iter().copied().enumerate(), uniform)
+        } else {
+            draw(self.truncate(weights).into_iter(), uniform)
+        };
+        Some((id, token_log_prob(logits, id, self.temperature)))
     }
 
     /// What is proportional to the probabilities, 1 for the largest.
@@ -76,21 +86,33 @@ fn greedy(logits: &[f32]) -> u32 {
     logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best }) as u32
 }
 
-fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> (u32, f32) {
+/// Whether the largest logit is finite and none is NaN.
+fn is_distribution(logits: &[f32]) -> bool {
+    dispatch(
+        #[inline(always)]
+        || {
+            let wrong = logits.iter().fold(false, |wrong, z| wrong | z.is_nan());
+            !wrong && maximum(logits).is_finite()
+        },
+    )
+}
+
+/// The token at which the sum of the weights passes `uniform` of the whole.
+fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> u32 {
     let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
     let target = f64::from(uniform) * total;
     let mut sum = 0.0;
-    let mut chosen = (0, 0.0);
+    let mut chosen = 0;
     for (index, weight) in weights {
         if weight > 0.0 {
-            chosen = (index, weight);
+            chosen = index;
             sum += f64::from(weight);
         }
         if sum > target {
             break;
         }
     }
-    (chosen.0 as u32, (f64::from(chosen.1) / total).ln() as f32)
+    chosen as u32
 }
 
 #[inline(always)]
@@ -106,13 +128,14 @@ mod tests {
 
     fn shares(sampler: Sampler) -> [f32; 4] {
         let mut counts = [0.0; 4];
-        (0..10_000).for_each(|i| counts[sampler.choose(&LOGITS, i as f32 / 10_000.0).0 as usize] += 1e-4);
+        (0..10_000)
+            .for_each(|i| counts[sampler.choose(&LOGITS, i as f32 / 10_000.0).unwrap().0 as usize] += 1e-4);
         counts
     }
 
     #[test]
     fn greedy_takes_the_first_of_the_largest() {
-        let (id, log_prob) = Sampler::GREEDY.choose(&LOGITS, 0.9);
+        let (id, log_prob) = Sampler::GREEDY.choose(&LOGITS, 0.9).unwrap();
         let total: f32 = LOGITS.iter().map(|z| (z - 3.0).exp()).sum();
         assert_eq!(id, 1);
         assert!((log_prob + total.ln()).abs() < 1e-5);
@@ -135,5 +158,35 @@ mod tests {
         assert!((top_k[1] - 1.0).abs() < 1e-3);
         let top_p = shares(Sampler { temperature: 1.0, top_p: 0.5, top_k: 0 });
         assert!(top_p[0] == 0.0 && top_p[2] == 0.0 && (top_p[1] - 0.5).abs() < 1e-3);
+    }
+
+    #[test]
+    fn truncation_chooses_and_leaves_the_log_probability_as_training_computes_it() {
+        for (top_p, top_k) in [(0.5, 0), (1.0, 1), (0.6, 3)] {
+            let (id, log_prob) = Sampler { temperature: 0.7, top_p, top_k }.choose(&LOGITS, 0.3).unwrap();
+            assert_eq!(log_prob.to_bits(), token_log_prob(&LOGITS, id, 0.7).to_bits());
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_distribution_choose_no_token() {
+        let samplers = [
+            Sampler::GREEDY,
+            Sampler { temperature: 1.0, top_p: 1.0, top_k: 0 },
+            Sampler { temperature: 0.5, top_p: 0.9, top_k: 2 },
+        ];
+        for sampler in samplers {
+            for wrong in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                for place in 0..4 {
+                    let mut logits = LOGITS;
+                    logits[place] = wrong;
+                    assert_eq!(sampler.choose(&logits, 0.5), None, "{sampler:?} {logits:?}");
+                }
+            }
+            assert_eq!(sampler.choose(&[f32::NEG_INFINITY; 4], 0.5), None);
+            let (id, log_prob) =
+                sampler.choose(&[f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 1.0], 0.5).unwrap();
+            assert!(id == 1 && log_prob.is_finite(), "a probability of 0 is none to choose, and no more");
+        }
     }
 }

@@ -20,15 +20,33 @@ fn prompts() -> Vec<Prompt> {
     (0..30).map(prompt).collect()
 }
 
-fn in_batches_of(batch: usize, max_new_tokens: usize) -> Vec<Vec<Sample>> {
-    let how = Generation {
+fn how(batch: usize, max_new_tokens: usize, temperature: f32) -> Generation {
+    Generation {
         max_new_tokens,
         stop: vec![1, 4, 9],
-        sampler: Sampler { temperature: 1.0, ..Sampler::GREEDY },
+        sampler: Sampler { temperature, ..Sampler::GREEDY },
         batch,
         key: Generation::key(0, "eval", 0),
-    };
+    }
+}
+
+fn in_batches_of(batch: usize, max_new_tokens: usize) -> Vec<Vec<Sample>> {
+    let how = how(batch, max_new_tokens, 1.0);
     generate(&decoder(23, |_| 0), &prompts(), &how, &Noise::clean(), |_| {})
+}
+
+#[test]
+fn a_sample_whose_next_logits_are_not_finite_is_marked_and_ends() {
+    let mut broken = decoder(23, |_| 0);
+    let norm = broken.blueprint.parameters.iter().position(|spec| spec.name == "model.norm.weight").unwrap();
+    for (value, temperature) in [(f32::NAN, 0.0), (f32::NAN, 1.0), (f32::INFINITY, 0.0), (f32::INFINITY, 0.7)]
+    {
+        broken.parameters[norm] = broken.parameters[norm].full_like(value);
+        let how = how(7, 20, temperature);
+        let samples = generate(&broken, &prompts(), &how, &Noise::clean(), |_| {});
+        let marked = Sample { non_finite: true, ..Sample::default() };
+        assert!(samples.iter().flatten().all(|sample| *sample == marked), "{value} at {temperature}");
+    }
 }
 
 #[test]

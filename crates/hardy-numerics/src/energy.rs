@@ -1,4 +1,5 @@
-//! How large an injected error was: the sums from which ‖error‖/‖signal‖ follows, which add up over calls.
+//! How large an injected error was: the sums from which ‖error‖/‖signal‖ follows, which add up over calls. Elements that
+//! are not finite, before or after, are counted apart, so that the sums stay finite and one ∞ does not hide the rest.
 
 use crate::simd::dispatch;
 use rayon::prelude::*;
@@ -6,13 +7,17 @@ use serde::{Deserialize, Serialize};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
-/// The energy of an error beside that of the signal it was added to.
+/// The energy of an error beside that of the signal it was added to, over the elements at which x̃ − x is finite in f32.
+/// Where x or x̃ is not finite, it is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ErrorEnergy {
     /// Σ(x̃ − x)².
     pub error: f64,
     /// Σx², of the values before the perturbation.
     pub signal: f64,
+    /// Elements that are left out of both sums, because x̃ − x is not finite.
+    pub non_finite: u64,
 }
 
 impl ErrorEnergy {
@@ -50,7 +55,11 @@ impl Add for ErrorEnergy {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { error: self.error + other.error, signal: self.signal + other.signal }
+        Self {
+            error: self.error + other.error,
+            signal: self.signal + other.signal,
+            non_finite: self.non_finite + other.non_finite,
+        }
     }
 }
 
@@ -75,12 +84,13 @@ const TASK: usize = 16 * 1024;
 pub(crate) struct Lanes {
     error: [f64; LANES],
     signal: [f64; LANES],
+    non_finite: u64,
 }
 
 impl Lanes {
     #[inline(always)]
     pub fn new() -> Self {
-        Self { error: [0.0; LANES], signal: [0.0; LANES] }
+        Self { error: [0.0; LANES], signal: [0.0; LANES], non_finite: 0 }
     }
 
     /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 32`.
@@ -132,30 +142,61 @@ impl Lanes {
             self.add(before, after);
         }
         for (lane, (&before, &after)) in rest.iter().zip(rest_after).enumerate() {
-            add_square(&mut self.error[lane], after - before);
-            add_square(&mut self.signal[lane], before);
+            self.add_one(lane, before, after);
+        }
+    }
+
+    /// Adds a group of elements. Whether all errors are finite is seen at once, so that they cost one comparison.
+    #[inline(always)]
+    fn add(&mut self, before: &[f32; LANES], after: &[f32; LANES]) {
+        let (mut error, mut signal) = ([0.0; LANES], *before);
+        for lane in 0..LANES {
+            error[lane] = after[lane] - before[lane];
+        }
+        if error.iter().fold(false, |any, error| any | !error.is_finite()) {
+            self.non_finite += leave_out(&mut error, &mut signal);
+        }
+        for lane in 0..LANES {
+            add_square(&mut self.error[lane], error[lane]);
+            add_square(&mut self.signal[lane], signal[lane]);
         }
     }
 
     #[inline(always)]
-    fn add(&mut self, before: &[f32; LANES], after: &[f32; LANES]) {
-        for lane in 0..LANES {
-            add_square(&mut self.error[lane], after[lane] - before[lane]);
-            add_square(&mut self.signal[lane], before[lane]);
+    fn add_one(&mut self, lane: usize, before: f32, after: f32) {
+        let error = after - before;
+        if error.is_finite() {
+            add_square(&mut self.error[lane], error);
+            add_square(&mut self.signal[lane], before);
+        } else {
+            self.non_finite += 1;
         }
     }
 
     #[inline(always)]
     fn replace_one(&mut self, lane: usize, x: &mut f32, image: f32) {
-        add_square(&mut self.error[lane], image - *x);
-        add_square(&mut self.signal[lane], *x);
+        self.add_one(lane, *x, image);
         *x = image;
     }
 
     #[inline(always)]
     pub fn sum(self) -> ErrorEnergy {
-        ErrorEnergy { error: self.error.iter().sum(), signal: self.signal.iter().sum() }
+        let Self { error, signal, non_finite } = self;
+        ErrorEnergy { error: error.iter().sum(), signal: signal.iter().sum(), non_finite }
     }
+}
+
+/// Sets errors that are not finite to 0, and their signals with them; gives how many there were.
+#[inline(always)]
+fn leave_out(error: &mut [f32; LANES], signal: &mut [f32; LANES]) -> u64 {
+    let mut count = 0;
+    for lane in 0..LANES {
+        let finite = error[lane].is_finite();
+        count += u64::from(!finite);
+        error[lane] = if finite { error[lane] } else { 0.0 };
+        signal[lane] = if finite { signal[lane] } else { 0.0 };
+    }
+    count
 }
 
 /// The square of an f32 is exact in f64, so that fusing changes nothing but the time.
@@ -169,16 +210,44 @@ fn add_square(sum: &mut f64, x: f32) {
 mod tests {
     use super::*;
 
+    fn energy(error: f64, signal: f64, non_finite: u64) -> ErrorEnergy {
+        ErrorEnergy { error, signal, non_finite }
+    }
+
     #[test]
     fn energies_add_up() {
-        let mut total = ErrorEnergy { error: 1.0, signal: 2.0 } + ErrorEnergy { error: 3.0, signal: 4.0 };
-        total += ErrorEnergy { error: 5.0, signal: 30.0 };
-        assert_eq!(total, ErrorEnergy { error: 9.0, signal: 36.0 });
+        let mut total = energy(1.0, 2.0, 0) + energy(3.0, 4.0, 2);
+        total += energy(5.0, 30.0, 1);
+        assert_eq!(total, energy(9.0, 36.0, 3));
         assert_eq!(total.relative(), 0.5);
-        assert_eq!(
-            [total, total].into_iter().sum::<ErrorEnergy>(),
-            ErrorEnergy { error: 18.0, signal: 72.0 }
-        );
+        assert_eq!([total, total].into_iter().sum::<ErrorEnergy>(), energy(18.0, 72.0, 6));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_counted_apart_and_hides_nothing() {
+        let before: Vec<f32> = (0..50_003).map(|i| (i as f32 * 0.37).sin()).collect();
+        let after: Vec<f32> = before.iter().map(|x| x * 1.25).collect();
+        // In the middle of a group of lanes, all of one, at the ends of tasks, and in the rest.
+        let places: Vec<usize> = [5, 17, 16_383, 16_384, 50_001].into_iter().chain(64..96).collect();
+        let (mut signal, mut image) = (before.clone(), after.clone());
+        for (kind, &place) in places.iter().enumerate() {
+            let [x, y] =
+                [[1.0, f32::NAN], [f32::NAN, f32::NAN], [f32::INFINITY, 1.0], [f32::MIN, f32::MAX]][kind % 4];
+            (signal[place], image[place]) = (x, y);
+        }
+        let found = ErrorEnergy::between(&signal, &image);
+        assert_eq!(found.non_finite, places.len() as u64);
+        let (mut signal, mut image) = (before, after);
+        for &place in &places {
+            (signal[place], image[place]) = (0.0, 0.0);
+        }
+        assert_eq!(ErrorEnergy { non_finite: 0, ..found }, ErrorEnergy::between(&signal, &image));
+    }
+
+    #[test]
+    fn an_energy_without_a_count_is_read() {
+        let read: ErrorEnergy = serde_json::from_str(r#"{"error":1.0,"signal":4.0}"#).unwrap();
+        assert_eq!(read, energy(1.0, 4.0, 0));
     }
 
     #[test]
@@ -194,6 +263,6 @@ mod tests {
     #[test]
     fn relative_error_of_nothing_is_zero() {
         assert_eq!(ErrorEnergy::default().relative(), 0.0);
-        assert_eq!(ErrorEnergy { error: 1.0, signal: 0.0 }.relative(), f64::INFINITY);
+        assert_eq!(energy(1.0, 0.0, 0).relative(), f64::INFINITY);
     }
 }

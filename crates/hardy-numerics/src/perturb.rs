@@ -15,6 +15,7 @@
 
 mod accumulation;
 mod apply;
+mod chance;
 mod fault;
 mod noise;
 mod options;
@@ -154,11 +155,19 @@ impl Perturbation {
 
     /// Whether no value can change: a scale, a rate or a sparsity of 0.
     pub fn is_off(&self) -> bool {
-        let idle = match self {
-            Self::Fault { fault, sparsity } => *sparsity == 0.0 || fault.rate() == Some(0.0),
-            _ => false,
-        };
-        idle || self.scale() == Some(0.0)
+        self.off().is_some()
+    }
+
+    /// The option that is 0, so that no value can change: `scale`, `rate` or `sparsity`.
+    pub fn off(&self) -> Option<&'static str> {
+        if self.scale() == Some(0.0) {
+            return Some("scale");
+        }
+        match self {
+            Self::Fault { fault, .. } if fault.rate() == Some(0.0) => Some("rate"),
+            Self::Fault { sparsity: 0.0, .. } => Some("sparsity"),
+            _ => None,
+        }
     }
 
     /// Checks scale, rate, sparsity, bits, chunk, and that the format has the blocks.
@@ -169,6 +178,12 @@ impl Perturbation {
     pub fn validate(&self) -> Result<(), String> {
         if let Some(scale) = self.scale().filter(|scale| !(*scale >= 0.0 && (*scale as f32).is_finite())) {
             return Err(format!("scale is {scale:?}, but must be a finite number ≥ 0"));
+        }
+        if let Some(scale) = self.scale().filter(|scale| *scale > 0.0 && *scale as f32 == 0.0) {
+            let smallest = f32::from_bits(1);
+            return Err(format!(
+                "scale is {scale:?}, which f32 does not tell from 0; the smallest is {smallest:e}"
+            ));
         }
         match self {
             Self::Fault { fault, sparsity } => {
@@ -189,10 +204,16 @@ impl From<Format> for Perturbation {
     }
 }
 
-/// Checks a share or a rate.
+/// Checks a share or a rate, which 64 random bits must tell from 0.
 fn share(name: &str, value: f64) -> Result<(), String> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
+    if !(0.0..=1.0).contains(&value) {
+        return Err(format!("{name} is {value:?}, but must lie in 0..=1"));
     }
-    Err(format!("{name} is {value:?}, but must lie in 0..=1"))
+    if value > 0.0 && value < chance::SMALLEST {
+        let smallest = chance::SMALLEST;
+        return Err(format!(
+            "{name} is {value:?}, so rare that nothing would be struck; the smallest is {smallest:e}"
+        ));
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ pub use backend::{Grads, NoisyBackend, Primitive};
 pub use hardy_numerics::Row;
 pub use observer::Observer;
 pub use plan::{BindError, BoundPlan, Plan, Streams};
-pub use receipt::{Receipt, group_receipts};
+pub use receipt::{Receipt, ReceiptGroup, group_receipts};
 pub use rows::{Address, Rows};
 pub use rule::{Layers, Ops, Rule, RuleError};
 pub use site::{Op, Pass, Phase, Point, Site, SiteId};

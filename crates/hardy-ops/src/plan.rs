@@ -46,6 +46,19 @@ pub enum BindError {
         /// What is wrong.
         source: RuleError,
     },
+    /// The rule puts an error on the gradient of a weight that is not trained.
+    #[error(
+        "rule {number} ({rule}) acts on the gradient of {module}'s weight, but that weight is frozen and has none; name \
+         the adapters instead, as in `modules = \"*lora*\"`, or leave `backward` out of `pass`"
+    )]
+    Frozen {
+        /// The number of the rule, from 1.
+        number: usize,
+        /// What the rule asks for.
+        rule: String,
+        /// The first such module.
+        module: String,
+    },
     /// The rule selects nothing.
     #[error("rule {number} matches no site: it asks for {rule}, but the model has {sites}")]
     NoSite {
@@ -59,11 +72,26 @@ pub enum BindError {
 }
 
 impl Plan {
-    /// Binds the plan to a model's `sites`. Rules that name no phase act in those of `otherwise`.
+    /// Binds the plan to a model's `sites`, all of whose weights are trained. Rules that name no phase act in those of
+    /// `otherwise`.
     ///
     /// # Errors
     /// A rule that is wrong by itself, or matches no site.
     pub fn bind(&self, sites: &[Site], otherwise: &[Phase]) -> Result<BoundPlan, BindError> {
+        self.bind_with_frozen(sites, otherwise, |_| false)
+    }
+
+    /// The same where the weights of some sites are `frozen`. They have no gradient, so a rule on outputs, which means
+    /// both products of the backward pass, acts there on ∂x alone.
+    ///
+    /// # Errors
+    /// As [`Plan::bind`], and a rule on the weight or its gradient of which the backward pass has none.
+    pub fn bind_with_frozen(
+        &self,
+        sites: &[Site],
+        otherwise: &[Phase],
+        frozen: impl Fn(&Site) -> bool,
+    ) -> Result<BoundPlan, BindError> {
         let mut slots = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             let number = index + 1;
@@ -71,10 +99,14 @@ impl Plan {
             if !rule.pass.contains(&Pass::Forward) && !rule.acts_in(Phase::Train, otherwise) {
                 return Err(BindError::Rule { number, source: RuleError::NoBackward });
             }
-            let before = slots.len();
+            let (before, mut without_gradient) = (slots.len(), None);
             let selected = sites.iter().enumerate().filter(|(_, site)| rule.selects(site));
             for (site, at) in selected {
                 for point in rule.points(at.op) {
+                    if point == Point::GradWeight && frozen(at) {
+                        without_gradient.get_or_insert(at);
+                        continue;
+                    }
                     let earlier = self.rules[..index].iter();
                     let ordinal = earlier
                         .filter(|rule| rule.selects(at) && rule.points(at.op).contains(&point))
@@ -90,6 +122,14 @@ impl Plan {
                         tally: Arc::default(),
                     }));
                 }
+            }
+            let only_in_gradients =
+                matches!(rule.at, Point::Weight | Point::GradWeight) || slots.len() == before;
+            if let Some(site) =
+                without_gradient.filter(|_| only_in_gradients && rule.acts_in(Phase::Train, otherwise))
+            {
+                let (rule, module) = (rule.to_string(), site.module.clone());
+                return Err(BindError::Frozen { number, rule, module });
             }
             if slots.len() == before {
                 return Err(BindError::NoSite { number, rule: rule.to_string(), sites: describe(sites) });
@@ -201,6 +241,7 @@ impl BoundPlan {
             kind: self.plan.rules[slot.rule].error.kind_name().to_owned(),
             calls: counts.calls,
             elements: counts.elements,
+            non_finite: counts.energy.non_finite,
             asked: counts.asked,
             measured: counts.energy.relative(),
             error_energy: counts.energy.error,
@@ -223,8 +264,7 @@ impl BoundPlan {
                 counts.calls = receipt.calls;
                 counts.elements = receipt.elements;
                 counts.asked = receipt.asked;
-                counts.energy.error = receipt.error_energy;
-                counts.energy.signal = receipt.signal_energy;
+                counts.energy = receipt.energy();
             });
         }
     }
@@ -244,8 +284,7 @@ impl BoundPlan {
         let silent = asked.into_iter().filter(|row| row.3 == 0);
         silent
             .map(|(rule, phase, pass, _)| {
-                let (phase, pass) =
-                    (phase.name(), if pass == Pass::Forward { "forward" } else { "backward" });
+                let (phase, pass) = (phase.name(), pass.name());
                 let what = &self.plan.rules[rule];
                 format!(
                     "rule {} ({what}) asked for noise in {phase}, {pass}, but none was injected",

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use hardy_numerics::ErrorEnergy;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::site::{Op, Pass, Phase, Point};
 
@@ -12,6 +12,7 @@ use crate::site::{Op, Pass, Phase, Point};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The module path of the site, or a group of sites.
+    #[serde(alias = "group")]
     pub site: String,
     /// Its operator.
     pub op: Op,
@@ -22,33 +23,60 @@ pub struct Receipt {
     /// The pass.
     pub pass: Pass,
     /// The number of the rule in its plan, from 1.
+    #[serde(default)]
     pub rule: usize,
     /// The kind of perturbation.
+    #[serde(default)]
     pub kind: String,
     /// Rows (tokens) at which the operator injected the error, each counted once a pass however often it was computed; of
     /// a weight, how often it was perturbed anew, once a phase of a step; of a weight's gradient, once an update.
     pub calls: u64,
     /// Elements of these that it was injected into.
     pub elements: u64,
+    /// Those of them at which the value, its image or the error is not finite; they are in no energy.
+    #[serde(default)]
+    pub non_finite: u64,
     /// The scale that was asked for, on average over the elements; `None` for a kind without one, such as a format.
+    #[serde(default)]
     pub asked: Option<f64>,
-    /// ‖err‖₂/‖x‖₂ over everything injected.
+    /// ‖err‖₂/‖x‖₂ over everything injected that is finite; ∞, which JSON writes as null, for errors on nothing but zeros.
+    #[serde(default = "infinite", deserialize_with = "null_as_infinite")]
     pub measured: f64,
-    /// Σ err², from which groups of receipts are measured.
+    /// Σ err², from which groups of receipts are measured. Versions that counted what is not finite in it wrote null; it
+    /// is read as 0, like [`Receipt::signal_energy`].
+    #[serde(default, deserialize_with = "null_as_zero")]
     pub error_energy: f64,
     /// Σ x² of the values before the injection.
+    #[serde(default, deserialize_with = "null_as_zero")]
     pub signal_energy: f64,
 }
 
+fn infinite() -> f64 {
+    f64::INFINITY
+}
+
+fn null_as_infinite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+}
+
+fn null_as_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 impl Receipt {
+    /// The energies that it was measured from.
+    pub fn energy(&self) -> ErrorEnergy {
+        ErrorEnergy { error: self.error_energy, signal: self.signal_energy, non_finite: self.non_finite }
+    }
+
     /// Adds the counts of `other` and measures anew.
     fn absorb(&mut self, other: &Self) {
         self.elements += other.elements;
         self.asked = mean_with(self.asked, other.asked, other.elements, self.elements);
         self.calls += other.calls;
-        self.error_energy += other.error_energy;
-        self.signal_energy += other.signal_energy;
-        self.measured = ErrorEnergy { error: self.error_energy, signal: self.signal_energy }.relative();
+        let energy = self.energy() + other.energy();
+        (self.error_energy, self.signal_energy) = (energy.error, energy.signal);
+        (self.non_finite, self.measured) = (energy.non_finite, energy.relative());
     }
 }
 
@@ -59,29 +87,40 @@ fn mean_with(mean: Option<f64>, scale: Option<f64>, new: u64, total: u64) -> Opt
     Some(if new == 0 { from } else { from + (scale - from) * (new as f64 / total as f64) })
 }
 
-/// Sums receipts over the sites that share operator, point, phase, pass and rule; the group's name says how many.
-pub fn group_receipts(receipts: &[Receipt]) -> Vec<Receipt> {
-    let mut groups: Vec<(usize, Receipt)> = Vec::new();
+/// Receipts of sites that share operator, point, phase, pass and rule, as one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReceiptGroup {
+    /// Their sum, measured anew; its site is the only one's, or says how many there are.
+    pub sum: Receipt,
+    /// How many sites there are.
+    pub sites: usize,
+    /// The smallest and largest error measured at one of them.
+    pub range: (f64, f64),
+}
+
+/// Groups receipts, in the order in which their first sites come: what every table of receipts shows.
+pub fn group_receipts(receipts: &[Receipt]) -> Vec<ReceiptGroup> {
+    let key = |of: &Receipt| (of.phase, of.pass, of.op, of.point, of.rule);
+    let mut groups: Vec<ReceiptGroup> = Vec::new();
     for receipt in receipts {
-        let same = |group: &Receipt| {
-            (group.phase, group.pass, group.op, group.point, group.rule)
-                == (receipt.phase, receipt.pass, receipt.op, receipt.point, receipt.rule)
-        };
-        match groups.iter_mut().find(|(_, group)| same(group)) {
-            Some((sites, group)) => {
-                *sites += 1;
-                group.absorb(receipt);
+        match groups.iter_mut().find(|group| key(&group.sum) == key(receipt)) {
+            Some(group) => group.add(receipt),
+            None => {
+                let range = (receipt.measured, receipt.measured);
+                groups.push(ReceiptGroup { sum: receipt.clone(), sites: 1, range });
             }
-            None => groups.push((1, receipt.clone())),
         }
     }
-    let name = |(sites, mut group): (usize, Receipt)| {
-        if sites > 1 {
-            group.site = format!("{sites} sites");
-        }
-        group
-    };
-    groups.into_iter().map(name).collect()
+    groups
+}
+
+impl ReceiptGroup {
+    fn add(&mut self, receipt: &Receipt) {
+        self.sites += 1;
+        self.sum.absorb(receipt);
+        self.sum.site = format!("{} sites", self.sites);
+        self.range = (self.range.0.min(receipt.measured), self.range.1.max(receipt.measured));
+    }
 }
 
 /// The running counts behind a receipt.

@@ -67,6 +67,26 @@ pub enum RuleError {
     /// The rule follows a schedule, but its kind of error has no scale.
     #[error("error {0} has no scale that could follow a schedule")]
     NoScale(&'static str),
+    /// The error's scale, rate or sparsity is 0.
+    #[error(
+        "error {kind}: `{option}` is 0, so the rule would change nothing; leave the rule out, or give a number above 0"
+    )]
+    Off {
+        /// The kind of error.
+        kind: &'static str,
+        /// What is 0.
+        option: &'static str,
+    },
+    /// The schedule is 0 at every step.
+    #[error(
+        "the schedule of error {kind} is 0 at every one of its {steps} steps, so the rule would change nothing"
+    )]
+    Silent {
+        /// The kind of error.
+        kind: &'static str,
+        /// How many steps it has.
+        steps: usize,
+    },
     /// The list of phases or passes is empty, so that the rule could never act.
     #[error("`{0}` is empty, so the rule could never act; name at least one")]
     Never(&'static str),
@@ -131,6 +151,7 @@ impl Rule {
             let check = self.error.with_scale(sigma).validate();
             check.map_err(|wrong| RuleError::Schedule { step, wrong })?;
         }
+        self.check_it_acts()?;
         if self.during.as_ref().is_some_and(Vec::is_empty) {
             return Err(RuleError::Never("during"));
         }
@@ -141,6 +162,21 @@ impl Rule {
             return Err(RuleError::PassExcludesPoint(self.at.name()));
         }
         Ok(())
+    }
+
+    /// Refuses what would change nothing at any step: a number without its noise would look like one with it.
+    fn check_it_acts(&self) -> Result<(), RuleError> {
+        let kind = self.error.kind_name();
+        match (&self.schedule, self.error.off()) {
+            (Some(schedule), _) if schedule.iter().all(|&sigma| sigma == 0.0) => {
+                Err(RuleError::Silent { kind, steps: schedule.len() })
+            }
+            // A schedule takes the place of the scale, not of a rate or a sparsity.
+            (None, Some(option)) | (Some(_), Some(option @ ("rate" | "sparsity"))) => {
+                Err(RuleError::Off { kind, option })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the error can be where the rule puts it.
@@ -221,14 +257,6 @@ impl Rule {
         let Some(schedule) = &self.schedule else { return Some(self.error) };
         let sigma = usize::try_from(step).ok().and_then(|step| schedule.get(step)).copied().unwrap_or(0.0);
         (sigma != 0.0).then(|| self.error.with_scale(sigma))
-    }
-
-    /// Whether the rule injects anything at some step.
-    pub fn asks_for_noise(&self) -> bool {
-        match &self.schedule {
-            Some(schedule) => schedule.iter().any(|&sigma| sigma != 0.0),
-            None => !self.error.is_off(),
-        }
     }
 }
 

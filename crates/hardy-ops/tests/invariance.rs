@@ -472,7 +472,9 @@ fn adaptive_noise_follows_its_schedule_and_leaves_the_weights_alone() {
 #[test]
 fn a_clean_part_is_the_operator_without_errors() {
     let rows = rows(&[(1, 6)]);
-    let nothing = bind(vec![Rule::noise(0.0)], Op::Linear);
+    let later =
+        Rule { schedule: Some((0..100).map(|step| f64::from(step / 99)).collect()), ..Rule::noise(0.1) };
+    let nothing = bind(vec![later], Op::Linear);
     let x = || tensor::<Flex>(&values(60, 1), 10);
     let run = |at: &At| host(linear(x(), x(), None, at));
     assert_eq!(run(&at(&nothing, &rows)), run(&At::clean(&rows)));

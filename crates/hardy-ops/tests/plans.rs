@@ -4,7 +4,7 @@ mod common;
 
 use burn_flex::Flex;
 use common::{at, bind, gradients, host, rule, tensor, tokens, values};
-use hardy_numerics::{Format, Options, Perturbation};
+use hardy_numerics::{Fault, Format, Options, Perturbation};
 use hardy_ops::{
     BindError, BoundPlan, Layers, Op, Ops, Pass, Phase, Plan, Point, Receipt, Rule, RuleError, Site, SiteId,
     group_receipts,
@@ -371,17 +371,96 @@ fn receipts_survive_toml_and_grouping_sums_over_sites() {
     }
     let receipts = plan.receipts();
     let groups = group_receipts(&receipts);
-    let group = groups.iter().find(|group| group.op == Op::Silu).unwrap();
+    let of = |op| groups.iter().find(|group| group.sum.op == op).unwrap();
+    let (group, range) = (&of(Op::Silu).sum, of(Op::Silu).range);
     let parts: Vec<&Receipt> = receipts.iter().filter(|receipt| receipt.op == Op::Silu).collect();
     assert_eq!((group.site.as_str(), group.calls, group.elements), ("3 sites", 9, 9 * 50));
     assert_eq!(group.asked, Some(0.05));
     let energy = |of: fn(&Receipt) -> f64| parts.iter().map(|part| of(part)).sum::<f64>();
     let measured = (energy(|part| part.error_energy) / energy(|part| part.signal_energy)).sqrt();
     assert_eq!(group.measured, measured);
-    let embedding = groups.iter().find(|group| group.op == Op::Embedding).unwrap();
+    assert!(of(Op::Silu).sites == 3 && range.0 < measured && measured < range.1);
+    let embedding = &of(Op::Embedding).sum;
     assert_eq!((embedding.site.as_str(), embedding.calls), ("model.embed_tokens", 0));
     let text = toml::to_string(&receipts[0]).unwrap();
     assert_eq!(toml::from_str::<Receipt>(&text).unwrap(), receipts[0]);
+}
+
+#[test]
+fn what_is_not_finite_is_counted_and_measured_apart() {
+    let plan = plan(vec![rule(Point::Output, &[Pass::Forward])]).unwrap();
+    let act = sites().iter().position(|site| site.op == Op::Silu).unwrap();
+    let mut x = values(4 * 50, 1);
+    let noise = plan.noise(Phase::Eval, 0);
+    let run = |x: &[f32]| host(silu(tensor::<Flex>(x, 50), &noise.at(SiteId(act), &tokens(4))));
+    (x[3], x[70], x[199]) = (f32::NAN, f32::INFINITY, f32::NAN);
+    run(&x);
+    let receipt = plan.receipts().into_iter().find(|receipt| receipt.op == Op::Silu).unwrap();
+    assert_eq!((receipt.elements, receipt.non_finite), (200, 3));
+    assert!((receipt.measured - 0.05).abs() < 0.01 && receipt.signal_energy.is_finite());
+    let text = serde_json::to_string(&receipt).unwrap();
+    assert_eq!(serde_json::from_str::<Receipt>(&text).unwrap(), receipt);
+    // What earlier versions wrote of such a site.
+    let text = text.replace("\"non_finite\":3,", "");
+    let old = text.split("\"measured\"").next().unwrap().to_owned()
+        + "\"measured\":null,\"error_energy\":null,\"signal_energy\":null}";
+    let read: Receipt = serde_json::from_str(&old).unwrap();
+    assert_eq!((read.elements, read.non_finite, read.error_energy, read.signal_energy), (200, 0, 0.0, 0.0));
+}
+
+#[test]
+fn an_error_on_zeros_alone_is_written_and_read() {
+    let error = Perturbation::AbsoluteGaussian { scale: 0.1 };
+    let plan = plan(vec![Rule { error, ..rule(Point::Output, &[Pass::Forward]) }]).unwrap();
+    let act = sites().iter().position(|site| site.op == Op::Silu).unwrap();
+    host(silu(tensor::<Flex>(&[0.0; 100], 50), &plan.noise(Phase::Eval, 0).at(SiteId(act), &tokens(2))));
+    let receipt = plan.receipts().into_iter().find(|receipt| receipt.op == Op::Silu).unwrap();
+    assert_eq!(receipt.measured, f64::INFINITY);
+    let text = serde_json::to_string(&receipt).unwrap();
+    assert_eq!(serde_json::from_str::<Receipt>(&text).unwrap(), receipt);
+}
+
+#[test]
+fn a_rule_that_would_change_nothing_is_refused() {
+    let message = |rule: Rule| plan(vec![rule]).unwrap_err().to_string();
+    assert_eq!(
+        message(Rule::noise(0.0)),
+        "rule 1: error relative_gaussian: `scale` is 0, so the rule would change nothing; leave the rule out, or give a \
+         number above 0"
+    );
+    let fault = |fault, sparsity| Rule { error: Perturbation::Fault { fault, sparsity }, ..Rule::noise(0.1) };
+    assert!(message(fault(Fault::Spike { scale: 1.0, rate: 0.0 }, 1.0)).contains("spike: `rate` is 0"));
+    assert!(message(fault(Fault::Stuck { value: 1.0 }, 0.0)).contains("stuck: `sparsity` is 0"));
+    let silent = message(Rule::aqn(vec![0.0; 7]));
+    assert!(silent.contains("absolute_gaussian is 0 at every one of its 7 steps"), "{silent}");
+    assert!(plan(vec![Rule::aqn(vec![0.0, 0.0, 0.1])]).is_ok(), "a schedule may be silent at some steps");
+}
+
+#[test]
+fn a_rule_on_the_gradient_of_a_frozen_weight_is_refused_and_one_on_outputs_keeps_its_other_half() {
+    let frozen = |site: &Site| site.op == Op::Linear;
+    let bind = |rule: Rule| {
+        let plan = Plan { rules: vec![rule], ..Plan::default() };
+        plan.bind_with_frozen(&sites(), &[Phase::Train], frozen)
+    };
+    for (point, pass) in [(Point::GradWeight, &[Pass::Backward][..]), (Point::Weight, &BOTH)] {
+        let linear = Rule { ops: Ops::Some(vec![Op::Linear]), ..rule(point, pass) };
+        let message = bind(linear.clone()).unwrap_err().to_string();
+        let module = sites().into_iter().find(|site| site.op == Op::Linear).unwrap().module;
+        assert!(
+            message.contains(&format!("the gradient of {module}'s weight")) && message.contains("frozen"),
+            "{message}"
+        );
+        assert!(bind(Rule { ops: Ops::Some(vec![Op::RmsNorm]), ..linear.clone() }).is_ok(), "trained");
+        assert!(
+            point == Point::GradWeight || bind(Rule { during: Some(vec![Phase::Eval]), ..linear }).is_ok()
+        );
+    }
+    let plan = bind(rule(Point::Output, &BOTH)).unwrap();
+    plan.noise(Phase::Train, 0);
+    let has = |op, point| plan.receipts().iter().any(|receipt| receipt.op == op && receipt.point == point);
+    assert!(has(Op::Linear, Point::GradInput) && !has(Op::Linear, Point::GradWeight));
+    assert!(has(Op::RmsNorm, Point::GradWeight));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use hardy_model::{
 };
 use hardy_ops::{NoisyBackend, Receipt};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
@@ -31,6 +32,8 @@ const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 struct State {
     step: u64,
     optimizer_steps: u64,
+    #[serde(default)]
+    nonfinite_in_row: u64,
     receipts: Vec<Receipt>,
 }
 
@@ -93,17 +96,22 @@ fn write<B: NoisyBackend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
     let state = State {
         step: trainer.steps,
         optimizer_steps: trainer.optimizer.steps,
+        nonfinite_in_row: trainer.nonfinite_in_row,
         receipts: trainer.plan.receipts(),
     };
     let state = serde_json::to_value(state).map_err(|error| Error::config(error.to_string()))?;
     Ok(write_json(&dir.join(STATE), &state)?)
 }
 
-/// Sets `trainer` back to the checkpoint in `dir`.
+/// Sets `trainer` back to the checkpoint in `dir`; gives what the reader of its receipts should know, if anything.
 ///
 /// # Errors
 /// A checkpoint that is not whole, or belongs to another model.
-pub fn restore<B: NoisyBackend>(dir: &Path, trainer: &mut Trainer<B>, device: &B::Device) -> Result<()> {
+pub fn restore<B: NoisyBackend>(
+    dir: &Path,
+    trainer: &mut Trainer<B>,
+    device: &B::Device,
+) -> Result<Option<String>> {
     let wrong = |reason: String| Error::Checkpoint { path: dir.to_owned(), reason };
     let policy = Policy::<B>::from_dir(dir, device)?;
     let (ours, theirs) = (&trainer.policy.decoder.blueprint, &policy.decoder.blueprint);
@@ -116,7 +124,10 @@ pub fn restore<B: NoisyBackend>(dir: &Path, trainer: &mut Trainer<B>, device: &B
         return Err(wrong(format!("is a checkpoint of another model: {detail}")));
     }
     let text = fs::read_to_string(dir.join(STATE)).map_err(Error::file(&dir.join(STATE)))?;
-    let state: State = serde_json::from_str(&text).map_err(|error| wrong(format!("{STATE}: {error}")))?;
+    let unreadable = |error: serde_json::Error| wrong(format!("{STATE}: {error}"));
+    let value: Value = serde_json::from_str(&text).map_err(unreadable)?;
+    let note = unknown_energies(&value, dir);
+    let state: State = serde_json::from_value(value).map_err(unreadable)?;
     let file = read_tensors(&dir.join(OPTIMIZER))?;
     for (spec, moments) in ours.parameters[ours.frozen..].iter().zip(&mut trainer.optimizer.moments) {
         for (name, moment) in MOMENTS.iter().zip(moments) {
@@ -135,6 +146,21 @@ pub fn restore<B: NoisyBackend>(dir: &Path, trainer: &mut Trainer<B>, device: &B
     trainer.policy.decoder.trained_mut().clone_from_slice(policy.decoder.trained());
     trainer.optimizer.steps = state.optimizer_steps;
     trainer.steps = state.step;
+    trainer.nonfinite_in_row = state.nonfinite_in_row;
     trainer.plan.restore(&state.receipts);
-    Ok(())
+    Ok(note)
+}
+
+/// Says how many receipts hold no energy because it was not finite, in checkpoints of versions that summed all elements.
+fn unknown_energies(state: &Value, dir: &Path) -> Option<String> {
+    let receipts = state["receipts"].as_array()?;
+    let unknown =
+        receipts.iter().filter(|r| r["error_energy"].is_null() || r["signal_energy"].is_null()).count();
+    (unknown > 0).then(|| {
+        format!(
+            "{}: the error of {unknown} of {} receipts was not finite and is unknown; they are measured from here on",
+            dir.display(),
+            receipts.len()
+        )
+    })
 }

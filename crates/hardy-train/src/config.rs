@@ -24,7 +24,7 @@ pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
 pub use data::{DataSection, Overlong};
 pub use scale::SCALES;
 use settings::{Checked, Kind};
-pub use train::{OldLogProbs, TrainSection};
+pub use train::{KlReference, OldLogProbs, OnNonfinite, TrainSection};
 
 /// A run: one model, trained under one plan, evaluated at some noise levels. Or several such runs, as `arm`s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

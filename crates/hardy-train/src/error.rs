@@ -53,14 +53,22 @@ pub enum Error {
     NotFinite {
         /// The step.
         step: u64,
-        /// Loss or gradient norm.
-        what: &'static str,
+        /// What is not finite: the loss or the gradient, of so many updates in a row.
+        what: String,
         /// The site of largest magnitude.
         site: String,
         /// That magnitude.
         magnitude: f32,
         /// Where the last good checkpoint is.
         last_good: String,
+    },
+    /// A run of which nothing was learned.
+    #[error("no update was made in {steps} {}: {reason}", if *steps == 1 { "step" } else { "steps" })]
+    NoUpdate {
+        /// The steps.
+        steps: u64,
+        /// Why, and what would be right.
+        reason: String,
     },
     /// Noise that was asked for and never happened.
     #[error("{0}: a result without the noise that it asks for is no result")]
@@ -82,7 +90,10 @@ impl Error {
     pub fn is_input(&self) -> bool {
         !matches!(
             self,
-            Self::NotFinite { .. } | Self::Unfired(_) | Self::Model(hardy_model::Error::Write { .. })
+            Self::NotFinite { .. }
+                | Self::NoUpdate { .. }
+                | Self::Unfired(_)
+                | Self::Model(hardy_model::Error::Write { .. })
         )
     }
 }

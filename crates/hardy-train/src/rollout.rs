@@ -15,6 +15,8 @@ pub struct Rollout {
     pub log_probs: Vec<f32>,
     /// Whether it ended by itself.
     pub stopped: bool,
+    /// Whether it ended because the next token's logits were not finite.
+    pub non_finite: bool,
     /// Strict and flexible score.
     pub scores: [f32; 2],
     /// The score that is rewarded.
@@ -77,7 +79,8 @@ mod tests {
     fn rollout(group: usize, score: f32, penalty: f32) -> Rollout {
         let sequence = Sequence { ids: vec![1, 2], prompt_length: 1, prompt: 0, sample: 1 };
         let (text, log_probs) = (String::new(), vec![-1.0]);
-        Rollout { group, sequence, text, log_probs, stopped: true, scores: [score; 2], score, penalty }
+        let scores = [score; 2];
+        Rollout { group, sequence, text, log_probs, stopped: true, non_finite: false, scores, score, penalty }
     }
 
     #[test]

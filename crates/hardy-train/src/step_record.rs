@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// One line of `metrics.jsonl`. Keys of durations and rates end in `_seconds` and `_per_second`. What is said of
-/// updates and of the tokens learned from is 0 where dynamic sampling kept no group, and there was no update.
+/// updates and of the tokens learned from speaks of the updates that were made, and is 0 where there was none: where
+/// dynamic sampling kept no group, or all were left out because they were not finite. No number here is not finite.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// The step, from 1: so many updates have been made.
@@ -42,6 +43,15 @@ pub struct StepRecord {
     pub response_length_mean: f64,
     /// Share of all responses sampled that were cut off.
     pub truncated_share: f64,
+    /// Responses that ended because the next token's logits were not finite.
+    #[serde(default)]
+    pub nonfinite_responses: u64,
+    /// Updates made.
+    #[serde(default)]
+    pub updates: u64,
+    /// Updates left out because their loss or gradient was not finite.
+    #[serde(default)]
+    pub skipped_updates: u64,
     /// The objective's loss with KL penalty and entropy bonus, the mean over the minibatches.
     pub loss: f64,
     /// Estimated KL divergence from the starting model, aggregated as the loss is; absent where the coefficient is 0.
@@ -51,7 +61,7 @@ pub struct StepRecord {
     pub ppo_kl: f64,
     /// Share of tokens whose ratio, or whose sequence's (GSPO), was clipped.
     pub clip_share: f64,
-    /// Mean ratio to the old policy in the first minibatch; exactly 1 where the old log-probabilities are recomputed.
+    /// Mean ratio to the old policy in the first update; exactly 1 where the old log-probabilities are recomputed.
     pub first_ratio_mean: f64,
     /// Largest |ratio − 1| there.
     pub first_ratio_deviation: f64,
@@ -78,8 +88,14 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Scale of the adaptive quantisation noise.
+    /// Scale of the adaptive quantisation noise; where a guide gives groups of layers their own, the mean over the groups.
     pub aqn_sigma: f64,
+    /// The smallest of these; absent where all layers have one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub aqn_sigma_min: Option<f64>,
+    /// The largest of these; absent likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub aqn_sigma_max: Option<f64>,
     /// Prompt and response tokens of all that was sampled in the step.
     pub tokens: u64,
     /// Seconds of sampling.

@@ -20,15 +20,15 @@ use crate::{
     data::{self, Problem, Split},
     error::{Error, Result},
     learning_rate::LearningRate,
-    objective::Mismatch,
     policy::{Policy, columns, log_probs},
-    rollout::Rollout,
+    rollout::{Rollout, groups},
     sampler::steps_per_epoch,
     sequence::Packed,
     step_record::StepRecord,
 };
 
-use minibatch::{Minibatch, Part};
+use minibatch::{Minibatch, Part, shares};
+use tally::Updates;
 
 /// A policy in training.
 #[derive(Debug)]
@@ -43,6 +43,9 @@ pub struct Trainer<B: NoisyBackend> {
     pub steps: u64,
     /// Updates to make.
     pub total_steps: u64,
+    /// How many updates in a row were last left out because they were not finite.
+    pub nonfinite_in_row: u64,
+    /// The policy as it started, adapters and all.
     reference: Option<Decoder<B>>,
     /// Whether adapters drop inputs in training.
     dropout: bool,
@@ -68,12 +71,13 @@ impl<B: NoisyBackend> Trainer<B> {
         let (total_steps, _) = step_counts(config, problems.len())?;
         let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         Ok(Self {
-            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.base()),
-            dropout: config.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0),
+            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone()),
+            dropout: policy.decoder.blueprint.adapters.as_ref().is_some_and(|held| held.lora.dropout > 0.0),
             learning_rate: train.learning_rate(total_steps),
             data: config.data.clone(),
             seed: config.seed,
             steps: 0,
+            nonfinite_in_row: 0,
             total_steps: total_steps as u64,
             policy,
             optimizer,
@@ -87,33 +91,29 @@ impl<B: NoisyBackend> Trainer<B> {
     /// a round's responses are finished. Where dynamic sampling keeps no group there is no update.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite; the policy is then as it was before the failing update.
+    /// A loss or gradient that is not finite, unless such updates are left out, or too many of them in a row; the policy
+    /// is then as it was before the failing update.
     pub fn step(&mut self, progress: impl FnMut(usize, usize)) -> Result<StepRecord> {
         let started = Instant::now();
         let sampled = self.sample(progress)?;
         let rollout_seconds = started.elapsed().as_secs_f64();
-        let advantages = self.advantages(&sampled.kept);
-        let noise = self.plan.noise(Phase::Train, self.steps);
-        let mut minibatches = self.minibatches(&sampled.kept, &advantages);
-        self.fill_old_log_probs(&mut minibatches, &noise);
-        let mut record = self.describe(&sampled);
-        let mut mismatch = Mismatch::default();
-        for (index, minibatch) in minibatches.iter().enumerate() {
-            let tally = self.update(minibatch, &noise)?;
-            tally.add_to(&mut record, index, minibatches.len());
-            if index == 0 || self.train.old_log_probs == OldLogProbs::Recompute {
-                mismatch.merge(&tally.mismatch);
-            }
-        }
+        let updates = self.learn(&sampled.kept)?;
+        let record = self.record(&sampled, &updates, rollout_seconds, started.elapsed().as_secs_f64());
         self.steps += 1;
-        record.logprob_mismatch = mismatch.mean_difference();
-        record.effective_sample_size = mismatch.effective_sample_size();
-        record.importance_weight_max = mismatch.largest_weight();
-        record.rollout_seconds = rollout_seconds;
-        record.step_seconds = started.elapsed().as_secs_f64();
-        record.train_seconds = record.step_seconds - rollout_seconds;
-        record.tokens_per_second = record.tokens as f64 / record.step_seconds;
         Ok(record)
+    }
+
+    /// An update for every minibatch of `rollouts`.
+    fn learn(&mut self, rollouts: &[Rollout]) -> Result<Updates> {
+        let advantages = self.advantages(rollouts);
+        let noise = self.plan.noise(Phase::Train, self.steps);
+        let mut minibatches = self.minibatches(rollouts, &advantages);
+        self.fill_old_log_probs(&mut minibatches, &noise);
+        let mut updates = Updates::default();
+        for minibatch in &minibatches {
+            updates.add(self.update(minibatch, &noise)?);
+        }
+        Ok(updates)
     }
 
     /// The parts of a minibatch, as this step trains on them.
@@ -144,12 +144,14 @@ impl<B: NoisyBackend> Trainer<B> {
     /// The step's responses in as many parts as there are updates, whole groups each.
     fn minibatches(&self, rollouts: &[Rollout], advantages: &[f32]) -> Vec<Minibatch> {
         let train = &self.train;
-        let size = train.prompts_per_step.div_ceil(train.minibatches) * train.samples_per_prompt;
-        let parts = rollouts.chunks(size).zip(advantages.chunks(size));
-        let minibatch = |(rollouts, advantages)| {
+        let mut rest = (rollouts, advantages);
+        let minibatch = |groups: usize| {
+            let (rollouts, others) = rest.0.split_at(groups * train.samples_per_prompt);
+            let (advantages, their) = rest.1.split_at(rollouts.len());
+            rest = (others, their);
             Minibatch::new(rollouts, advantages, train.mean(), train.filter_truncated)
         };
-        parts.map(minibatch).collect()
+        shares(groups(rollouts), train.minibatches).map(minibatch).collect()
     }
 
     /// Gives every minibatch its old log-probabilities, unless the first pass over the only one does.

@@ -1,7 +1,9 @@
-//! Receipts as a table for people: what was injected, and the measured error beside the asked one.
+//! Receipts as a table for people: what was injected, and the measured error beside the asked one, grouped as the
+//! report groups them. What is not finite is told below it.
 
 use hardy_lab::{
     format,
+    receipt::non_finite,
     text_table::{Align, TextTable},
 };
 use hardy_ops::{Receipt, group_receipts};
@@ -21,15 +23,29 @@ pub fn render(receipts: &[Receipt]) -> String {
         ("measured", Right),
     ];
     let mut table = TextTable::new(&columns);
-    for receipt in group_receipts(receipts) {
+    let groups = group_receipts(receipts);
+    for group in &groups {
+        let receipt = &group.sum;
         table.row([
             receipt.kind.clone(),
-            format!("{} {} of {}", receipt.op.name(), receipt.point.name(), receipt.site),
+            place(receipt),
             receipt.phase.name().to_owned(),
             format::count(receipt.elements),
             receipt.asked.map_or_else(|| "–".to_owned(), |asked| format::significant(asked, 4)),
             format::significant(receipt.measured, 4),
         ]);
     }
-    table.render()
+    let notes = groups.iter().filter_map(|group| {
+        let note = non_finite(&group.sum)?;
+        Some(format!(
+            "{note}, {} in {}, left out of what is measured\n",
+            place(&group.sum),
+            group.sum.phase.name()
+        ))
+    });
+    table.render() + &notes.collect::<String>()
+}
+
+fn place(receipt: &Receipt) -> String {
+    format!("{} {} of {}", receipt.op.name(), receipt.point.name(), receipt.site)
 }

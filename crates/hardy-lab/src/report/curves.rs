@@ -45,6 +45,8 @@ const FIRST: &[Curve] = &[
     plain("logprob_mismatch", "Log-probability, rollout against training", POSITIVE),
     share("effective_sample_size", "Effective sample size of training on rollouts"),
     plain("groups_dropped", "Groups dropped by dynamic sampling", POSITIVE),
+    plain("skipped_updates", "Updates left out, not finite", POSITIVE),
+    plain("nonfinite_responses", "Responses that ended at logits that are not finite", POSITIVE),
 ];
 
 /// What is shown on a click.

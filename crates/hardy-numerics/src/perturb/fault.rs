@@ -1,7 +1,8 @@
 //! Faults of hardware. A fault sits in channels: a set of positions along the last axis that is fixed by the seed and the
-//! place, the same in every step, phase and row. Channel c is faulty where its random word lies below the sparsity.
+//! place, the same in every step, phase and row. Channel c is faulty where its random bits lie below the sparsity.
 
 use super::apply::Piece;
+use super::chance::{Chance, second_word};
 use super::share;
 use crate::address::{NoiseKey, Row};
 use crate::energy::{ErrorEnergy, Lanes};
@@ -193,11 +194,6 @@ impl Fault {
     }
 }
 
-/// A probability as the number of 32-bit words below which something happens.
-fn words(probability: f64) -> u64 {
-    (probability * 4_294_967_296.0).round() as u64
-}
-
 /// Perturbs pieces of rows where their channels are faulty.
 #[inline(always)]
 pub(super) fn strike<'a>(
@@ -210,37 +206,43 @@ pub(super) fn strike<'a>(
         Fault::DeadZone { .. } => in_channels::<false>(
             pieces,
             sparsity,
+            None,
             #[inline(always)]
             |x, _| if x.abs() < limit { 0.0 } else { x },
         ),
         Fault::Saturation { .. } => in_channels::<false>(
             pieces,
             sparsity,
+            None,
             #[inline(always)]
             |x, _| if x.abs() > limit { limit.copysign(x) } else { x },
         ),
         Fault::Bias { .. } => in_channels::<false>(
             pieces,
             sparsity,
+            None,
             #[inline(always)]
             |x, _| x + limit,
         ),
         Fault::Stuck { value } => in_channels::<false>(
             pieces,
             sparsity,
+            None,
             #[inline(always)]
             |x, _| if x.is_nan() { x } else { value as f32 },
         ),
         Fault::Spike { rate, .. } => {
-            let struck = words(rate).div_ceil(2) as u32;
+            // The lowest bit is the sign, the others say whether.
+            let chance = Chance::of_bits(rate, 31);
+            let bound = chance.bound() as u32;
             in_channels::<true>(
                 pieces,
                 sparsity,
-                // The lowest bit is the sign, the others say whether.
+                Some(chance),
                 #[inline(always)]
                 |x, random| {
                     let spike = f32::from_bits(limit.to_bits() | random.word << 31);
-                    if random.word >> 1 < struck { x + spike } else { x }
+                    if random.word >> 1 < bound { x + spike } else { x }
                 },
             )
         }
@@ -249,6 +251,7 @@ pub(super) fn strike<'a>(
             in_channels::<true>(
                 pieces,
                 sparsity,
+                None,
                 #[inline(always)]
                 |x, random| flips.apply(x, &random),
             )
@@ -264,14 +267,17 @@ struct Random {
     element: u64,
 }
 
-/// Replaces every value of a faulty channel by `image` of it and of its random word, which is 0 where not `RANDOM`.
+/// Replaces every value of a faulty channel by `image` of it and of its random word, which is 0 where not `RANDOM`. The
+/// words' upper bits are settled for the chance of a `spike`, where there is one.
 #[inline(always)]
 fn in_channels<'a, const RANDOM: bool>(
     pieces: impl Iterator<Item = Piece<'a>>,
     sparsity: f64,
+    spike: Option<Chance>,
     image: impl Fn(f32, Random) -> f32,
 ) -> ErrorEnergy {
-    let faulty = words(sparsity);
+    let in_fault = Chance::new(sparsity);
+    let faulty = in_fault.bound();
     let mut lanes = Lanes::new();
     let (mut words, mut channels) = ([0; CHUNK], [0; CHUNK]);
     for Piece { keys, row, element, channel, x } in pieces {
@@ -280,8 +286,14 @@ fn in_channels<'a, const RANDOM: bool>(
             if RANDOM {
                 fill_bits(keys.noise, row, element + first, &mut words[..part.len()]);
             }
+            if let Some(chance) = spike {
+                let second = |i: usize| second_word(keys.noise, row, element + first + i as u64);
+                chance.settle(1, &mut words[..part.len()], second);
+            }
             if sparsity < 1.0 {
                 fill_bits(keys.channels, Row::WEIGHT, channel + first, &mut channels[..part.len()]);
+                let second = |i: usize| second_word(keys.channels, Row::WEIGHT, channel + first + i as u64);
+                in_fault.settle(0, &mut channels[..part.len()], second);
             }
             lanes.replace(
                 part,
@@ -303,28 +315,31 @@ struct Flips {
     first: u32,
     count: u32,
     image: Image,
-    /// Words below which at least one of the bits flips.
-    any: u64,
+    /// That at least one of the bits flips.
+    any: Chance,
+    /// That one of them flips.
+    one: Chance,
 }
 
 impl Flips {
     fn new(rate: f64, bits: Bits, image: Image) -> Self {
         let (first, last) = bits.range(image);
         let count = last - first + 1;
-        let any = words(-(f64::from(count) * (-rate).ln_1p()).exp_m1());
-        Self { rate, first, count, image, any }
+        let any = Chance::new(-(f64::from(count) * (-rate).ln_1p()).exp_m1());
+        Self { rate, first, count, image, any, one: Chance::new(rate) }
     }
 
     #[inline(always)]
     fn apply(&self, x: f32, random: &Random) -> f32 {
-        if u64::from(random.word) < self.any { self.flip(x, random) } else { x }
+        if self.any.may(random.word) { self.flip(x, random) } else { x }
     }
 
     fn flip(&self, x: f32, random: &Random) -> f32 {
-        if x.is_nan() {
+        let second = second_word(random.key, random.row, random.element);
+        if x.is_nan() || !self.any.does(random.word, || second) {
             return x;
         }
-        let mask = self.mask(random) << self.first;
+        let mask = self.mask(random, second) << self.first;
         match self.image {
             Image::F32 => f32::from_bits(x.to_bits() ^ mask),
             Image::Bf16 => {
@@ -334,18 +349,46 @@ impl Flips {
         }
     }
 
-    /// The bits to flip, given that there is one: the value's word says which is the first, words of their own whether
-    /// the bits after it flip too.
-    fn mask(&self, random: &Random) -> u32 {
-        let u = (f64::from(random.word) + 0.5) / 4_294_967_296.0;
+    /// The bits to flip, given that there is one: the value's two words say which is the first, words of their own
+    /// whether the bits after it flip too.
+    fn mask(&self, random: &Random, second: u32) -> u32 {
+        let u = (f64::from(random.word) + (f64::from(second) + 0.5) / 4_294_967_296.0) / 4_294_967_296.0;
         let first = ((-u).ln_1p() / (-self.rate).ln_1p()) as u32;
         let first = first.min(self.count - 1);
         let [low, high] = random.key.0;
         let key = NoiseKey([low ^ 0x6A09_E667, high ^ 0xBB67_AE85]);
         let flips = |bit: &u32| {
-            let word = key.bits(random.row, random.element.wrapping_mul(32) + u64::from(*bit));
-            u64::from(word) < words(self.rate)
+            let element = random.element.wrapping_mul(32) + u64::from(*bit);
+            self.one.does(key.bits(random.row, element), || second_word(key, random.row, element))
         };
         (first + 1..self.count).filter(flips).fold(1 << first, |mask, bit| mask | 1 << bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_rates_that_one_word_can_not_tell_from_0_every_bit_is_as_likely_to_flip() {
+        let flips = Flips::new(1e-15, Bits::Range(4, 11), Image::F32);
+        let (key, row, n) = (NoiseKey([3, 9]), Row { sequence: 1, position: 2 }, 1 << 24);
+        let mut bits = [0_u32; 32];
+        // Given that the first word is 0, a value is struck with the probability 2^32 · 8 · 1e-15, and else never.
+        for element in 0..n {
+            let at =
+                |word| flips.flip(1.0, &Random { word, key, row, element }).to_bits() ^ 1.0_f32.to_bits();
+            let flipped = at(0);
+            (0..32).for_each(|bit| bits[bit] += flipped >> bit & 1);
+            assert!(element > 1000 || at(1) == 0);
+        }
+        let expected = n as f64 * 4_294_967_296.0 * 1e-15;
+        for (bit, &count) in bits.iter().enumerate() {
+            let right = if (4..=11).contains(&bit) { expected } else { 0.0 };
+            assert!(
+                (f64::from(count) - right).abs() <= 5.0 * right.sqrt(),
+                "bit {bit}: {count}, not {right}"
+            );
+        }
     }
 }

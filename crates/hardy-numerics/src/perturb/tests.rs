@@ -241,7 +241,7 @@ fn zero_scale_changes_nothing_but_measures_the_signal() {
         let mut image = x;
         let energy = perturbation.apply(KEY, ROW, 0, &mut image);
         assert_eq!(image.map(f32::to_bits), x.map(f32::to_bits));
-        assert_eq!(energy, ErrorEnergy { error: 0.0, signal: 6.25 });
+        assert_eq!(energy, ErrorEnergy { error: 0.0, signal: 6.25, non_finite: 0 });
     }
 }
 
@@ -317,6 +317,14 @@ fn what_is_out_of_range_is_refused_in_one_sentence() {
     assert_eq!(fault(Fault::Bias { scale: 1.0 }, 1.5), "sparsity is 1.5, but must lie in 0..=1");
     assert_eq!(fault(Fault::Spike { scale: 1.0, rate: -0.5 }, 1.0), "rate is -0.5, but must lie in 0..=1");
     assert_eq!(fault(Fault::Stuck { value: f64::NAN }, 1.0), "value is NaN, but must be finite");
+    let rare = fault(Fault::Spike { scale: 1.0, rate: 1e-20 }, 1.0);
+    assert!(
+        rare.starts_with("rate is 1e-20, so rare that nothing would be struck; the smallest is 1.08"),
+        "{rare}"
+    );
+    assert!(fault(Fault::Bias { scale: 1.0 }, 1e-19).starts_with("sparsity is 1e-19"));
+    let small = Perturbation::RelativeGaussian { scale: 1e-46 }.validate().unwrap_err();
+    assert_eq!(small, "scale is 1e-46, which f32 does not tell from 0; the smallest is 1e-45");
     let bits =
         |first, last, image| fault(Fault::BitFlip { rate: 0.1, bits: Bits::Range(first, last), image }, 1.0);
     assert_eq!(bits(9, 16, Image::Bf16), "bits are [9, 16], but must be [first, last] within [0, 15]");
@@ -409,6 +417,15 @@ fn spikes_and_flips_come_as_often_as_asked_and_with_both_signs() {
             assert!((share - expected).abs() <= 6.0 * (expected / n as f64).sqrt(), "bit {bit}: {share}");
         }
     }
+}
+
+#[test]
+fn what_can_not_change_a_value_says_why() {
+    let fault = |fault, sparsity| Perturbation::Fault { fault, sparsity }.off();
+    assert!(all(0.0).iter().all(|p| p.off() == Some("scale")));
+    assert_eq!(fault(Fault::Spike { scale: 1.0, rate: 0.0 }, 1.0), Some("rate"));
+    assert_eq!(fault(Fault::Stuck { value: 0.0 }, 0.0), Some("sparsity"));
+    assert!(every().iter().all(|p| p.off().is_none()));
 }
 
 #[test]

@@ -22,6 +22,16 @@ pub enum AqnSchedule {
     EpochAware,
 }
 
+impl AqnSchedule {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Staged => "staged",
+            Self::EpochAware => "epoch_aware",
+        }
+    }
+}
+
 /// Adaptive quantisation noise: noise on RMSNorm weights in rollouts whose scale follows a schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,7 +202,7 @@ impl AqnSection {
     /// Sigma at every step of a run.
     ///
     /// # Errors
-    /// Sigmas, stages or epochs that make no schedule.
+    /// Sigmas, stages or epochs that make no schedule, or one that is 0 at every step of the run.
     pub fn sigmas(&self, total_steps: usize, steps_per_epoch: usize) -> Result<Vec<f64>> {
         let sigma_start = self.sigma_start;
         let end = || {
@@ -214,7 +224,39 @@ impl AqnSection {
             },
         };
         schedule.validate().map_err(|error| Error::config(format!("[aqn]: {error}")))?;
-        Ok(schedule.sigmas())
+        let sigmas = schedule.sigmas();
+        if sigmas.iter().take(total_steps).all(|&sigma| sigma == 0.0) {
+            return Err(self.silent(&sigmas, total_steps, steps_per_epoch));
+        }
+        Ok(sigmas)
+    }
+
+    /// What is wrong with a schedule that is 0 at every one of a run's `total_steps`.
+    fn silent(&self, sigmas: &[f64], total_steps: usize, steps_per_epoch: usize) -> Error {
+        let name = self.schedule.name();
+        let first = sigmas.iter().position(|&sigma| sigma != 0.0);
+        let remedy = match (self.schedule, first) {
+            (AqnSchedule::Constant, _) => {
+                "`aqn.sigma_start` is 0; give one above 0, or leave [aqn] out".to_owned()
+            }
+            (AqnSchedule::Staged, _) => "the first of its stages has no noise; take at least 2 steps".to_owned(),
+            (AqnSchedule::EpochAware, Some(first)) => format!(
+                "the first stage of an epoch of {steps_per_epoch} steps has no noise; take at least {} steps, or more \
+                 `aqn.stages_per_epoch`",
+                first + 1
+            ),
+            (AqnSchedule::EpochAware, None) => "the first stage of an epoch has no noise, and an epoch has no step beyond \
+                 it; take more problems, fewer `train.prompts_per_step`, or the schedule \"staged\" or \"constant\""
+                .to_owned(),
+        };
+        let steps = if total_steps == 1 {
+            "the run's only step".to_owned()
+        } else {
+            format!("every one of the run's {total_steps} steps")
+        };
+        Error::config(format!(
+            "[aqn]: the schedule \"{name}\" is 0 at {steps}, so there would be no noise: {remedy}"
+        ))
     }
 }
 
@@ -283,6 +325,37 @@ mod tests {
         let rules = aqn.rules(&[0.1], 4, Some(&scan())).unwrap();
         assert_eq!(rules.len(), 1);
         assert_eq!(rules[0].layers, Layers::List(vec![2]));
+    }
+
+    #[test]
+    fn a_schedule_that_is_0_at_every_step_of_the_run_is_refused() {
+        let aqn = |schedule, sigma_start| AqnSection {
+            schedule,
+            sigma_start,
+            sigma_end: Some(0.001),
+            guide: None,
+            ..section(Guide::Depth)
+        };
+        let refused =
+            |aqn: &AqnSection, steps, per_epoch| aqn.sigmas(steps, per_epoch).unwrap_err().to_string();
+        let zero = refused(&aqn(AqnSchedule::Constant, 0.0), 5, 5);
+        assert!(
+            zero.contains("\"constant\" is 0 at every one of the run's 5 steps")
+                && zero.contains("sigma_start"),
+            "{zero}"
+        );
+        let staged = aqn(AqnSchedule::Staged, 0.05);
+        assert!(refused(&staged, 1, 1).contains("\"staged\" is 0 at the run's only step"));
+        assert!(staged.sigmas(2, 2).is_ok());
+        let epochs = aqn(AqnSchedule::EpochAware, 0.05);
+        let short = refused(&epochs, 4, 24);
+        assert!(
+            short.contains("\"epoch_aware\" is 0 at every one of the run's 4 steps")
+                && short.contains("at least 5 steps"),
+            "{short}"
+        );
+        assert!(epochs.sigmas(5, 24).is_ok());
+        assert!(refused(&epochs, 6, 1).contains("fewer `train.prompts_per_step`"));
     }
 
     #[test]

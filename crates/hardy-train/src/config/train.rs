@@ -23,6 +23,28 @@ pub enum OldLogProbs {
     Rollout,
 }
 
+/// What happens to an update whose loss or gradient is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNonfinite {
+    /// The run ends.
+    #[default]
+    Stop,
+    /// It is left out: weights and optimizer stay as they are, to the bit.
+    Skip,
+}
+
+/// Under which errors the starting policy runs, from which the KL divergence is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlReference {
+    /// Those of the policy's own pass, value by value, so that equal weights diverge by exactly nothing.
+    #[default]
+    SameErrors,
+    /// None: the errors count as divergence.
+    Clean,
+}
+
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -65,6 +87,8 @@ pub struct TrainSection {
     pub kl_coefficient: f32,
     /// Its estimator.
     pub kl_estimator: KlEstimator,
+    /// Under which errors the starting policy runs for it.
+    pub kl_reference: KlReference,
     /// Weight of the entropy bonus; 0 leaves it out.
     pub entropy_coefficient: f32,
     /// `token-mean`, `seq-mean-token-sum`, `seq-mean-token-mean` or `seq-mean-token-sum-norm`; the algorithm's where it
@@ -107,6 +131,10 @@ pub struct TrainSection {
     /// Keep only what goes into every layer, and compute the layer again on the way back: less memory, and about a
     /// third more time.
     pub activation_checkpointing: bool,
+    /// What happens to an update whose loss or gradient is not finite.
+    pub on_nonfinite: OnNonfinite,
+    /// So many such updates in a row end a run that leaves them out.
+    pub max_nonfinite_updates: usize,
 }
 
 impl Default for TrainSection {
@@ -129,6 +157,7 @@ impl Default for TrainSection {
             dual_clip: 3.0,
             kl_coefficient: 0.0,
             kl_estimator: KlEstimator::LowVarKl,
+            kl_reference: KlReference::SameErrors,
             entropy_coefficient: 0.0,
             aggregation: None,
             old_log_probs: OldLogProbs::Recompute,
@@ -146,6 +175,8 @@ impl Default for TrainSection {
             rollout_batch: 256,
             micro_batch_tokens: 4096,
             activation_checkpointing: false,
+            on_nonfinite: OnNonfinite::Stop,
+            max_nonfinite_updates: 10,
         }
     }
 }

@@ -8,9 +8,14 @@
 /// Bounds on the difference of two log-probabilities.
 const LOG_RATIO: f64 = 20.0;
 
+/// trained − drawn, within ±20.
+fn difference(trained: f32, drawn: f32) -> f64 {
+    (f64::from(trained) - f64::from(drawn)).clamp(-LOG_RATIO, LOG_RATIO)
+}
+
 /// exp(trained − drawn), bounded to e^±20.
 fn weight(trained: f32, drawn: f32) -> f64 {
-    (f64::from(trained) - f64::from(drawn)).clamp(-LOG_RATIO, LOG_RATIO).exp()
+    difference(trained, drawn).exp()
 }
 
 /// min(w, `cap`) of every token, from its log-probability in training before the first update and when it was drawn.
@@ -44,7 +49,7 @@ impl Mismatch {
         for (&trained, &drawn) in trained.iter().zip(drawn) {
             let weight = weight(trained, drawn);
             self.tokens += 1.0;
-            self.difference += f64::from((trained - drawn).abs());
+            self.difference += difference(trained, drawn).abs();
             self.weight += weight;
             self.square += weight * weight;
             self.largest = self.largest.max(weight);
@@ -60,7 +65,7 @@ impl Mismatch {
         self.largest = self.largest.max(other.largest);
     }
 
-    /// Mean |Δ log-probability|.
+    /// Mean |Δ log-probability|, of which a token's is at most 20: errors can make a drawn token impossible.
     pub fn mean_difference(&self) -> f64 {
         self.difference / self.tokens.max(1.0)
     }

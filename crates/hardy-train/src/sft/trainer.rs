@@ -18,7 +18,7 @@ use crate::{
     policy::Policy,
     recording::Recording,
     sampler::prompts_at_step,
-    sequence::{Packed, Sequence, parts},
+    sequence::{Sequence, parts},
 };
 
 /// A model in supervised training.
@@ -58,7 +58,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let problems = admitted.problems;
         refuse_unreadable(&policy, &config, &problems)?;
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
-        let plan = plan.bind(&policy.decoder.blueprint.sites, &[Phase::Train])?;
+        let plan = policy.decoder.blueprint.bind(&plan, &[Phase::Train])?;
         let train = &config.train;
         let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         let learning_rate = LearningRate {
@@ -90,7 +90,8 @@ impl<B: NoisyBackend> SftTrainer<B> {
             let [log_probs, _] = pass.scores();
             loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
             if !loss.is_finite() {
-                return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "loss"));
+                let part = [packed.clone()];
+                return Err(not_finite(&self.policy.decoder, part, &noise, self.steps + 1, "loss"));
             }
             let derivative = vec![-1.0 / targets as f32; log_probs.len()];
             pass.backward(&derivative, None);
@@ -98,8 +99,8 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let gradients = Gradients::gathered(&self.policy.decoder, &noise);
         let grad_norm = gradients.norm();
         if !grad_norm.is_finite() {
-            let packed = Packed::new(&sequences, true);
-            return Err(not_finite(&self.policy.decoder, &packed, &noise, self.steps + 1, "gradient"));
+            let parts = parts(&sequences, train.micro_batch_tokens, true).map(|(_, packed)| packed);
+            return Err(not_finite(&self.policy.decoder, parts, &noise, self.steps + 1, "gradient"));
         }
         let gradients = gradients.clipped(grad_norm, train.max_grad_norm);
         let learning_rate = self.learning_rate.at(self.steps as usize);

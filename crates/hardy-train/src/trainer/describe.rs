@@ -1,17 +1,24 @@
-//! What can be said of a step from its rollouts alone.
+//! What a step says of itself, from its rollouts and its updates: the one place where its record is filled.
 
-use hardy_ops::NoisyBackend;
+use hardy_ops::{NoisyBackend, Rule};
 
-use super::Trainer;
+use super::{Trainer, tally::Updates};
 use crate::{
+    config::OldLogProbs,
     rollout::{Rollout, Sampled, groups, is_uniform},
     sampler::steps_per_epoch,
     step_record::StepRecord,
 };
 
 impl<B: NoisyBackend> Trainer<B> {
-    /// The record of a step that has been sampled but not yet learned from.
-    pub(super) fn describe(&self, sampled: &Sampled) -> StepRecord {
+    /// The record of the step that was sampled and learned from last, in so many seconds.
+    pub(super) fn record(
+        &self,
+        sampled: &Sampled,
+        updates: &Updates,
+        rollout_seconds: f64,
+        step_seconds: f64,
+    ) -> StepRecord {
         let mean = |of: &dyn Fn(&Rollout) -> f64| mean(sampled.all(), of);
         let reward_mean = mean(&|rollout| rollout.reward().into());
         let variance = mean(&|rollout| (f64::from(rollout.reward()) - reward_mean).powi(2));
@@ -19,6 +26,11 @@ impl<B: NoisyBackend> Trainer<B> {
         let of_kept = |of: &dyn Fn(&Rollout) -> f64| dropping.then(|| self::mean(sampled.kept.iter(), of));
         let penalised = self.train.overlong_tokens() > 0;
         let per_epoch = steps_per_epoch(self.problems.len(), self.train.prompts_per_step) as u64;
+        let recomputed = self.train.old_log_probs == OldLogProbs::Recompute;
+        let mismatch = updates.mismatch(if recomputed { usize::MAX } else { 1 });
+        let sigmas = self.aqn_sigmas();
+        let guided = |of: fn(f64, f64) -> f64| sigmas.iter().copied().reduce(of).filter(|_| sigmas.len() > 1);
+        let tokens = sampled.all().map(|rollout| rollout.sequence.ids.len() as u64).sum();
         StepRecord {
             step: self.steps + 1,
             epoch: self.steps / per_epoch + 1,
@@ -35,17 +47,39 @@ impl<B: NoisyBackend> Trainer<B> {
             uniform_groups: uniform_share(sampled),
             response_length_mean: mean(&|rollout| rollout.sequence.response_length() as f64),
             truncated_share: mean(&|rollout| f64::from(u8::from(!rollout.stopped))),
+            nonfinite_responses: sampled.all().filter(|rollout| rollout.non_finite).count() as u64,
+            updates: updates.made(),
+            skipped_updates: updates.skipped,
+            loss: updates.mean(|tally| tally.loss),
+            kl: updates.mean_of_some(|tally| tally.kl),
+            ppo_kl: updates.mean(|tally| tally.per_token(tally.kl_old)),
+            clip_share: updates.mean(|tally| tally.per_token(tally.clipped)),
+            first_ratio_mean: updates.first().map_or(0.0, |tally| tally.per_token(tally.ratio)),
+            first_ratio_deviation: updates.first().map_or(0.0, |tally| tally.ratio_deviation),
+            ratio_mean: updates.mean(|tally| tally.per_token(tally.ratio)),
+            ratio_max: updates.largest(|tally| tally.ratio_max),
+            logprob_mismatch: mismatch.mean_difference(),
+            effective_sample_size: mismatch.effective_sample_size(),
+            importance_weight_max: mismatch.largest_weight(),
+            tis_capped_share: updates.mean_of_some(|tally| Some(tally.per_token(tally.capped?))),
+            entropy: updates.mean(|tally| tally.per_token(tally.entropy)),
+            grad_norm: updates.mean(|tally| tally.grad_norm),
             learning_rate: self.learning_rate.at(self.steps as usize),
-            aqn_sigma: self.aqn_sigma(),
-            tokens: sampled.all().map(|rollout| rollout.sequence.ids.len() as u64).sum(),
-            ..StepRecord::default()
+            aqn_sigma: sigmas.iter().sum::<f64>() / sigmas.len().max(1) as f64,
+            aqn_sigma_min: guided(f64::min),
+            aqn_sigma_max: guided(f64::max),
+            tokens,
+            rollout_seconds,
+            train_seconds: step_seconds - rollout_seconds,
+            step_seconds,
+            tokens_per_second: tokens as f64 / step_seconds,
         }
     }
 
-    fn aqn_sigma(&self) -> f64 {
-        let sigma =
-            |rule: &hardy_ops::Rule| rule.schedule.as_ref().and_then(|s| s.get(self.steps as usize).copied());
-        self.plan.plan().rules.iter().find_map(sigma).unwrap_or(0.0)
+    /// The scale of the adaptive quantisation noise in every group of layers, one rule each.
+    fn aqn_sigmas(&self) -> Vec<f64> {
+        let at = |rule: &Rule| rule.schedule.as_ref()?.get(self.steps as usize).copied();
+        self.plan.plan().rules.iter().filter_map(at).collect()
     }
 }
 

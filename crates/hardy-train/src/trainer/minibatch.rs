@@ -10,8 +10,10 @@ use crate::{
 
 /// What an update learns from; all but `sequences` and `lengths` hold one value for every response token.
 pub(super) struct Minibatch {
-    /// Prompts and responses.
+    /// Prompts and responses of at least one token.
     pub(super) sequences: Vec<Sequence>,
+    /// The prompts to which no token was drawn, because its logits were not finite.
+    pub(super) unanswered: Vec<Sequence>,
     /// Response tokens of every sequence.
     pub(super) lengths: Vec<usize>,
     /// The advantage of the token's response.
@@ -28,16 +30,19 @@ impl Minibatch {
     /// Lays out `rollouts`, with one advantage each. Tokens are averaged by `mean`, without those of responses that
     /// were cut off if `filter_truncated`.
     pub(super) fn new(rollouts: &[Rollout], advantages: &[f32], mean: Mean, filter_truncated: bool) -> Self {
-        let sequences: Vec<Sequence> = rollouts.iter().map(|rollout| rollout.sequence.clone()).collect();
-        let lengths: Vec<usize> = sequences.iter().map(Sequence::response_length).collect();
+        let length = |rollout: &Rollout| rollout.sequence.response_length();
+        let all: Vec<usize> = rollouts.iter().map(length).collect();
         let spread = |(&advantage, &length): (&f32, &usize)| std::iter::repeat_n(advantage, length);
+        let of = |empty: bool| rollouts.iter().filter(move |rollout| (length(rollout) == 0) == empty);
+        let sequences = |empty: bool| of(empty).map(|rollout| rollout.sequence.clone()).collect();
         Self {
-            advantage: advantages.iter().zip(&lengths).flat_map(spread).collect(),
-            weight: mean.weights_without(&lengths, |i| filter_truncated && !rollouts[i].stopped),
+            advantage: advantages.iter().zip(&all).flat_map(spread).collect(),
+            weight: mean.weights_without(&all, |i| filter_truncated && !rollouts[i].stopped),
             drawn: rollouts.iter().flat_map(|rollout| &rollout.log_probs).copied().collect(),
             old: None,
-            sequences,
-            lengths,
+            sequences: sequences(false),
+            unanswered: sequences(true),
+            lengths: of(false).map(length).collect(),
         }
     }
 
@@ -52,6 +57,13 @@ impl Minibatch {
     }
 }
 
+/// How many of `groups` each of up to `parts` minibatches takes: every one at least one group, and none more than one
+/// more than another.
+pub(super) fn shares(groups: usize, parts: usize) -> impl Iterator<Item = usize> {
+    let parts = parts.min(groups);
+    (0..parts).map(move |part| groups / parts + usize::from(part < groups % parts))
+}
+
 /// What goes through the model at once.
 #[derive(Clone)]
 pub(super) struct Part {
@@ -59,4 +71,44 @@ pub(super) struct Part {
     pub(super) sequences: Range<usize>,
     /// Places in everything else.
     pub(super) tokens: Range<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_minibatches_is_honoured_and_their_sizes_differ_by_at_most_one_group() {
+        for (groups, parts, expected) in [
+            (32, 4, vec![8; 4]),
+            (10, 4, vec![3, 3, 2, 2]),
+            (9, 8, vec![2, 1, 1, 1, 1, 1, 1, 1]),
+            (3, 8, vec![1, 1, 1]),
+            (0, 4, vec![]),
+        ] {
+            assert_eq!(shares(groups, parts).collect::<Vec<_>>(), expected, "{groups} groups in {parts}");
+        }
+    }
+
+    #[test]
+    fn responses_without_a_token_are_set_aside_and_weigh_nothing() {
+        let rollout = |length: usize| Rollout {
+            group: 0,
+            sequence: Sequence { ids: vec![7; 3 + length], prompt_length: 3, prompt: 0, sample: 1 },
+            text: String::new(),
+            log_probs: vec![-1.0; length],
+            stopped: length > 0,
+            non_finite: length == 0,
+            scores: [0.0; 2],
+            score: 0.0,
+            penalty: 0.0,
+        };
+        let rollouts = [rollout(2), rollout(0), rollout(4)];
+        let minibatch = Minibatch::new(&rollouts, &[1.0, -3.0, 2.0], Mean::SeqMeanTokenSum, false);
+        assert_eq!((minibatch.sequences.len(), minibatch.unanswered.len()), (2, 1));
+        assert_eq!(minibatch.lengths, [2, 4]);
+        assert_eq!(minibatch.advantage, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+        assert_eq!(minibatch.weight, [0.5; 6]);
+        assert!(minibatch.parts(100, true).map(|(part, _)| part.tokens).eq(std::iter::once(0..6)));
+    }
 }

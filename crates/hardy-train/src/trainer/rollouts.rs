@@ -98,6 +98,7 @@ impl<B: NoisyBackend> Trainer<B> {
             text,
             log_probs: sample.log_probs,
             stopped: sample.stopped,
+            non_finite: sample.non_finite,
             scores,
             score: scores[usize::from(self.train.reward == Extraction::Flexible)],
             penalty: self.penalty(sequence.response_length()),

@@ -1,9 +1,9 @@
-//! What an update says of itself: sums over its tokens, of which the step's record takes means.
+//! What an update says of itself: sums over its tokens, of which the step's record takes means over its updates.
 
-use crate::{
-    objective::{Loss, Mismatch},
-    step_record::StepRecord,
-};
+use crate::objective::{Loss, Mismatch};
+
+/// Bound on the log of a ratio, as in the objectives.
+const LOG_RATIO: f64 = 20.0;
 
 /// Sums over the tokens of an update.
 #[derive(Default)]
@@ -12,16 +12,16 @@ pub(super) struct Tally {
     pub(super) mismatch: Mismatch,
     /// The gradient's norm before clipping.
     pub(super) grad_norm: f64,
-    loss: f64,
-    kl: Option<f64>,
+    pub(super) loss: f64,
+    pub(super) kl: Option<f64>,
     tokens: f64,
-    clipped: f64,
-    capped: Option<f64>,
-    kl_old: f64,
-    ratio: f64,
-    ratio_max: f64,
-    ratio_deviation: f64,
-    entropy: f64,
+    pub(super) clipped: f64,
+    pub(super) capped: Option<f64>,
+    pub(super) kl_old: f64,
+    pub(super) ratio: f64,
+    pub(super) ratio_max: f64,
+    pub(super) ratio_deviation: f64,
+    pub(super) entropy: f64,
 }
 
 impl Tally {
@@ -38,7 +38,7 @@ impl Tally {
     /// Adds the ratios of a part's tokens.
     pub(super) fn ratios(&mut self, current: &[f32], old: &[f32]) {
         for (current, old) in current.iter().zip(old) {
-            let ratio = f64::from(current - old).exp();
+            let ratio = f64::from(current - old).clamp(-LOG_RATIO, LOG_RATIO).exp();
             self.ratio += ratio;
             self.ratio_max = self.ratio_max.max(ratio);
             self.ratio_deviation = self.ratio_deviation.max((ratio - 1.0).abs());
@@ -57,25 +57,60 @@ impl Tally {
         }
     }
 
-    /// Adds the share of one of `count` updates to the step's record.
-    pub(super) fn add_to(&self, record: &mut StepRecord, index: usize, count: usize) {
-        let share = |sum: f64| sum / self.tokens.max(1.0) / count as f64;
-        record.loss += self.loss / count as f64;
-        if let Some(kl) = self.kl {
-            *record.kl.get_or_insert_default() += kl / count as f64;
+    /// The mean over tokens of which `sum` is the sum.
+    pub(super) fn per_token(&self, sum: f64) -> f64 {
+        sum / self.tokens.max(1.0)
+    }
+}
+
+/// The updates of a step.
+#[derive(Default)]
+pub(super) struct Updates {
+    made: Vec<Tally>,
+    /// Those that were left out because they were not finite.
+    pub(super) skipped: u64,
+}
+
+impl Updates {
+    /// Adds an update; `None` is one that was left out.
+    pub(super) fn add(&mut self, update: Option<Tally>) {
+        match update {
+            Some(tally) => self.made.push(tally),
+            None => self.skipped += 1,
         }
-        if let Some(capped) = self.capped {
-            *record.tis_capped_share.get_or_insert_default() += share(capped);
-        }
-        record.clip_share += share(self.clipped);
-        record.ppo_kl += share(self.kl_old);
-        record.ratio_mean += share(self.ratio);
-        record.ratio_max = record.ratio_max.max(self.ratio_max);
-        record.entropy += share(self.entropy);
-        record.grad_norm += self.grad_norm / count as f64;
-        if index == 0 {
-            record.first_ratio_mean = self.ratio / self.tokens.max(1.0);
-            record.first_ratio_deviation = self.ratio_deviation;
-        }
+    }
+
+    /// How many were made.
+    pub(super) fn made(&self) -> u64 {
+        self.made.len() as u64
+    }
+
+    /// The first one that was made.
+    pub(super) fn first(&self) -> Option<&Tally> {
+        self.made.first()
+    }
+
+    /// The mean over those that were made, 0 without any.
+    pub(super) fn mean(&self, of: impl Fn(&Tally) -> f64) -> f64 {
+        self.made.iter().map(of).sum::<f64>() / self.made.len().max(1) as f64
+    }
+
+    /// The mean of what they may lack.
+    pub(super) fn mean_of_some(&self, of: impl Fn(&Tally) -> Option<f64>) -> Option<f64> {
+        self.first().and_then(&of)?;
+        Some(self.mean(|tally| of(tally).unwrap_or_default()))
+    }
+
+    /// The largest over those that were made, 0 without any.
+    pub(super) fn largest(&self, of: impl Fn(&Tally) -> f64) -> f64 {
+        self.made.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// How far rollout and training are apart in the first `count` of them.
+    pub(super) fn mismatch(&self, count: usize) -> Mismatch {
+        self.made.iter().take(count).fold(Mismatch::default(), |mut sum, tally| {
+            sum.merge(&tally.mismatch);
+            sum
+        })
     }
 }

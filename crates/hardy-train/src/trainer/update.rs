@@ -1,7 +1,7 @@
 //! An update of the policy on a minibatch: forward, loss, backward in parts that fit into memory, then one step of
-//! the optimizer.
+//! the optimizer. An update that is not finite changes nothing: the run stops, or goes on without it.
 
-use hardy_ops::{Noise, NoisyBackend};
+use hardy_ops::{Noise, NoisyBackend, Phase};
 
 use super::{
     Trainer,
@@ -10,19 +10,39 @@ use super::{
 };
 use crate::{
     algorithm::Algorithm,
-    config::OldLogProbs,
+    config::{KlReference, OldLogProbs, OnNonfinite},
     diagnosis::not_finite,
-    error::{Error, Result},
+    error::Result,
     gradients::Gradients,
     objective::{Loss, Tokens, add_entropy, add_kl, clipped_surrogate, gspo, truncated_weights},
     policy::{columns, log_probs},
     recording::Recording,
-    sequence::Packed,
+    sequence::{Packed, Sequence, parts},
 };
 
 impl<B: NoisyBackend> Trainer<B> {
-    /// One update of the policy on a minibatch.
-    pub(super) fn update(&mut self, minibatch: &Minibatch, noise: &Noise) -> Result<Tally> {
+    /// One update of the policy on a minibatch; `None` where it is left out because it is not finite.
+    pub(super) fn update(&mut self, minibatch: &Minibatch, noise: &Noise) -> Result<Option<Tally>> {
+        let (tally, gradients) = match self.gradients(minibatch, noise) {
+            Ok(found) => found,
+            Err(what) => return self.leave_out(minibatch, noise, what).map(|()| None),
+        };
+        let gradients = gradients.clipped(tally.grad_norm, self.train.max_grad_norm);
+        let rate = self.learning_rate.at(self.steps as usize);
+        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, rate);
+        self.nonfinite_in_row = 0;
+        Ok(Some(tally))
+    }
+
+    /// The gradients of a minibatch, forward and backward part by part; or the name of what is not finite.
+    fn gradients(
+        &self,
+        minibatch: &Minibatch,
+        noise: &Noise,
+    ) -> std::result::Result<(Tally, Gradients<B>), &'static str> {
+        if minibatch.sequences.is_empty() {
+            return Err("distribution of every response's first token");
+        }
         let mut tally = Tally::default();
         let noise = &noise.clone().gathering(self.policy.decoder.blueprint.sites.len());
         let tracked = self.policy.decoder.tracked();
@@ -32,11 +52,14 @@ impl<B: NoisyBackend> Trainer<B> {
             let [current, entropy] = pass.scores();
             let mut loss = self.loss(minibatch, &part, &current, &mut tally);
             let weight = &minibatch.weight[part.tokens.clone()];
-            tally.kl_from_reference(self.add_reference(&mut loss, &current, weight, &packed));
+            tally.kl_from_reference(self.add_reference(&mut loss, &current, weight, (&packed, noise)));
             let bonus = self.train.entropy_coefficient;
             let d_entropy = (bonus > 0.0).then(|| add_entropy(&mut loss, &entropy, weight, bonus));
             if !loss.value.is_finite() {
-                return Err(self.not_finite(&packed, noise, "loss"));
+                return Err("loss");
+            }
+            if !entropy.iter().all(|entropy| entropy.is_finite()) {
+                return Err("entropy");
             }
             tally.loss(&loss, &entropy);
             pass.backward(&loss.d_logprob, d_entropy.as_deref());
@@ -44,13 +67,36 @@ impl<B: NoisyBackend> Trainer<B> {
         drop(tracked);
         let gradients = Gradients::gathered(&self.policy.decoder, noise);
         tally.grad_norm = gradients.norm();
-        if !tally.grad_norm.is_finite() {
-            return Err(self.not_finite(&Packed::new(&minibatch.sequences, true), noise, "gradient"));
+        if tally.grad_norm.is_finite() { Ok((tally, gradients)) } else { Err("gradient") }
+    }
+
+    /// Leaves an update out because its `what` is not finite.
+    ///
+    /// # Errors
+    /// Where this stops the run, or too many in a row have been left out.
+    fn leave_out(&mut self, minibatch: &Minibatch, noise: &Noise, what: &str) -> Result<()> {
+        self.nonfinite_in_row += 1;
+        let most = match self.train.on_nonfinite {
+            OnNonfinite::Stop => 1,
+            OnNonfinite::Skip => self.train.max_nonfinite_updates as u64,
+        };
+        if self.nonfinite_in_row < most {
+            return Ok(());
         }
-        let gradients = gradients.clipped(tally.grad_norm, self.train.max_grad_norm);
-        let rate = self.learning_rate.at(self.steps as usize);
-        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, rate);
-        Ok(tally)
+        let what = match self.nonfinite_in_row {
+            1 => what.to_owned(),
+            n => format!("{what}, the last of {n} updates in a row,"),
+        };
+        let (decoder, step) = (&self.policy.decoder, self.steps + 1);
+        if minibatch.sequences.is_empty() {
+            // A token that was never drawn, so that the prompts go through the model as they did in the rollout.
+            let drawn = |prompt: &Sequence| Sequence { ids: [&prompt.ids[..], &[0]].concat(), ..*prompt };
+            let sequences: Vec<Sequence> = minibatch.unanswered.iter().map(drawn).collect();
+            let parts = parts(&sequences, self.train.micro_batch_tokens, true).map(|(_, packed)| packed);
+            return Err(not_finite(decoder, parts, &self.plan.noise(Phase::Rollout, self.steps), step, what));
+        }
+        let parts = self.parts(minibatch, true).map(|(_, packed)| packed);
+        Err(not_finite(decoder, parts, noise, step, what))
     }
 
     /// The loss of a part of a minibatch whose tokens now have the log-probabilities `current`.
@@ -82,21 +128,22 @@ impl<B: NoisyBackend> Trainer<B> {
         }
     }
 
-    /// Adds the divergence from the starting model to `loss`; gives Σ w·KL.
+    /// Adds the divergence from the starting policy to `loss`; gives Σ w·KL. It sees the batch with the same dropout and,
+    /// unless it is to be clean, the same errors; they are the policy's pass once more, and not counted again.
     fn add_reference(
         &self,
         loss: &mut Loss,
         current: &[f32],
         weight: &[f32],
-        packed: &Packed,
+        (packed, noise): (&Packed, &Noise),
     ) -> Option<f32> {
         let reference = self.reference.as_ref()?;
-        let [log_probs, _] = columns(&log_probs(reference, packed, &Noise::clean(), self.train.temperature));
+        let noise = match self.train.kl_reference {
+            KlReference::SameErrors => noise.recomputed(),
+            KlReference::Clean => Noise::clean(),
+        };
+        let [log_probs, _] = columns(&log_probs(reference, packed, &noise, self.train.temperature));
         let (coefficient, estimator) = (self.train.kl_coefficient, self.train.kl_estimator);
         Some(add_kl(loss, current, &log_probs, weight, coefficient, estimator))
-    }
-
-    fn not_finite(&self, packed: &Packed, noise: &Noise, what: &'static str) -> Error {
-        not_finite(&self.policy.decoder, packed, noise, self.steps + 1, what)
     }
 }

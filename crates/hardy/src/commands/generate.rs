@@ -141,10 +141,12 @@ struct Sequence {
     ids: Vec<u32>,
     /// Their text without special tokens; `null` for a model without a tokenizer.
     text: Option<String>,
-    /// The log-probability of each token under the distribution it was drawn from.
+    /// The log-probability of each token among all, before top-k and top-p.
     log_probs: Vec<f32>,
     /// Whether the end-of-sequence token ended it.
     stopped: bool,
+    /// Whether it ended because the next token's logits were not finite.
+    non_finite: bool,
 }
 
 /// Generates.
@@ -252,9 +254,9 @@ impl Arguments {
 fn sequences(samples: Vec<Vec<Sample>>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Sequence>, Failure> {
     let mut sequences = Vec::new();
     for (prompt, samples) in samples.into_iter().enumerate() {
-        for (sample, Sample { ids, log_probs, stopped }) in samples.into_iter().enumerate() {
+        for (sample, Sample { ids, log_probs, stopped, non_finite }) in samples.into_iter().enumerate() {
             let text = tokenizer.map(|tokenizer| tokenizer.decode(&ids, true)).transpose()?;
-            sequences.push(Sequence { prompt, sample, ids, text, log_probs, stopped });
+            sequences.push(Sequence { prompt, sample, ids, text, log_probs, stopped, non_finite });
         }
     }
     Ok(sequences)
@@ -272,6 +274,14 @@ fn text(outcome: &Outcome) -> String {
             .map(|s| format!("[prompt {}, sample {}] {}\n", s.prompt, s.sample, content(s)))
             .collect(),
     };
+    for s in outcome.sequences.iter().filter(|s| s.non_finite) {
+        out += &format!(
+            "prompt {}, sample {} ends after {} tokens: the next token's logits are not finite\n",
+            s.prompt,
+            s.sample,
+            s.ids.len()
+        );
+    }
     if !outcome.receipts.is_empty() {
         out += &format!("\n{}", receipt_table::render(&outcome.receipts));
     }

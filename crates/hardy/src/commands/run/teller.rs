@@ -52,16 +52,25 @@ fn step(record: &StepRecord, total: u64) -> String {
         0 => String::new(),
         dropped => format!("  dropped {dropped} of {} groups", record.groups_sampled),
     };
+    let skipped = match record.skipped_updates {
+        0 => String::new(),
+        skipped => format!("  left out {skipped} of {} updates, not finite", skipped + record.updates),
+    };
     format!(
         "step {step}/{total}  reward {reward_mean:.3}  flexible {flexible}  length {response_length_mean:.1}  \
-         gradient {grad_norm:.3}{dropped}  {seconds:.1} s"
+         gradient {grad_norm:.3}{dropped}{skipped}  {seconds:.1} s"
     )
 }
 
 /// The accuracy at every level of an evaluation in one line.
 pub fn evaluation(record: &EvalRecord) -> String {
-    let level =
-        |level: &hardy_lab::LevelRecord| format!("{} {}", level.label, format::percent(level.accuracy));
+    let level = |level: &hardy_lab::LevelRecord| {
+        let non_finite = match level.non_finite {
+            0 => String::new(),
+            n => format!(" ({n} answers ended, not finite)"),
+        };
+        format!("{} {}{non_finite}", level.label, format::percent(level.accuracy))
+    };
     let levels: Vec<String> = record.levels.iter().map(level).collect();
     let step = record.step.map(|step| format!(" after step {step}")).unwrap_or_default();
     format!("evaluation{step}, strict accuracy: {}", levels.join(", "))
