@@ -109,6 +109,22 @@ pub enum LabError {
         /// Problems of both.
         shared: usize,
     },
+    /// Two sides answered under different conditions.
+    #[error(
+        "{first} and {second} answered under different conditions: {what} is {in_first} in one and {in_second} in the other; evaluate both alike, or `--allow {what}`"
+    )]
+    DifferentConditions {
+        /// The first side.
+        first: String,
+        /// The second side.
+        second: String,
+        /// The condition.
+        what: String,
+        /// Its value at the first side.
+        in_first: String,
+        /// Its value at the second side.
+        in_second: String,
+    },
     /// The same problem has two true answers.
     #[error(
         "{first} and {second} were evaluated on different data: the true answer to problem {id} is {truth_first:?} in one and {truth_second:?} in the other"
@@ -138,7 +154,7 @@ pub enum LabError {
         levels_second: String,
     },
     /// A level that one side was not evaluated at.
-    #[error("{run} was not evaluated at {level}, only at {levels}")]
+    #[error("{run} is not evaluated at {level}, only at {levels}")]
     NoSuchLevel {
         /// The run or preset.
         run: String,

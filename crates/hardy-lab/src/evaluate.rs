@@ -1,81 +1,37 @@
-//! Evaluation: greedy answers to the same problems at every noise level, scored strictly and flexibly, each level
-//! with the plan it ran under and the receipt of what was injected.
+//! Evaluation: greedy answers to the same problems at every level and under every draw of its error, scored strictly and
+//! flexibly, each level with the plan it ran under and the receipts of what was injected.
+
+mod level;
 
 use hardy_model::{Generation, Sample, Sampler, generate};
-use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Receipt, Rule, Streams};
+use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Receipt, Site};
 use hardy_train::{
     data::Problem,
     error::Error,
-    policy::Policy,
     reward::{Extraction, extract, score},
 };
-use serde::Serialize;
 
 use crate::{
     error::LabError,
-    record::{EvalRecord, LevelRecord, ProblemRecord},
+    record::{
+        Conditions, DrawRecord, EvalRecord, LevelRecord, Metric, ProblemRecord, data_fingerprint, draw_of,
+        text_hash,
+    },
+    setting::Setting,
 };
+
+pub use level::{Level, rules_toml};
 
 /// The step whose noise evaluations see: always the same, so that a checkpoint's numbers can be had again.
 pub const EVAL_STEP: u64 = 0;
 /// The seed of generated evaluation problems: runs with other seeds are judged by the same ones.
 pub const EVAL_DATA_SEED: u64 = 0;
 
-/// One condition of an evaluation.
-#[derive(Clone, Debug)]
-pub struct Level {
-    /// What tables call it.
-    pub label: String,
-    /// The relative scale of the noise, 0 when clean; `None` for a plan without one scale.
-    pub noise: Option<f64>,
-    /// The rules.
-    pub plan: Plan,
-}
-
-impl Level {
-    /// Relative Gaussian error of `scale` on the outputs of every linear and matmul; 0 is clean.
-    pub fn noise(scale: f64, seed: u64) -> Self {
-        let clean = scale == 0.0;
-        let label = if clean { "clean".to_owned() } else { format!("{} %", round(100.0 * scale)) };
-        let rules = if clean { Vec::new() } else { vec![Rule::noise(scale)] };
-        Self { label, noise: Some(scale), plan: Plan { rules, seed, streams: Streams::PerPhase } }
-    }
-
-    /// The same level on hardware that has errors of its own: those of `rules` that name the phase of evaluation, which
-    /// come first and are named in the label. So a run in W4A4 is judged in W4A4.
-    #[must_use]
-    pub fn under(mut self, rules: &[Rule]) -> Self {
-        let names_eval = |rule: &&Rule| rule.during.as_ref().is_some_and(|d| d.contains(&Phase::Eval));
-        let standing = rules.iter().filter(names_eval);
-        let standing = standing.map(|rule| Rule { during: Some(vec![Phase::Eval]), ..rule.clone() });
-        let own = std::mem::take(&mut self.plan.rules);
-        self.plan.rules = standing.collect();
-        let mut kinds: Vec<&str> = self.plan.rules.iter().map(|rule| rule.error.kind_name()).collect();
-        kinds.dedup();
-        if !kinds.is_empty() {
-            let clean = self.noise == Some(0.0);
-            let label = if clean { Vec::new() } else { vec![self.label.as_str()] };
-            self.label = [kinds, label].concat().join(" + ");
-        }
-        self.plan.rules.extend(own);
-        self
-    }
-}
-
-/// Ten decimals, so that 100·0.07 reads as 7.
-fn round(x: f64) -> f64 {
-    (x * 1e10).round() / 1e10
-}
-
 /// What is evaluated, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Evaluation<'a, B: NoisyBackend> {
-    /// The model.
-    pub policy: &'a Policy<B>,
-    /// The problems; at least one.
-    pub problems: &'a [Problem],
-    /// How a question is asked, with `{question}` in it.
-    pub wording: &'a str,
+    /// The model and its problems.
+    pub setting: Setting<'a, B>,
     /// What the record calls the model.
     pub model: &'a str,
     /// What the record calls the data.
@@ -88,10 +44,14 @@ pub struct Evaluation<'a, B: NoisyBackend> {
     pub max_new_tokens: usize,
     /// Sequences at once.
     pub batch: usize,
+    /// Draws of the error at every level that has one; at least 1.
+    pub draws: usize,
+    /// Which answers count as right.
+    pub metric: Metric,
 }
 
 impl<B: NoisyBackend> Evaluation<'_, B> {
-    /// Evaluates every level. `progress` is told the level and how many of its answers are finished.
+    /// Evaluates every level. `progress` is told the level and how many of its answers are finished, over all draws.
     ///
     /// # Errors
     /// A plan that does not fit the model, or whose noise never fired.
@@ -102,49 +62,82 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
     ) -> Result<EvalRecord, LabError> {
         let level = |level: &Level| self.level(level, |done| progress(level, done));
         let records = levels.iter().map(level).collect::<Result<_, _>>()?;
-        let record =
-            EvalRecord::new(self.model.to_owned(), self.data.to_owned(), self.seed, self.step, records);
+        let record = EvalRecord {
+            metric: self.metric,
+            conditions: Some(self.conditions()),
+            ..EvalRecord::new(self.model.to_owned(), self.data.to_owned(), self.seed, self.step, records)
+        };
         record.check()?;
         Ok(record)
     }
 
-    fn level(&self, level: &Level, progress: impl FnMut(usize)) -> Result<LevelRecord, LabError> {
-        let plan = self.bind(level)?;
-        let prompts = self.policy.prompts(self.problems, self.wording, 1)?;
-        let how = Generation {
-            max_new_tokens: self.max_new_tokens,
-            stop: self.policy.stop(),
-            sampler: Sampler::GREEDY,
-            batch: self.batch,
-            key: Generation::key(self.seed, Phase::Eval.name(), EVAL_STEP),
-        };
-        let noise = plan.noise(Phase::Eval, EVAL_STEP);
-        let samples = generate(&self.policy.decoder, &prompts, &how, &noise, progress);
-        let answers = self.problems.iter().zip(&samples);
-        let problems = answers
-            .map(|(problem, samples)| self.judge(problem, &samples[0]))
-            .collect::<Result<Vec<_>, LabError>>()?;
-        Ok(LevelRecord::new(
-            level.label.clone(),
-            level.noise,
-            rules_toml(&level.plan),
-            problems,
-            receipts(&plan)?,
-        ))
+    /// Answers at a level, over all draws of its error.
+    pub fn answers(&self, level: &Level) -> usize {
+        self.setting.problems.len() * self.draws_of(level)
     }
 
-    /// Binds a level's plan, which must act in evaluation where it has rules.
-    pub(crate) fn bind(&self, level: &Level) -> Result<BoundPlan, LabError> {
-        let sites = &self.policy.decoder.blueprint.sites;
-        let plan = level.plan.bind(sites, &[Phase::Eval]).map_err(Error::from)?;
-        if !level.plan.rules.is_empty() && !plan.acts_in(Phase::Eval) {
-            return Err(LabError::NotInEval { level: level.label.clone() });
+    /// A level without rules has nothing that could be drawn again.
+    fn draws_of(&self, level: &Level) -> usize {
+        if level.plan.rules.is_empty() { 1 } else { self.draws.max(1) }
+    }
+
+    fn conditions(&self) -> Conditions {
+        let Setting { policy, problems, wording } = self.setting;
+        Conditions {
+            wording: wording.to_owned(),
+            chat_template: policy.template.as_ref().map(|template| text_hash([template.source()])),
+            max_new_tokens: self.max_new_tokens,
+            sampling: "greedy".to_owned(),
+            precision: "f32".to_owned(),
+            data_fingerprint: data_fingerprint(problems),
         }
-        Ok(plan)
+    }
+
+    fn level(&self, level: &Level, mut progress: impl FnMut(usize)) -> Result<LevelRecord, LabError> {
+        let mut draws = Vec::new();
+        for draw in 0..self.draws_of(level) {
+            let before = draw * self.setting.problems.len();
+            draws.push(self.draw(level, draw, |done| progress(before + done))?);
+        }
+        let mut draws = draws.into_iter();
+        let first = draws.next().ok_or_else(|| LabError::Empty { what: format!("level {}", level.label) })?;
+        let record = LevelRecord {
+            added: Some(rules_toml(&level.added)),
+            draws: draws.collect(),
+            ..LevelRecord::new(
+                level.label.clone(),
+                level.noise,
+                rules_toml(&level.plan.rules),
+                first.problems,
+                first.receipts,
+            )
+        };
+        Ok(record.counted())
+    }
+
+    /// The answers under one draw of a level's error.
+    fn draw(&self, level: &Level, draw: usize, progress: impl FnMut(usize)) -> Result<DrawRecord, LabError> {
+        let Setting { policy, problems, wording } = self.setting;
+        let plan = draw_of(&level.plan, draw);
+        let bound = bind(&level.label, &plan, &policy.decoder.blueprint.sites)?;
+        let prompts = policy.prompts(problems, wording, 1)?;
+        let how = Generation {
+            max_new_tokens: self.max_new_tokens,
+            stop: policy.stop(),
+            sampler: Sampler::GREEDY,
+            batch: self.batch,
+            key: Generation::key(plan.seed, Phase::Eval.name(), EVAL_STEP),
+        };
+        let noise = bound.noise(Phase::Eval, EVAL_STEP);
+        let samples = generate(&policy.decoder, &prompts, &how, &noise, progress);
+        let answers =
+            problems.iter().zip(&samples).map(|(problem, samples)| self.judge(problem, &samples[0]));
+        let problems = answers.collect::<Result<Vec<_>, LabError>>()?;
+        Ok(DrawRecord { draw, seed: plan.seed, problems, receipts: receipts(&bound)? })
     }
 
     fn judge(&self, problem: &Problem, sample: &Sample) -> Result<ProblemRecord, LabError> {
-        let response = self.policy.tokenizer.decode(&sample.ids, true).map_err(Error::from)?;
+        let response = self.setting.policy.tokenizer.decode(&sample.ids, true).map_err(Error::from)?;
         let truth = problem.truth();
         let right = |how| score(&response, &truth, how) == 1.0;
         Ok(ProblemRecord {
@@ -155,22 +148,20 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
                 .or_else(|| extract(&response, Extraction::Flexible)),
             tokens: sample.ids.len(),
             non_finite: sample.non_finite,
+            truncated: Some(!sample.stopped),
             truth,
             response,
         })
     }
 }
 
-/// The rules of a plan as `[[noise]]` tables.
-pub fn rules_toml(plan: &Plan) -> String {
-    #[derive(Serialize)]
-    struct Rules<'a> {
-        noise: &'a [Rule],
+/// Binds a level's plan, which must act in evaluation where it has rules.
+pub(crate) fn bind(label: &str, plan: &Plan, sites: &[Site]) -> Result<BoundPlan, LabError> {
+    let bound = plan.bind(sites, &[Phase::Eval]).map_err(Error::from)?;
+    if !plan.rules.is_empty() && !bound.acts_in(Phase::Eval) {
+        return Err(LabError::NotInEval { level: label.to_owned() });
     }
-    if plan.rules.is_empty() {
-        return String::new();
-    }
-    toml::to_string(&Rules { noise: &plan.rules }).unwrap_or_default()
+    Ok(bound)
 }
 
 /// The receipts of a plan, after a check that everything it asked for happened.

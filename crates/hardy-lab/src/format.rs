@@ -1,7 +1,7 @@
 //! Numbers as readers expect them: accuracies in per cent, differences in points, p-values to two digits, counts with
 //! separators. Text for terminals and the report page comes from here, so that both say the same.
 
-use crate::statistics::Interval;
+use crate::statistics::{Claim, Interval};
 
 /// A fraction as per cent: `0.715` → `71.5 %`.
 #[must_use]
@@ -47,6 +47,13 @@ pub fn p_value(p: f64) -> String {
 pub fn p_clause(p: f64) -> String {
     let value = p_value(p);
     value.strip_prefix('<').map_or_else(|| format!("p = {value}"), |bound| format!("p < {bound}"))
+}
+
+/// A claim's p-value as a clause, with Holm's where that is another: `p = 0.004, with Holm 0.012`.
+#[must_use]
+pub fn claim_clause(claim: &Claim) -> String {
+    let (raw, holm) = (p_clause(claim.p), p_value(claim.p_holm));
+    if p_value(claim.p) == holm { raw } else { format!("{raw}, with Holm {holm}") }
 }
 
 /// A count with thousands separated: `1,377`.

@@ -1,10 +1,8 @@
 //! Evaluation by likelihood: the mean negative log-likelihood of the worked answers at every noise level, a finer
 //! measure than accuracy where few answers change.
 
-use hardy_ops::{NoisyBackend, Phase, Receipt};
+use hardy_ops::{NoisyBackend, Phase, Plan, Receipt};
 use hardy_train::{
-    data::Problem,
-    error::Error,
     policy::{columns, log_probs},
     sequence::{Sequence, parts},
 };
@@ -12,14 +10,14 @@ use serde::Serialize;
 
 use crate::{
     error::LabError,
-    evaluate::{EVAL_STEP, Evaluation, Level, receipts, rules_toml},
-    statistics::Interval,
+    evaluate::{EVAL_STEP, Level, bind, receipts, rules_toml},
+    record::draw_of,
+    setting::Setting,
+    statistics::{CONFIDENCE, Interval, Scores, mean_interval},
 };
 
 /// Tokens of a forward pass.
 const TOKENS: usize = 4096;
-/// The normal quantile of a two-sided 95 % interval.
-const Z: f64 = 1.959_963_984_540_054;
 
 /// The likelihood of the worked answers at one level.
 #[derive(Clone, Debug, Serialize)]
@@ -32,81 +30,87 @@ pub struct NllLevel {
     pub plan: String,
     /// Mean negative log-likelihood of an answer's token, averaged over the problems, in nats.
     pub nll: f64,
-    /// Its 95 % interval over problems.
+    /// Its 95 % interval, in doubt of problems and, where there are several, of draws.
     pub interval: Interval,
     /// The mean paired difference from the first level, and its 95 % interval.
     pub degradation: Option<(f64, Interval)>,
-    /// The mean over the tokens of each problem's answer, in the order of the problems.
+    /// The mean over the tokens of each problem's answer, in the order of the problems, for every draw of the error.
+    pub draws: Vec<Vec<f64>>,
+    /// What was injected, draw by draw.
+    pub receipts: Vec<Vec<Receipt>>,
+}
+
+/// What one plan leaves of the likelihood.
+#[derive(Clone, Debug)]
+pub(crate) struct Likelihood {
+    /// The mean over the tokens of each problem's answer.
     pub problems: Vec<f64>,
     /// What was injected.
     pub receipts: Vec<Receipt>,
 }
 
-/// Measures every level on the same worked answers.
+/// Measures every level on the same worked answers, under `draws` draws of its error where it has one.
 ///
 /// # Errors
 /// A plan that does not fit the model, or whose noise never fired.
-pub fn nll<B: NoisyBackend>(what: &Evaluation<'_, B>, levels: &[Level]) -> Result<Vec<NllLevel>, LabError> {
-    let sequences = sequences(what)?;
+pub fn nll<B: NoisyBackend>(
+    what: &Setting<'_, B>,
+    levels: &[Level],
+    draws: usize,
+) -> Result<Vec<NllLevel>, LabError> {
+    let sequences = what.worked()?;
     let mut measured: Vec<NllLevel> = Vec::new();
     for level in levels {
-        let plan =
-            level.plan.bind(&what.policy.decoder.blueprint.sites, &[Phase::Eval]).map_err(Error::from)?;
-        let noise = plan.noise(Phase::Eval, EVAL_STEP);
-        let mut problems = Vec::with_capacity(sequences.len());
-        for (part, packed) in parts(&sequences, TOKENS, true) {
-            let [log_probs, _] = columns(&log_probs(&what.policy.decoder, &packed, &noise, 1.0));
-            let mut rest = &log_probs[..];
-            for sequence in &sequences[part] {
-                let (own, after) = rest.split_at(sequence.response_length());
-                rest = after;
-                problems.push(-own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len() as f64);
-            }
-        }
-        let (nll, interval) = mean_with_interval(&problems);
-        let degradation = measured.first().map(|first| {
-            let differences: Vec<f64> = problems.iter().zip(&first.problems).map(|(a, b)| a - b).collect();
-            mean_with_interval(&differences)
-        });
-        let (label, receipts) = (level.label.clone(), receipts(&plan)?);
-        let plan = rules_toml(&level.plan);
-        measured.push(NllLevel {
-            label,
-            noise: level.noise,
-            plan,
-            nll,
-            interval,
-            degradation,
-            problems,
-            receipts,
-        });
+        let draws = if level.plan.rules.is_empty() { 1 } else { draws.max(1) };
+        let one = |draw| likelihood(what, &sequences, &level.label, &draw_of(&level.plan, draw));
+        let found = (0..draws).map(one).collect::<Result<Vec<_>, _>>()?;
+        let (draws, receipts) = found.into_iter().map(|one| (one.problems, one.receipts)).unzip();
+        let row = NllLevel::new(level, draws, receipts, measured.first());
+        measured.push(row);
     }
     Ok(measured)
 }
 
-/// Every problem with its worked answer.
-pub(crate) fn sequences<B: NoisyBackend>(what: &Evaluation<'_, B>) -> Result<Vec<Sequence>, LabError> {
-    let sequence = |problem: &Problem| what.policy.worked(problem, &problem.answer, what.wording);
-    Ok(what.problems.iter().map(sequence).collect::<Result<_, Error>>()?)
-}
-
-fn mean_with_interval(values: &[f64]) -> (f64, Interval) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    let half = Z * (variance / n).sqrt();
-    (mean, Interval { low: mean - half, high: mean + half })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_interval_is_the_normal_one() {
-        let (mean, interval) = mean_with_interval(&[1.0, 2.0, 3.0, 4.0]);
-        let half = Z * (5.0_f64 / 3.0 / 4.0).sqrt();
-        assert!((mean - 2.5).abs() < 1e-12);
-        assert!((interval.low - (2.5 - half)).abs() < 1e-12 && (interval.high - (2.5 + half)).abs() < 1e-12);
+/// The likelihood of every worked answer under one plan.
+pub(crate) fn likelihood<B: NoisyBackend>(
+    what: &Setting<'_, B>,
+    sequences: &[Sequence],
+    label: &str,
+    plan: &Plan,
+) -> Result<Likelihood, LabError> {
+    let decoder = &what.policy.decoder;
+    let bound = bind(label, plan, &decoder.blueprint.sites)?;
+    let noise = bound.noise(Phase::Eval, EVAL_STEP);
+    let mut problems = Vec::with_capacity(sequences.len());
+    for (part, packed) in parts(sequences, TOKENS, true) {
+        let [log_probs, _] = columns(&log_probs(decoder, &packed, &noise, 1.0));
+        let mut rest = &log_probs[..];
+        for sequence in &sequences[part] {
+            let (own, after) = rest.split_at(sequence.response_length());
+            rest = after;
+            problems.push(-own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len() as f64);
+        }
     }
+    Ok(Likelihood { problems, receipts: receipts(&bound)? })
+}
+
+impl NllLevel {
+    fn new(level: &Level, draws: Vec<Vec<f64>>, receipts: Vec<Vec<Receipt>>, first: Option<&Self>) -> Self {
+        let (nll, interval) = mean_with_interval(&draws);
+        let degradation = first.map(|first| mean_with_interval(&differences(&draws, &first.draws)));
+        let (label, plan) = (level.label.clone(), rules_toml(&level.plan.rules));
+        Self { label, noise: level.noise, plan, nll, interval, degradation, draws, receipts }
+    }
+}
+
+/// Problem by problem and draw by draw; a side of one draw is the same in all of the other's.
+pub(crate) fn differences(these: &[Vec<f64>], those: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let at = |side: &'_ [Vec<f64>], draw: usize| side[draw.min(side.len() - 1)].clone();
+    let pairs = |draw| at(these, draw).into_iter().zip(at(those, draw));
+    (0..these.len().max(those.len())).map(|draw| pairs(draw).map(|(a, b)| a - b).collect()).collect()
+}
+
+pub(crate) fn mean_with_interval(draws: &[Vec<f64>]) -> (f64, Interval) {
+    let scores = Scores::of(draws);
+    (scores.mean(), mean_interval(&scores, CONFIDENCE))
 }

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::{
     error::LabError,
-    evaluate::{EVAL_STEP, Evaluation, receipts},
-    nll::sequences,
+    evaluate::{EVAL_STEP, receipts},
+    setting::Setting,
 };
 
 /// Tokens of a forward and backward pass.
@@ -49,10 +49,7 @@ pub struct Magnitude {
 ///
 /// # Errors
 /// A plan that does not fit the model or never fires, or text that the model can not read.
-pub fn magnitudes<B: NoisyBackend>(
-    what: &Evaluation<'_, B>,
-    plan: &Plan,
-) -> Result<Vec<Magnitude>, LabError> {
+pub fn magnitudes<B: NoisyBackend>(what: &Setting<'_, B>, plan: &Plan) -> Result<Vec<Magnitude>, LabError> {
     let decoder = &what.policy.decoder;
     let sites = &decoder.blueprint.sites;
     let bound = decoder.blueprint.bind(plan, &[Phase::Train]).map_err(Error::from)?;
@@ -62,7 +59,7 @@ pub fn magnitudes<B: NoisyBackend>(
         return Err(Error::config(silent).into());
     }
     let noise = bound.noise(Phase::Train, EVAL_STEP).gathering(sites.len());
-    let sequences = sequences(what)?;
+    let sequences = what.worked()?;
     let tokens: usize = sequences.iter().map(Sequence::response_length).sum();
     let tracked = decoder.tracked();
     for (_, packed) in parts(&sequences, TOKENS, !noise.acts_backward()) {

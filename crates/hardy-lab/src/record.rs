@@ -2,15 +2,22 @@
 //! the outcome of every problem. It is what `eval/step-NNNNNN.json` and `hardy eval --json` hold, and all that later
 //! comparisons read.
 
+mod conditions;
+mod level;
+mod metric;
+
 use std::path::Path;
 
-use hardy_ops::Receipt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
 
-/// The layout that this version writes.
-pub const SCHEMA: u32 = 1;
+pub use conditions::{CONDITIONS, Conditions, data_fingerprint, text_hash};
+pub use level::{DrawRecord, LevelRecord, draw_of};
+pub use metric::Metric;
+
+/// The layout that this version writes. Schema 1, without conditions, draws and what was cut off, is still read.
+pub const SCHEMA: u32 = 2;
 
 /// One evaluation of one model at one or several noise levels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,34 +37,13 @@ pub struct EvalRecord {
     pub n: usize,
     /// The seed of the noise.
     pub seed: u64,
-    /// What was measured: `accuracy`.
-    pub metric: String,
+    /// Which answers count as right.
+    pub metric: Metric,
+    /// What else decides an answer; records of schema 1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
     /// One entry per noise level, in the order asked for.
     pub levels: Vec<LevelRecord>,
-}
-
-/// The outcome at one noise level.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LevelRecord {
-    /// What the level is called in tables: `clean`, `5 %`, or a plan's name.
-    pub label: String,
-    /// The relative scale of the noise, 0 when clean; `None` when the level is a plan without one scale.
-    #[serde(default)]
-    pub noise: Option<f64>,
-    /// The rules that were bound, as TOML; empty when there were none.
-    pub plan: String,
-    /// The share of problems answered right in the rewarded form, in [0, 1].
-    pub accuracy: f64,
-    /// The share of problems answered right in any form, in [0, 1].
-    pub flexible_accuracy: f64,
-    /// Responses that ended because the next token's logits were not finite.
-    #[serde(default)]
-    pub non_finite: usize,
-    /// One entry per problem, in order of `id`.
-    pub problems: Vec<ProblemRecord>,
-    /// What was really injected.
-    #[serde(default)]
-    pub receipts: Vec<Receipt>,
 }
 
 /// The outcome of one problem.
@@ -80,10 +66,13 @@ pub struct ProblemRecord {
     /// Whether it ended because the next token's logits were not finite.
     #[serde(default)]
     pub non_finite: bool,
+    /// Whether it was cut off before it ended by itself; records of schema 1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<bool>,
 }
 
 impl EvalRecord {
-    /// A record of this version with `accuracy` as its metric; `n` is the largest number of problems of a level.
+    /// A record of this version, judged strictly, under conditions that it does not say; `n` is the largest number of problems of a level.
     #[must_use]
     pub fn new(model: String, data: String, seed: u64, step: Option<u64>, levels: Vec<LevelRecord>) -> Self {
         Self {
@@ -94,7 +83,8 @@ impl EvalRecord {
             data,
             n: levels.iter().map(|level| level.problems.len()).max().unwrap_or(0),
             seed,
-            metric: "accuracy".into(),
+            metric: Metric::Strict,
+            conditions: None,
             levels,
         }
     }
@@ -149,50 +139,6 @@ impl EvalRecord {
     }
 }
 
-impl LevelRecord {
-    /// A level with its accuracies counted from `problems`, which are put in order of `id`.
-    #[must_use]
-    pub fn new(
-        label: String,
-        noise: Option<f64>,
-        plan: String,
-        mut problems: Vec<ProblemRecord>,
-        receipts: Vec<Receipt>,
-    ) -> Self {
-        problems.sort_by_key(|problem| problem.id);
-        let share = |right: fn(&ProblemRecord) -> bool| {
-            problems.iter().filter(|problem| right(problem)).count() as f64 / problems.len().max(1) as f64
-        };
-        let (accuracy, flexible_accuracy) =
-            (share(|problem| problem.strict), share(|problem| problem.flexible));
-        let non_finite = problems.iter().filter(|problem| problem.non_finite).count();
-        Self { label, noise, plan, accuracy, flexible_accuracy, non_finite, problems, receipts }
-    }
-
-    /// How many problems are right in the rewarded form.
-    #[must_use]
-    pub fn right(&self) -> u64 {
-        self.problems.iter().filter(|problem| problem.strict).count() as u64
-    }
-
-    fn check(&self) -> Result<(), LabError> {
-        let what = || format!("level {}", self.label);
-        if self.problems.is_empty() {
-            return Err(LabError::Empty { what: what() });
-        }
-        let mut ids: Vec<u64> = self.problems.iter().map(|problem| problem.id).collect();
-        ids.sort_unstable();
-        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(LabError::RepeatedProblem { what: what(), id: pair[0] });
-        }
-        let asked = self.noise.unwrap_or(0.0);
-        if asked > 0.0 && !self.receipts.iter().any(|receipt| receipt.elements > 0) {
-            return Err(LabError::NoReceipt { level: self.label.clone(), asked });
-        }
-        Ok(())
-    }
-}
-
 /// Read before the rest, so that a newer layout is named as such.
 #[derive(Deserialize)]
 struct Head {
@@ -203,14 +149,18 @@ struct Head {
 pub(crate) mod made_up {
     //! Records for tests.
 
+    use hardy_ops::{Receipt, Rule};
+
     use super::*;
+    use crate::evaluate::rules_toml;
 
     /// A level whose problem `i` is right where `right(i)`.
     pub fn level(noise: f64, n: u64, right: impl Fn(u64) -> bool) -> LevelRecord {
         let label = if noise == 0.0 { "clean".into() } else { format!("{} %", 100.0 * noise) };
         let problems = (0..n).map(|id| problem(id, right(id))).collect();
         let receipts = if noise == 0.0 { vec![] } else { vec![receipt(noise)] };
-        LevelRecord::new(label, Some(noise), String::new(), problems, receipts)
+        let rules = if noise == 0.0 { String::new() } else { rules_toml(&[Rule::noise(noise)]) };
+        LevelRecord::new(label, Some(noise), rules, problems, receipts)
     }
 
     pub fn problem(id: u64, right: bool) -> ProblemRecord {
@@ -223,6 +173,7 @@ pub(crate) mod made_up {
             response: format!("#### {id}"),
             tokens: 3,
             non_finite: false,
+            truncated: Some(false),
         }
     }
 
@@ -254,9 +205,25 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_first_schema_is_read_and_says_what_it_does_not_know() {
+        let mut old = serde_json::to_value(record(vec![level(0.0, 2, |_| true)])).unwrap();
+        old["schema"] = 1.into();
+        old["metric"] = "accuracy".into();
+        old["levels"][0].as_object_mut().unwrap().remove("added");
+        for problem in old["levels"][0]["problems"].as_array_mut().unwrap() {
+            problem.as_object_mut().unwrap().remove("truncated");
+        }
+        let read: EvalRecord = serde_json::from_value(old).unwrap();
+        assert_eq!((read.metric, read.conditions.is_none()), (Metric::Strict, true));
+        assert_eq!(read.levels[0].cut_off(Metric::Strict), None);
+        assert_eq!(read.levels[0].added(), "");
+    }
+
+    #[test]
     fn accuracy_is_counted_from_the_problems() {
         let level = level(0.0, 8, |i| i < 6);
-        assert_eq!((level.accuracy, level.flexible_accuracy, level.right()), (0.75, 0.75, 6));
+        assert_eq!((level.accuracy, level.flexible_accuracy), (0.75, 0.75));
+        assert_eq!(level.right(Metric::Strict)[0].iter().filter(|&&right| right).count(), 6);
     }
 
     #[test]

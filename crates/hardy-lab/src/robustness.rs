@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
 use crate::format;
-use crate::pairing::pair;
-use crate::record::{EvalRecord, LevelRecord};
-use crate::statistics::{CONFIDENCE, Interval, PairedTest, wilson};
+use crate::page::decide_together;
+use crate::pairing::{Side, answers, pair};
+use crate::record::{EvalRecord, LevelRecord, Metric};
+use crate::statistics::{CONFIDENCE, Interval, PairedTest, accuracy, retention, scores};
 use crate::text_table::{Align, TextTable, wrap};
 
 /// A loss below this many points is robust.
@@ -42,11 +43,17 @@ impl Verdict {
         }
     }
 
-    /// The class that the whole interval of a loss lies in, or [`Verdict::NotResolved`].
+    /// The class that the whole interval of a loss lies in, or [`Verdict::NotResolved`]. That something is lost is a
+    /// claim, and must be `resolved` among the others of its page.
     #[must_use]
-    pub fn of_interval(points: Interval) -> Self {
+    pub fn of_interval(points: Interval, resolved: bool) -> Self {
         let (least, most) = (Self::of_loss(points.low), Self::of_loss(points.high));
-        if least == most { least } else { Self::NotResolved }
+        match least {
+            class if class != most => Self::NotResolved,
+            Self::Robust => Self::Robust,
+            class if resolved => class,
+            _ => Self::NotResolved,
+        }
     }
 }
 
@@ -72,6 +79,8 @@ pub struct RobustnessTable {
     pub step: Option<u64>,
     /// Problems per level.
     pub n: usize,
+    /// Which answers count as right.
+    pub metric: Metric,
     /// The label of the level that the others are held against.
     pub against: String,
     /// One row per level, as in the record.
@@ -85,12 +94,19 @@ pub struct LevelRow {
     pub label: String,
     /// The level's scale, if it has one.
     pub noise: Option<f64>,
-    /// Strict accuracy, in [0, 1].
+    /// Accuracy by the table's metric, in [0, 1].
     pub accuracy: f64,
-    /// Wilson's 95 % interval of it, in [0, 1].
+    /// Its 95 % interval, in [0, 1]: Wilson's, or, of several draws, in doubt of the draws too.
     pub interval: Interval,
+    /// Strict accuracy, in [0, 1].
+    pub strict_accuracy: f64,
     /// Flexible accuracy, in [0, 1].
     pub flexible_accuracy: f64,
+    /// The share of answers that were cut off and are not right; `None` where the record does not say.
+    pub cut_off: Option<f64>,
+    /// The accuracy under each draw of the error, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draws: Vec<f64>,
     /// The loss; `None` at the level that the others are held against.
     pub loss: Option<Loss>,
 }
@@ -101,8 +117,12 @@ pub struct Loss {
     /// Clean minus noisy: points lost are positive; b counts problems that only the clean level gets right.
     #[serde(flatten)]
     pub test: PairedTest,
+    /// Of the points lost, those by answers that were cut off; `None` where the record does not say.
+    pub by_cut_off_points: Option<f64>,
     /// Noisy accuracy over clean accuracy; `None` where the clean accuracy is 0.
     pub retention: Option<f64>,
+    /// Its 95 % interval; `None` where the clean accuracy can not be told from 0.
+    pub retention_interval: Option<Interval>,
     /// The class of the loss, if the interval decides it.
     pub verdict: Verdict,
     /// The class of the loss as seen, were it exact.
@@ -119,16 +139,27 @@ impl RobustnessTable {
         record.check()?;
         let nothing = || LabError::Empty { what: format!("the evaluation of {}", record.model) };
         let clean = record.clean_level().ok_or_else(nothing)?;
-        let levels =
-            record.levels.iter().map(|level| LevelRow::new(clean, level)).collect::<Result<_, _>>()?;
-        Ok(Self {
+        let levels = record
+            .levels
+            .iter()
+            .map(|level| LevelRow::new(record, clean, level))
+            .collect::<Result<_, _>>()?;
+        let mut table = Self {
             model: record.model.clone(),
             data: record.data.clone(),
             step: record.step,
             n: clean.problems.len(),
+            metric: record.metric,
             against: clean.label.clone(),
             levels,
-        })
+        };
+        decide_together([&mut table], []);
+        Ok(table)
+    }
+
+    /// What is claimed to be lost.
+    pub(crate) fn losses(&mut self) -> impl Iterator<Item = &mut Loss> {
+        self.levels.iter_mut().filter_map(|level| level.loss.as_mut())
     }
 
     /// The table as text for a terminal of `width` columns: one line per level where that fits, else a few.
@@ -138,53 +169,103 @@ impl RobustnessTable {
         let body = if table.width() <= width { table.render() } else { self.stacked(width) };
         let step = self.step.map(|step| format!(", step {step}")).unwrap_or_default();
         let n = format::count(self.n as u64);
+        let metric = self.metric.name();
         let title =
-            format!("{}{step} on {}: strict accuracy, {n} problems, 95 % intervals", self.model, self.data);
+            format!("{}{step} on {}: {metric} accuracy, {n} problems, 95 % intervals", self.model, self.data);
         let legend = format!(
-            "lost: {} minus this level, in points, on the same problems. kept: this level over {0}. p: exact McNemar. \
-             needed: problems to resolve the difference seen (5 %, power 0.8). verdict: robust below 1 point lost, \
-             moderately robust to 3; not resolved when the interval spans two of these.",
+            "lost: {} minus this level, in points, on the same problems. kept: this level over {0}. cut off: answers that \
+             were cut off and are not right, which are among those lost. p: {}, with Holm for all levels shown. needed: \
+             problems to resolve the difference seen (5 %, power 0.8). verdict: robust below 1 point lost, moderately \
+             robust to 3; not resolved when the interval spans two of these.{}",
             self.against,
+            self.test(),
+            self.caution(),
         );
         format!("{}\n{body}\n{}", wrap(&title, width, 0), wrap(&legend, width, 0))
     }
 
+    fn test(&self) -> &'static str {
+        if self.several_draws() { "that of the interval" } else { "exact McNemar" }
+    }
+
+    fn several_draws(&self) -> bool {
+        self.levels.iter().any(|level| !level.draws.is_empty())
+    }
+
+    /// What the intervals doubt.
+    fn caution(&self) -> &'static str {
+        if self.several_draws() {
+            " Intervals doubt the draws of the error (each one's accuracy under draws) as they doubt the problems."
+        } else {
+            " Intervals doubt the problems, and hold for this model and this draw of the error (see --draws)."
+        }
+    }
+
     fn wide(&self) -> TextTable {
         use Align::{Left, Right};
+        let draws = self.several_draws();
         let columns = [
             ("level", Left),
             ("accuracy", Left),
-            ("flexible", Right),
+            (self.other().name(), Right),
+            ("cut off", Right),
             ("lost", Left),
-            ("kept", Right),
-            ("p", Right),
+            ("kept", Left),
+            ("p (Holm)", Right),
             ("needed", Right),
             ("verdict", Left),
+            ("draws", Left),
         ];
-        let mut table = TextTable::new(&columns);
+        let mut table = TextTable::new(&columns[..columns.len() - usize::from(!draws)]);
         for row in &self.levels {
             let accuracy = format::percent_with_interval(row.accuracy, row.interval);
-            let head = [row.label.clone(), accuracy, format::percent(row.flexible_accuracy)];
+            let head =
+                [row.label.clone(), accuracy, format::percent(self.other_accuracy(row)), row.cut_off_cell()];
             let dash = || "–".to_owned();
             let tail = row
                 .loss
                 .as_ref()
                 .map_or_else(|| [dash(), dash(), dash(), dash(), String::new()], Loss::cells);
-            table.row(head.into_iter().chain(tail));
+            table.row(
+                head.into_iter()
+                    .chain(tail)
+                    .chain([row.draws_cell()])
+                    .take(columns.len() - usize::from(!draws)),
+            );
         }
         table
+    }
+
+    /// The metric that the table does not judge by.
+    pub(crate) fn other(&self) -> Metric {
+        match self.metric {
+            Metric::Strict => Metric::Flexible,
+            Metric::Flexible => Metric::Strict,
+        }
+    }
+
+    /// The accuracy by [`Self::other`].
+    pub(crate) fn other_accuracy(&self, row: &LevelRow) -> f64 {
+        match self.metric {
+            Metric::Strict => row.flexible_accuracy,
+            Metric::Flexible => row.strict_accuracy,
+        }
     }
 
     fn stacked(&self, width: usize) -> String {
         let mut out = String::new();
         for row in &self.levels {
             let accuracy = format::percent_with_interval(row.accuracy, row.interval);
-            let flexible = format::percent(row.flexible_accuracy);
-            out += &wrap(&format!("{}: {accuracy}, flexible {flexible}", row.label), width, 0);
+            let other = format!("{} {}", self.other().name(), format::percent(self.other_accuracy(row)));
+            let cut = row.cut_off_cell();
+            out += &wrap(&format!("{}: {accuracy}, {other}, cut off {cut}", row.label), width, 0);
             if let Some(loss) = &row.loss {
                 let [lost, kept, p, needed, verdict] = loss.cells();
                 out += &wrap(&format!("lost {lost}, kept {kept}"), width, 2);
-                out += &wrap(&format!("p {p}, needed {needed}, {verdict}"), width, 2);
+                out += &wrap(&format!("p (Holm) {p}, needed {needed}, {verdict}"), width, 2);
+            }
+            if !row.draws.is_empty() {
+                out += &wrap(&format!("draws {}", row.draws_cell()), width, 2);
             }
         }
         out
@@ -198,39 +279,78 @@ impl fmt::Display for RobustnessTable {
 }
 
 impl LevelRow {
-    fn new(clean: &LevelRecord, level: &LevelRecord) -> Result<Self, LabError> {
-        let loss = if std::ptr::eq(clean, level) { None } else { Some(Loss::new(clean, level)?) };
-        let n = level.problems.len() as u64;
+    fn new(record: &EvalRecord, clean: &LevelRecord, level: &LevelRecord) -> Result<Self, LabError> {
+        let metric = record.metric;
+        let loss = if std::ptr::eq(clean, level) { None } else { Some(Loss::new(record, clean, level)?) };
+        let side = scores(&vec![level.right(metric)]);
         Ok(Self {
             label: level.label.clone(),
             noise: level.noise,
-            accuracy: level.right() as f64 / n as f64,
-            interval: wilson(level.right(), n, CONFIDENCE),
+            accuracy: side.mean(),
+            interval: accuracy(&side, CONFIDENCE),
+            strict_accuracy: level.accuracy,
             flexible_accuracy: level.flexible_accuracy,
+            cut_off: level.cut_off(metric),
+            draws: if level.draws.is_empty() { Vec::new() } else { side.columns },
             loss,
         })
+    }
+
+    /// The share that was cut off and is not right, as printed.
+    pub(crate) fn cut_off_cell(&self) -> String {
+        self.cut_off.map_or_else(|| "unknown".to_owned(), format::percent)
+    }
+
+    /// The least and largest accuracy of a draw and their number, as printed.
+    pub(crate) fn draws_cell(&self) -> String {
+        let (low, high) =
+            self.draws.iter().fold((1.0, 0.0), |(low, high): (f64, f64), &x| (low.min(x), high.max(x)));
+        match self.draws.len() {
+            0 => String::new(),
+            count => format!("{count}: {:.1} to {}", 100.0 * low, format::percent(high)),
+        }
     }
 }
 
 impl Loss {
-    fn new(clean: &LevelRecord, level: &LevelRecord) -> Result<Self, LabError> {
+    fn new(record: &EvalRecord, clean: &LevelRecord, level: &LevelRecord) -> Result<Self, LabError> {
         let names = [clean, level].map(|side| format!("level {}", side.label));
-        let test = PairedTest::of(&pair((&names[0], clean), (&names[1], level))?);
-        let retention = (clean.right() > 0).then(|| level.right() as f64 / clean.right() as f64);
+        let sides =
+            [(&names[0], clean), (&names[1], level)].map(|(name, level)| [Side { name, record, level }]);
+        let metric = record.metric;
+        let test = pair(&sides[0], &sides[1], metric, &[])?;
+        let [all, kept] = [0, 1].map(|side| scores(&answers(&sides[side], metric)));
+        let columns = all.columns.len().max(kept.columns.len());
+        let [all, kept] = [all.spread_over(columns), kept.spread_over(columns)];
+        let cut = |level: &LevelRecord| level.cut_off(metric);
         Ok(Self {
             test,
-            retention,
-            verdict: Verdict::of_interval(test.interval_points),
+            by_cut_off_points: cut(level).zip(cut(clean)).map(|(noisy, clean)| 100.0 * (noisy - clean)),
+            retention: (all.mean() > 0.0).then(|| kept.mean() / all.mean()),
+            retention_interval: retention(&kept, &all, CONFIDENCE),
+            verdict: Verdict::NotResolved,
             verdict_as_seen: Verdict::of_loss(test.difference_points),
         })
     }
 
+    /// Gives the verdict after its claim was decided.
+    pub(crate) fn settle(&mut self) {
+        self.verdict = Verdict::of_interval(self.test.interval_points, self.test.claim.resolved);
+    }
+
     /// Lost, kept, p, needed and verdict, as printed.
     pub(crate) fn cells(&self) -> [String; 5] {
+        let kept = self.retention.map_or_else(
+            || "–".into(),
+            |share| match self.retention_interval {
+                Some(interval) => format::percent_with_interval(share, interval),
+                None => format::percent(share),
+            },
+        );
         [
             format::points_with_interval(self.test.difference_points, self.test.interval_points),
-            self.retention.map_or_else(|| "–".into(), format::percent),
-            format::p_value(self.test.p),
+            kept,
+            format::p_value(self.test.claim.p_holm),
             self.test.needed.map_or_else(|| "–".into(), format::count),
             self.verdict.to_string(),
         ]
@@ -268,12 +388,13 @@ mod tests {
         let verdicts: Vec<_> =
             table().levels.iter().filter_map(|row| Some(row.loss.as_ref()?.verdict)).collect();
         assert_eq!(verdicts, [Verdict::Robust, Verdict::NotRobust]);
-        let interval = |low, high| Verdict::of_interval(Interval { low, high });
+        let interval = |low, high| Verdict::of_interval(Interval { low, high }, true);
         assert_eq!(interval(-2.0, 0.9), Verdict::Robust);
         assert_eq!(interval(1.0, 3.0), Verdict::ModeratelyRobust);
         assert_eq!(interval(3.1, 9.0), Verdict::NotRobust);
         assert_eq!(interval(0.9, 1.1), Verdict::NotResolved);
         assert_eq!(interval(-1.0, 9.0), Verdict::NotResolved);
+        assert_eq!(Verdict::of_interval(Interval { low: 3.1, high: 9.0 }, false), Verdict::NotResolved);
     }
 
     #[test]
@@ -312,6 +433,6 @@ mod tests {
         let levels = vec![level(0.0, 20, |_| false), level(0.05, 20, |_| false)];
         let table = RobustnessTable::from_record(&record(levels)).unwrap();
         let loss = table.levels[1].loss.as_ref().unwrap();
-        assert_eq!((loss.retention, loss.test.p, loss.test.needed), (None, 1.0, None));
+        assert_eq!((loss.retention, loss.test.claim.p, loss.test.needed), (None, 1.0, None));
     }
 }

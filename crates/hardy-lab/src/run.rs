@@ -25,8 +25,9 @@ use hardy_train::{
 use crate::{
     error::LabError,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
-    record::EvalRecord,
+    record::{EvalRecord, Metric},
     report, run_records, scan,
+    setting::Setting,
     tensorboard::TensorBoardWriter,
 };
 
@@ -120,7 +121,7 @@ fn admit<B: NoisyBackend>(
     for (source, problems) in [(&data.train, &train), (&data.eval, &eval)] {
         warnings.extend(check_truths(source, problems).map_err(Error::from)?);
     }
-    let answer = judged.max_new_tokens.unwrap_or(how.max_new_tokens);
+    let answer = config.eval_max_new_tokens();
     let train = policy.admit(train, &Asking::new(data, &data.train, how.max_new_tokens))?;
     let eval = policy.admit(eval, &Asking::new(data, &data.eval, answer))?;
     let responses = (how.prompts_per_step * how.samples_per_prompt).min(how.rollout_batch);
@@ -176,7 +177,7 @@ pub fn run<B: NoisyBackend>(
     let judge = Judge { config, directory, problems: &eval_problems, levels: &levels };
     let mut last = match judge.existing(from) {
         Some(record) if from > 0 => record,
-        _ => judge.evaluate_and_keep(&trainer, tell)?,
+        _ => judge.evaluate_and_keep(&trainer, &mut log, tell)?,
     };
     let mut learned_nothing = false;
     while trainer.steps < total {
@@ -195,7 +196,7 @@ pub fn run<B: NoisyBackend>(
         }
         let due = config.eval.every > 0 && trainer.steps % config.eval.every as u64 == 0;
         if due || trainer.steps == total {
-            last = judge.evaluate_and_keep(&trainer, tell)?;
+            last = judge.evaluate_and_keep(&trainer, &mut log, tell)?;
         }
     }
     refuse_no_update(&trainer)?;
@@ -287,24 +288,30 @@ impl Judge<'_> {
     fn evaluate_and_keep<B: NoisyBackend>(
         &self,
         trainer: &Trainer<B>,
+        log: &mut Log,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<EvalRecord, LabError> {
         let config = self.config;
         let evaluation = Evaluation {
-            policy: &trainer.policy,
-            problems: self.problems,
-            wording: &config.data.prompt,
+            setting: Setting {
+                policy: &trainer.policy,
+                problems: self.problems,
+                wording: &config.data.prompt,
+            },
             model: &config.model.path,
             data: &config.data.eval,
             step: Some(trainer.steps),
             seed: config.seed,
-            max_new_tokens: config.eval.max_new_tokens.unwrap_or(config.train.max_new_tokens),
+            max_new_tokens: config.eval_max_new_tokens(),
             batch: config.eval.batch,
+            draws: config.eval.draws,
+            metric: Metric::from(config.metric()),
         };
-        let total = self.problems.len();
-        let record =
-            evaluation.run(self.levels, |level, done| tell(Event::Evaluating(&level.label, done, total)))?;
+        let record = evaluation.run(self.levels, |level, done| {
+            tell(Event::Evaluating(&level.label, done, evaluation.answers(level)));
+        })?;
         record.write(&self.path(trainer.steps))?;
+        log.evaluated(&record)?;
         let receipts = serde_json::to_value(trainer.plan.receipts()).unwrap_or_default();
         write_json(&self.directory.join("receipts.json"), &receipts).map_err(Error::from)?;
         tell(Event::Evaluated(&record));
@@ -344,6 +351,22 @@ impl Log {
         for (key, value) in scalars.filter(|(key, _)| *key != "step") {
             if let Some(value) = value.as_f64() {
                 self.board.scalar(key, record.step, value as f32, now)?;
+            }
+        }
+        self.board.flush()
+    }
+}
+
+impl Log {
+    /// Both accuracies of every level as scalars `eval/METRIC/LEVEL`.
+    fn evaluated(&mut self, record: &EvalRecord) -> Result<(), LabError> {
+        let (step, now) = (record.step.unwrap_or_default(), SystemTime::now());
+        for level in &record.levels {
+            for (metric, value) in
+                [(Metric::Strict, level.accuracy), (Metric::Flexible, level.flexible_accuracy)]
+            {
+                let tag = format!("eval/{}/{}", metric.name(), level.label);
+                self.board.scalar(&tag, step, value as f32, now)?;
             }
         }
         self.board.flush()

@@ -15,7 +15,7 @@ use hardy_train::{
     sequence::parts,
 };
 
-use crate::{error::LabError, evaluate::Evaluation, nll::sequences};
+use crate::{error::LabError, setting::Setting};
 
 /// Problems with worked answers that a scan at the start of a run reads.
 pub const CALIBRATION: usize = 32;
@@ -39,7 +39,8 @@ pub fn format_named(name: &str) -> Result<Format, LabError> {
 /// # Errors
 /// Text that the model can not read.
 pub fn scan<B: NoisyBackend>(
-    what: &Evaluation<'_, B>,
+    what: &Setting<'_, B>,
+    model: &str,
     format: Format,
     thresholds: Thresholds,
 ) -> Result<ScanFile, LabError> {
@@ -47,7 +48,7 @@ pub fn scan<B: NoisyBackend>(
     let sites = &decoder.blueprint.sites;
     let observer = Arc::new(Observer::new(format, sites.len()));
     let noise = Noise::clean().observed(&observer);
-    let sequences = sequences(what)?;
+    let sequences = what.worked()?;
     for (_, packed) in parts(&sequences, TOKENS, true) {
         // Only what the observer sees on the way is wanted.
         let _ = log_probs(decoder, &packed, &noise, 1.0);
@@ -59,7 +60,7 @@ pub fn scan<B: NoisyBackend>(
         let weight = weight.map(|sums| row(site, What::Weight, &sums, &thresholds));
         [Some(row(site, What::Activation, sums, &thresholds)), weight].into_iter().flatten()
     });
-    let (model, layers) = (what.model.to_owned(), decoder.blueprint.config.layers);
+    let (model, layers) = (model.to_owned(), decoder.blueprint.config.layers);
     let name = format.name().to_owned();
     Ok(ScanFile::new(model, fingerprint(&parameters), name, layers, thresholds, rows.collect()))
 }
@@ -78,30 +79,13 @@ pub fn for_run<B: NoisyBackend>(
     if source == AUTO {
         let format = format_named(aqn.scan_format.as_deref().unwrap_or(USUAL))?;
         let problems = &problems[..problems.len().min(CALIBRATION)];
-        return scan(&calibration(config, policy, problems), format, Thresholds::default()).map(Some);
+        let setting = Setting { policy, problems, wording: &config.data.prompt };
+        return scan(&setting, &config.model.path, format, Thresholds::default()).map(Some);
     }
     let found = ScanFile::read(Path::new(source))?;
     let decoder = &policy.decoder;
     found.check_model(&config.model.path, decoder.blueprint.config.layers, &decoder.to_host())?;
     Ok(Some(found))
-}
-
-fn calibration<'a, B: NoisyBackend>(
-    config: &'a RunConfig,
-    policy: &'a Policy<B>,
-    problems: &'a [Problem],
-) -> Evaluation<'a, B> {
-    Evaluation {
-        policy,
-        problems,
-        wording: &config.data.prompt,
-        model: &config.model.path,
-        data: &config.data.train,
-        step: None,
-        seed: config.seed,
-        max_new_tokens: 1,
-        batch: 1,
-    }
 }
 
 /// The weight of a site, `[out, in]`; `None` where it is tied to the embedding.

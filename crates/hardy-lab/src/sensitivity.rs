@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::{
     error::LabError,
-    evaluate::{Evaluation, Level},
-    nll::nll,
+    nll::{differences, likelihood, mean_with_interval},
+    setting::Setting,
     statistics::Interval,
 };
 
@@ -38,13 +38,16 @@ pub struct Sensitivities {
 /// # Errors
 /// An error that fits no place, or text that the model can not read.
 pub fn sensitivities<B: NoisyBackend>(
-    what: &Evaluation<'_, B>,
+    what: &Setting<'_, B>,
     rule: &Rule,
+    seed: u64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Sensitivities, LabError> {
     let places = places(&what.policy.decoder.blueprint.sites, rule);
-    let clean = Level::noise(0.0, what.seed);
-    let mut found = Sensitivities { clean: 0.0, places: Vec::new() };
+    let sequences = what.worked()?;
+    let clean = likelihood(what, &sequences, "clean", &Plan { seed, ..Plan::default() })?.problems;
+    let mut found =
+        Sensitivities { clean: mean_with_interval(std::slice::from_ref(&clean)).0, places: Vec::new() };
     for (done, (layer, op, modules)) in places.iter().enumerate() {
         let rule = Rule {
             ops: Ops::Some(vec![*op]),
@@ -53,13 +56,11 @@ pub fn sensitivities<B: NoisyBackend>(
             during: None,
             ..rule.clone()
         };
-        let plan = Plan { rules: vec![rule], ..clean.plan.clone() };
-        let level = Level { label: modules.clone(), noise: None, plan };
-        let levels = nll(what, &[clean.clone(), level])?;
-        found.clean = levels[0].nll;
-        if let Some((degradation, interval)) = levels[1].degradation {
-            found.places.push(Sensitivity { layer: *layer, op: *op, degradation, interval });
-        }
+        let plan = Plan { rules: vec![rule], seed, ..Plan::default() };
+        let noisy = likelihood(what, &sequences, modules, &plan)?.problems;
+        let (degradation, interval) =
+            mean_with_interval(&differences(&[noisy], std::slice::from_ref(&clean)));
+        found.places.push(Sensitivity { layer: *layer, op: *op, degradation, interval });
         progress(done + 1, places.len());
     }
     Ok(found)

@@ -13,11 +13,11 @@ mod shipped;
 mod spread;
 mod table;
 
-pub use criterion::{Criterion, Hypothesis, Judgement, Outcome};
+pub use criterion::{Criterion, Hypothesis, JudgedCriterion, Judgement, Outcome};
 pub use definition::Suite;
 pub use execute::{SuiteEvent, execute};
 pub use member::Member;
 pub use schedule::Schedule;
 pub use shipped::ALL as SHIPPED;
-pub use spread::Spread;
-pub use table::{Against, LevelCell, PresetRow, SuiteTable};
+pub use spread::{Peak, Spread};
+pub use table::{LevelCell, PresetRow, SuiteTable};

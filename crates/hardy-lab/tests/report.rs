@@ -18,6 +18,7 @@ fn level(label: &str, noise: Option<f64>, right: impl Fn(u64) -> bool) -> LevelR
         response: format!("{TRAP} #### 3"),
         tokens: 9,
         non_finite: false,
+        truncated: Some(id % 20 == 19),
     };
     let receipt = json!({
         "site": "model.layers.0.mlp", "op": "linear", "point": "output", "phase": "eval", "pass": "forward",
@@ -25,7 +26,8 @@ fn level(label: &str, noise: Option<f64>, right: impl Fn(u64) -> bool) -> LevelR
         "measured": 0.0501,
     });
     let receipts = vec![serde_json::from_value(receipt).unwrap()];
-    LevelRecord::new(label.into(), noise, String::new(), (0..60).map(problem).collect(), receipts)
+    let plan = if label == "clean" { String::new() } else { format!("# {label}") };
+    LevelRecord::new(label.into(), noise, plan, (0..60).map(problem).collect(), receipts)
 }
 
 /// Writes a run whose accuracy rises and, at the last step, loses `lost` of 60 problems under noise.
@@ -70,13 +72,14 @@ fn a_page_says_what_the_tables_say() {
     let parent = tempfile::tempdir().unwrap();
     let page = report::html(&[run(parent.path(), "e5", 8), run(parent.path(), "e5b", 2)]).unwrap();
     for expected in [
-        "e5b is 10.0 points above e5 at 5% (p = 0.031, n = 60): resolved",
+        "e5b is 10.0 points above e5 at 5% (p = 0.031, with Holm 0.12, n = 60): not resolved",
         "e5b and e5 are equal without noise",
         "<b class=\"big\">70.0 %</b> <span>[57.5, 80.1]</span>",
         "0 throughout, and not drawn: KL to the reference",
         "5.01 %",
         "<small>non-finite: 3 of 4.1 k</small>",
         "Reward, mean",
+        "cut off 5.0 %",
         "Effective sample size of training on rollouts",
         "w4a4",
         "The runs have the same configuration.",

@@ -98,6 +98,11 @@ fn a_run_writes_everything_that_its_directory_promises() {
     assert!(metrics.iter().all(|line| line["aqn_sigma"] == 0.01));
     let written = fs::read_to_string(own.join("config.toml")).unwrap();
     assert!(written.contains("relative_gaussian"), "{written}");
+    let board = fs::read_dir(own.join("tensorboard")).unwrap().next().unwrap().unwrap();
+    let board = String::from_utf8_lossy(&fs::read(board.path()).unwrap()).into_owned();
+    for tag in ["eval/strict/clean", "eval/flexible/5 %"] {
+        assert_eq!(board.matches(tag).count(), 3, "{tag} at steps 0, 2 and 4");
+    }
 }
 
 #[test]

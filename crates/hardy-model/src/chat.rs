@@ -98,6 +98,11 @@ impl ChatTemplate {
         template.and_then(|template| template.render(variables)).map_err(|error| problem(&self.path, &error))
     }
 
+    /// The template itself.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Writes `chat_template.jinja` to the directory `dir`.
     ///
     /// # Errors

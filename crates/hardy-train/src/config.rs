@@ -16,6 +16,7 @@ use toml::{Table, Value};
 use crate::{
     error::{Error, Result},
     presets,
+    reward::Extraction,
     scan_file::ScanFile,
     toml_errors::{self, TomlError},
 };
@@ -102,11 +103,25 @@ pub struct EvalSection {
     pub max_new_tokens: Option<usize>,
     /// Sequences at once.
     pub batch: usize,
+    /// Independent draws of the error at every level that has one; intervals doubt them as they doubt the problems.
+    pub draws: usize,
+    /// Which answers count as right where one number is wanted: `strict` or `flexible`; `train.reward` where it is left
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Extraction>,
 }
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self { every: 20, n: 200, noise_levels: vec![0.0, 0.05, 0.10], max_new_tokens: None, batch: 256 }
+        Self {
+            every: 20,
+            n: 200,
+            noise_levels: vec![0.0, 0.05, 0.10],
+            max_new_tokens: None,
+            batch: 256,
+            draws: 1,
+            metric: None,
+        }
     }
 }
 
@@ -165,9 +180,20 @@ impl RunConfig {
         Ok(Plan { rules, seed: self.seed, streams: self.streams })
     }
 
+    /// Which answers count as right in evaluation: those that are rewarded, unless `eval.metric` says otherwise.
+    pub fn metric(&self) -> Extraction {
+        self.eval.metric.unwrap_or(self.train.reward)
+    }
+
+    /// Tokens after which an answer is cut off in evaluation.
+    pub fn eval_max_new_tokens(&self) -> usize {
+        self.eval.max_new_tokens.unwrap_or(self.train.max_new_tokens)
+    }
+
     /// The configuration with everything said that it leaves to its algorithm.
     pub fn resolved(&self) -> Self {
-        Self { train: self.train.resolved(), ..self.clone() }
+        let eval = EvalSection { metric: Some(self.metric()), ..self.eval.clone() };
+        Self { train: self.train.resolved(), eval, ..self.clone() }
     }
 
     /// The configuration, resolved, as TOML.

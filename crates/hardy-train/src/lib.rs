@@ -30,7 +30,7 @@ pub mod scan_file;
 pub mod schedule;
 pub mod sequence;
 pub mod sft;
-mod splitmix;
+pub mod splitmix;
 pub mod step_record;
 pub mod toml_errors;
 pub mod trainer;

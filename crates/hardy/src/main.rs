@@ -6,6 +6,7 @@
 mod allocator;
 mod batch_file;
 mod build_info;
+mod checkpoint_run;
 mod cli;
 mod commands;
 mod device;

@@ -2,25 +2,40 @@
 
 use super::Entry;
 use crate::compare::{Comparison, LevelComparison, RunComparison};
+use crate::error::LabError;
 use crate::format;
 use crate::html::{escape, table};
 
-pub fn html(entries: &[Entry]) -> String {
-    if entries.len() < 2 {
+/// Every run but the first against the first; one by one, so that a run that cannot be compared does not silence the
+/// others.
+pub fn against_first(entries: &[Entry]) -> Vec<Result<Comparison, LabError>> {
+    let Some((first, others)) = entries.split_first() else { return Vec::new() };
+    let baseline = (first.name, first.run.last().1);
+    let compared = |entry: &Entry| Comparison::new(&[baseline, (entry.name, entry.run.last().1)], &[]);
+    others.iter().map(compared).collect()
+}
+
+pub fn html(comparisons: &[Result<Comparison, LabError>]) -> String {
+    if comparisons.is_empty() {
         return String::new();
     }
-    let baseline = (entries[0].name, entries[0].run.last().1);
-    // One by one, so that a run that cannot be compared does not silence the others.
-    let parts = entries[1..].iter().map(|entry| {
-        match Comparison::new(&[baseline, (entry.name, entry.run.last().1)]) {
-            Ok(comparison) => comparison.runs.iter().map(|run| one(run, &comparison.baseline)).collect(),
-            Err(reason) => format!("<p class=\"note\">{}</p>", escape(&reason.to_string())),
-        }
+    let parts = comparisons.iter().map(|one| match one {
+        Ok(comparison) => compared(comparison),
+        Err(reason) => format!("<p class=\"note\">{}</p>", escape(&reason.to_string())),
     });
     format!(
-        "{}<p class=\"quiet\">Right in one only: problems that only the first, and only the second, gets right.</p>",
+        "{}<p class=\"quiet\">Right in one only: answers that only the first, and only the second, gets right. A level with \
+         two names is the same addition on different hardware: the first's and the second's.</p>",
         parts.collect::<String>(),
     )
+}
+
+fn compared(comparison: &Comparison) -> String {
+    let runs: String = comparison.runs.iter().map(|run| one(run, &comparison.baseline)).collect();
+    match comparison.caution() {
+        caution if caution.is_empty() => runs,
+        caution => format!("{runs}<p class=\"note\">{}</p>", escape(&caution)),
+    }
 }
 
 fn one(run: &RunComparison, baseline: &str) -> String {
@@ -32,6 +47,7 @@ fn one(run: &RunComparison, baseline: &str) -> String {
         "#difference, points",
         "#right in one only",
         "#p",
+        "#p (Holm)",
         "#needed",
     ];
     let rows: Vec<_> = run.levels.iter().map(row).collect();
@@ -50,18 +66,19 @@ fn one(run: &RunComparison, baseline: &str) -> String {
 }
 
 fn sentence(level: &LevelComparison) -> String {
-    let class = if level.test.resolved { "resolved" } else { "unresolved" };
+    let class = if level.test.claim.resolved { "resolved" } else { "unresolved" };
     format!("<li class=\"{class}\">{}.</li>", escape(&level.sentence))
 }
 
 fn row(level: &LevelComparison) -> Vec<String> {
     vec![
-        escape(&level.label),
+        escape(&level.name()),
         format::percent(level.baseline_accuracy),
         format::percent(level.accuracy),
         format::points_with_interval(level.test.difference_points, level.test.interval_points),
         format!("{} : {}", level.test.c, level.test.b),
-        escape(&format::p_value(level.test.p)),
+        escape(&format::p_value(level.test.claim.p)),
+        escape(&format::p_value(level.test.claim.p_holm)),
         level.test.needed.map_or_else(|| "–".into(), format::count),
     ]
 }

@@ -2,7 +2,7 @@
 
 use super::{Entry, figure, legend};
 use crate::record::{EvalRecord, LevelRecord};
-use crate::statistics::{CONFIDENCE, wilson};
+use crate::statistics::{CONFIDENCE, accuracy, scores};
 use crate::svg::{Chart, Point, Series, Style};
 
 /// One chart per noise level; empty when no run was evaluated twice.
@@ -27,7 +27,7 @@ fn records<'a>(entries: &'a [Entry]) -> impl Iterator<Item = &'a EvalRecord> {
 }
 
 fn caption(label: &str) -> String {
-    format!("Strict accuracy, {label}")
+    format!("Accuracy, {label}")
 }
 
 fn level_over_steps(entries: &[Entry], label: &str) -> String {
@@ -36,14 +36,14 @@ fn level_over_steps(entries: &[Entry], label: &str) -> String {
     if series.iter().all(|one| one.points.len() < 2) {
         return String::new();
     }
-    let title = format!("Strict accuracy at each evaluated step, {label}, with 95 % intervals");
+    let title = format!("Accuracy at each evaluated step, {label}, with 95 % intervals");
     chart(title, "training step", Style::Band, (360.0, 230.0), series).render()
 }
 
 fn over_steps_of(i: usize, entry: &Entry, label: &str) -> Series {
     let at = |(step, record): (&u64, &EvalRecord)| {
         let level = record.levels.iter().find(|level| level.label == label)?;
-        point(*step as f64, level)
+        point(*step as f64, record, level)
     };
     Series {
         name: entry.name.into(),
@@ -62,8 +62,9 @@ pub fn against_noise(entries: &[Entry]) -> String {
     if scales.len() < 2 {
         return String::new();
     }
-    let title = "Strict accuracy against noise, with 95 % intervals".into();
-    let mut chart = chart(title, "noise, per cent of each value", Style::ErrorBars, (480.0, 260.0), series);
+    let title = "Accuracy against added noise, with 95 % intervals".into();
+    let mut chart =
+        chart(title, "added noise, per cent of each value", Style::ErrorBars, (480.0, 260.0), series);
     chart.x_unit = " %";
     chart.x_ticks = scales;
     chart.render()
@@ -71,8 +72,11 @@ pub fn against_noise(entries: &[Entry]) -> String {
 
 fn against_noise_of(i: usize, entry: &Entry) -> Series {
     let (_, record) = entry.run.last();
-    let mut points: Vec<_> =
-        record.levels.iter().filter_map(|level| point(percent_without_dust(level.noise?), level)).collect();
+    let mut points: Vec<_> = record
+        .levels
+        .iter()
+        .filter_map(|level| point(percent_without_dust(level.noise?), record, level))
+        .collect();
     points.sort_by(|a, b| a.x.total_cmp(&b.x));
     Series { name: entry.name.into(), colour: i, points }
 }
@@ -82,11 +86,13 @@ fn percent_without_dust(fraction: f64) -> f64 {
     (fraction * 1e10).round() / 1e8
 }
 
-/// Strict accuracy in per cent with its interval; `None` for a level without problems.
-fn point(x: f64, level: &LevelRecord) -> Option<Point> {
-    let n = level.problems.len() as u64;
-    let interval = (n > 0).then(|| wilson(level.right(), n, CONFIDENCE).scaled(100.0))?;
-    Some(Point { x, y: 100.0 * level.right() as f64 / n as f64, interval: Some(interval) })
+/// Accuracy in per cent with its interval; `None` for a level without problems.
+fn point(x: f64, record: &EvalRecord, level: &LevelRecord) -> Option<Point> {
+    if level.problems.is_empty() {
+        return None;
+    }
+    let side = scores(&vec![level.right(record.metric)]);
+    Some(Point { x, y: 100.0 * side.mean(), interval: Some(accuracy(&side, CONFIDENCE).scaled(100.0)) })
 }
 
 fn chart(title: String, x_label: &str, style: Style, size: (f64, f64), series: Vec<Series>) -> Chart {

@@ -1,26 +1,36 @@
 //! Accuracy against noise level: a table of runs by levels, and a chart with error bars.
 
+use std::collections::BTreeSet;
+
 use super::{Entry, evaluations, figure, legend, swatch};
 use crate::format;
 use crate::html::{escape, table};
-use crate::robustness::{LevelRow, Verdict};
+use crate::robustness::{LevelRow, RobustnessTable, Verdict};
 
 pub fn html(entries: &[Entry]) -> String {
     let labels = level_labels(entries);
     let mut columns = vec!["run"];
     columns.extend(labels.iter().map(String::as_str));
     let rows: Vec<_> = entries.iter().enumerate().map(|(i, entry)| row(i, entry, &labels)).collect();
+    let metrics: BTreeSet<&str> = entries.iter().map(|entry| entry.table.metric.name()).collect();
+    let metric = capitalised(&metrics.into_iter().collect::<Vec<_>>().join(" and "));
     let chart = figure("Accuracy against noise, with 95 % intervals", &evaluations::against_noise(entries));
     format!(
-        "<div class=\"stack\">{}</div><p class=\"quiet\">Strict accuracy, with its interval; below it, what is lost against the clean level on \
-         the same problems, in points. Robust: less than 1 point lost; moderately robust: up to 3; not resolved: the \
-         interval does not decide.</p>{}",
+        "<div class=\"stack\">{}</div><p class=\"quiet\">{metric} accuracy, with its interval; below it, what is lost against the \
+         level without added noise on the same problems, in points, with Holm's p over all that this page claims. Cut off: \
+         answers that were cut off and are not right. Robust: less than 1 point lost; moderately robust: up to 3; not \
+         resolved: the interval does not decide.</p>{}",
         table(&columns, &rows),
         match chart.is_empty() {
             true => String::new(),
             false => format!("{}<div class=\"charts single\">{chart}</div>", legend(entries)),
         },
     )
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// The labels of all levels, in the order in which the runs bring them.
@@ -36,25 +46,32 @@ fn level_labels(entries: &[Entry]) -> Vec<String> {
 
 fn row(i: usize, entry: &Entry, labels: &[String]) -> Vec<String> {
     let level = |label: &String| entry.table.levels.iter().find(|level| level.label == *label);
-    let cells = labels.iter().map(|label| level(label).map_or_else(|| "–".into(), cell));
+    let cells =
+        labels.iter().map(|label| level(label).map_or_else(|| "–".into(), |level| cell(&entry.table, level)));
     std::iter::once(format!("<strong>{}</strong>", swatch(i, entry.name))).chain(cells).collect()
 }
 
-fn cell(level: &LevelRow) -> String {
+fn cell(table: &RobustnessTable, level: &LevelRow) -> String {
     let [low, high] = [level.interval.low, level.interval.high].map(|end| format!("{:.1}", 100.0 * end));
     let label = format!("<small class=\"label\">{}</small>", escape(&level.label));
     let accuracy = format!(
         "{label}<b class=\"big\">{}</b> <span>[{low}, {high}]</span>",
         format::percent(level.accuracy)
     );
-    let flexible = format!("flexible {}", format::percent(level.flexible_accuracy));
+    let other = format!("{} {}", table.other().name(), format::percent(table.other_accuracy(level)));
+    let draws = match level.draws.len() {
+        0 => String::new(),
+        _ => format!("<small>draws {}</small>", level.draws_cell()),
+    };
+    let more = format!("<small>{other}, cut off {}</small>{draws}", level.cut_off_cell());
     let Some(loss) = &level.loss else {
-        return format!("{accuracy}<small>{flexible}</small>");
+        return format!("{accuracy}{more}");
     };
     let [lost, kept, p, _, _] = loss.cells();
     format!(
-        "{accuracy}<small>lost {}</small><small>kept {kept}, p {p}, {flexible}</small>{}",
+        "{accuracy}<small>lost {}</small><small>kept {kept}</small><small>p {}</small>{more}{}",
         escape(&lost),
+        escape(&p),
         tag(loss.verdict),
     )
 }

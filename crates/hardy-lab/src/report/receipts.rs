@@ -43,6 +43,9 @@ fn rows(entry: &Entry) -> Vec<Vec<String>> {
     let mut all = rows("", &entry.run.receipts);
     for level in &entry.run.last().1.levels {
         all.extend(rows(&format!(" at {}", level.label), &level.receipts));
+        for draw in &level.draws {
+            all.extend(rows(&format!(" at {}, draw {}", level.label, draw.draw), &draw.receipts));
+        }
     }
     all
 }

@@ -36,7 +36,9 @@ fn samples(record: &EvalRecord, level: &LevelRecord) -> String {
     wrong.sort_by_key(|(lost, _)| !lost);
     let wrong = wrong.into_iter().take(EACH).map(|(lost, problem)| {
         let fate = match (lost, problem.flexible) {
-            (true, _) => "wrong, right without noise",
+            _ if problem.truncated == Some(true) && lost => "cut off, right without added noise",
+            _ if problem.truncated == Some(true) => "cut off",
+            (true, _) => "wrong, right without added noise",
             (false, true) => "right, but not in the rewarded form",
             (false, false) => "wrong",
         };

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, PairedCounts, mcnemar_exact, mcnemar_sample_size, paired_difference};
+use super::{Claim, Interval, Scores, difference, mcnemar_exact, mcnemar_sample_size, p_against};
 
 /// The confidence of every interval that Hardy prints.
 pub const CONFIDENCE: f64 = 0.95;
@@ -12,46 +12,123 @@ pub const ALPHA: f64 = 0.05;
 /// The power for which sample sizes are given.
 pub const POWER: f64 = 0.8;
 
-/// One difference in accuracy, first side minus second, judged on the same problems.
+/// One difference in accuracy, first side minus second, judged on the same problems and, where there are several, in the
+/// same columns: seeds, or draws of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedTest {
     /// Problems that both sides answered.
     pub n: u64,
-    /// Problems that only the first side gets right.
+    /// Columns: 1 where nothing but the problems is doubted.
+    pub columns: u64,
+    /// Answers that only the first side gets right, over all columns.
     pub b: u64,
-    /// Problems that only the second side gets right.
+    /// Answers that only the second side gets right.
     pub c: u64,
     /// The first side's accuracy minus the second's, in points.
     pub difference_points: f64,
-    /// Newcombe's 95 % interval of that difference, in points.
+    /// Its 95 % interval, in points.
     pub interval_points: Interval,
-    /// The exact two-sided McNemar p-value.
-    pub p: f64,
-    /// Problems needed to resolve a difference as large as the one seen, at 5 % and power 0.8; `None` when it is 0.
+    /// That it is not 0: McNemar's exact test of one column; of several the test that agrees with the interval.
+    #[serde(flatten)]
+    pub claim: Claim,
+    /// Problems needed to resolve a difference as large as the one seen, at 5 % and power 0.8; `None` when it is 0, or
+    /// where columns are doubted too, since then problems alone do not help.
     pub needed: Option<u64>,
-    /// Whether p is below 5 %.
-    pub resolved: bool,
 }
 
+/// The answers of one side: of every seed, of every draw of the error, whether each problem is right.
+pub type Answers = Vec<Vec<Vec<bool>>>;
+
 impl PairedTest {
-    /// Judges `counts`.
+    /// Judges two sides. The columns are the seeds; of a single run its draws, all of which share the answers of a side
+    /// without errors.
     ///
     /// # Panics
     ///
-    /// When there is no problem.
+    /// When there is no answer, or sides of several columns differ in their number.
     #[must_use]
-    pub fn of(counts: &PairedCounts) -> Self {
-        let (b, c, n) = (counts.only_first, counts.only_second, counts.n());
-        let p = mcnemar_exact(b, c);
+    pub fn of(first: &Answers, second: &Answers) -> Self {
+        let [a, b] = [scores(first), scores(second)];
+        let columns = a.columns.len().max(b.columns.len());
+        let [a, b] = [a.spread_over(columns), b.spread_over(columns)];
+        let n = a.problems.len() as u64;
+        let [only_first, only_second] = discordant(first, second);
+        let interval = difference(&a, &b, CONFIDENCE);
+        let one = columns == 1;
+        let p = if one { mcnemar_exact(only_first, only_second) } else { p_against(&a, &b, 0.0) };
+        let needed = one.then(|| mcnemar_sample_size(only_first, only_second, n, ALPHA, POWER)).flatten();
         Self {
             n,
-            b,
-            c,
-            difference_points: 100.0 * counts.difference(),
-            interval_points: paired_difference(counts, CONFIDENCE).scaled(100.0),
-            p,
-            needed: mcnemar_sample_size(b, c, n, ALPHA, POWER),
-            resolved: p < ALPHA,
+            columns: columns as u64,
+            b: only_first,
+            c: only_second,
+            difference_points: 100.0 * (a.mean() - b.mean()),
+            interval_points: interval.scaled(100.0),
+            claim: Claim::alone(p, !interval.contains(0.0)),
+            needed,
         }
+    }
+}
+
+/// Right is 1 and wrong 0; where there are several seeds, each is the mean over its draws.
+#[must_use]
+pub fn scores(answers: &Answers) -> Scores {
+    let draws = |seed: &Vec<Vec<bool>>| -> Vec<Vec<f64>> {
+        seed.iter().map(|draw| draw.iter().map(|&right| f64::from(u8::from(right))).collect()).collect()
+    };
+    match &answers[..] {
+        [only] => Scores::of(&draws(only)),
+        several => {
+            Scores::of(&several.iter().map(|seed| Scores::of(&draws(seed)).problems).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// Answers that only the first, and only the second side gets right.
+fn discordant(first: &Answers, second: &Answers) -> [u64; 2] {
+    let mut counts = [0, 0];
+    for (one, other) in first.iter().zip(second) {
+        for draw in 0..one.len().max(other.len()) {
+            let at = |side: &'_ [Vec<bool>]| side[draw.min(side.len() - 1)].clone();
+            for pair in at(one).into_iter().zip(at(other)) {
+                counts[0] += u64::from(pair == (true, false));
+                counts[1] += u64::from(pair == (false, true));
+            }
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(right: usize, n: usize) -> Vec<bool> {
+        (0..n).map(|i| i < right).collect()
+    }
+
+    #[test]
+    fn one_run_a_side_is_mcnemars_test_and_newcombes_interval() {
+        let test = PairedTest::of(&vec![vec![first(150, 200)]], &vec![vec![first(140, 200)]]);
+        assert_eq!((test.n, test.columns, test.b, test.c), (200, 1, 10, 0));
+        assert!((test.claim.p - 2.0 / 1024.0).abs() < 1e-12 && test.claim.resolved && test.needed.is_some());
+    }
+
+    #[test]
+    fn seeds_that_scatter_resolve_less_than_seeds_that_agree() {
+        let clean = vec![vec![first(100, 200)]; 3];
+        let agree = PairedTest::of(&vec![vec![first(130, 200)]; 3], &clean);
+        let scatter = [70, 130, 190].map(|right| vec![first(right, 200)]).to_vec();
+        let scatter = PairedTest::of(&scatter, &clean);
+        assert!((agree.difference_points - scatter.difference_points).abs() < 1e-9);
+        assert!(agree.claim.resolved && !scatter.claim.resolved);
+    }
+
+    #[test]
+    fn draws_of_one_run_are_doubted_and_the_clean_side_is_shared_by_all() {
+        let noisy = vec![vec![first(60, 200), first(140, 200)]];
+        let test = PairedTest::of(&vec![vec![first(150, 200)]], &noisy);
+        assert_eq!((test.columns, test.b, test.needed), (2, 100, None));
+        assert!(!test.claim.resolved && test.interval_points.contains(0.0));
     }
 }

@@ -13,16 +13,18 @@ use super::{Interval, normal_quantile};
 pub fn wilson(k: u64, n: u64, confidence: f64) -> Interval {
     assert!(n > 0 && k <= n, "a proportion needs 0 ≤ k ≤ n and n > 0, not {k} of {n}");
     assert!(confidence > 0.0 && confidence < 1.0, "confidence must be in (0, 1), not {confidence}");
-    let z = normal_quantile(0.5 + confidence / 2.0);
-    let count = n as f64;
-    let p = k as f64 / count;
-    let shrink = 1.0 + z * z / count;
-    let centre = (p + z * z / (2.0 * count)) / shrink;
-    let half = z * (p * (1.0 - p) / count + z * z / (4.0 * count * count)).sqrt() / shrink;
+    score_interval(k as f64 / n as f64, n as f64, normal_quantile(0.5 + confidence / 2.0))
+}
+
+/// The same of a proportion `p` of `n` problems, which need not be whole, at the normal quantile `z`.
+pub(crate) fn score_interval(p: f64, n: f64, z: f64) -> Interval {
+    let shrink = 1.0 + z * z / n;
+    let centre = (p + z * z / (2.0 * n)) / shrink;
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt() / shrink;
     // At the edges the formula gives the edge exactly; rounding must not move it.
     Interval {
-        low: if k == 0 { 0.0 } else { (centre - half).max(0.0) },
-        high: if k == n { 1.0 } else { (centre + half).min(1.0) },
+        low: if p <= 0.0 { 0.0 } else { (centre - half).max(0.0) },
+        high: if p >= 1.0 { 1.0 } else { (centre + half).min(1.0) },
     }
 }
 

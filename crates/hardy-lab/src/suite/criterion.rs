@@ -1,10 +1,13 @@
-//! Hypotheses that a suite decides: each is a list of criteria on one difference, and every criterion is met, failed or
-//! open as the difference's interval says. All met verifies, one failed falsifies, anything else is not resolved.
+//! Hypotheses that a suite decides: each is a list of criteria on one difference, every criterion with a direction. A
+//! criterion is decided where the interval lies wholly on one side of its bound and its claim is resolved among all that
+//! the table claims (Holm). All met verifies, one failed falsifies, anything else is not resolved.
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Against, at_level};
-use crate::{error::LabError, format, run_records::RunRecords, statistics::ALPHA};
+use crate::{
+    format,
+    statistics::{Claim, PairedTest},
+};
 
 /// A claim and what would decide it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,8 +19,8 @@ pub struct Hypothesis {
     pub criterion: Vec<Criterion>,
 }
 
-/// One difference in strict accuracy, `preset` minus `against` in points, and what it must be: exactly one of
-/// `at_least`, `at_most` and `apart_by`.
+/// One difference in accuracy, `preset` minus `against` in points, and what it must be: exactly one of `at_least`,
+/// `at_most` and `within`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Criterion {
@@ -25,16 +28,19 @@ pub struct Criterion {
     pub preset: String,
     /// The other.
     pub against: String,
-    /// The noise level.
+    /// The scale of the noise that the level adds to the hardware that either side stands on.
     pub level: f64,
-    /// Met by a difference of at least this with p < 0.05; failed where the interval is below.
+    /// The difference is at least this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
-    /// Met where the interval is at most this; failed where it is above.
+    /// The difference is at most this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most: Option<f64>,
-    /// Met where the interval is at least this far from 0 on either side; failed where it is nearer.
+    /// The difference, of either sign, is at most this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<f64>,
+    /// What earlier versions took for a difference of either sign; refused.
+    #[serde(default, skip_serializing)]
     pub apart_by: Option<f64>,
 }
 
@@ -60,14 +66,6 @@ impl Outcome {
             Self::NotResolved => "NOT RESOLVED",
         }
     }
-
-    fn of(met: bool, failed: bool) -> Self {
-        match (met, failed) {
-            (_, true) => Self::Falsified,
-            (true, false) => Self::Verified,
-            (false, false) => Self::NotResolved,
-        }
-    }
 }
 
 /// A hypothesis and what the data say of it.
@@ -88,23 +86,35 @@ pub struct JudgedCriterion {
     pub criterion: String,
     /// Whether it holds.
     pub outcome: Outcome,
-    /// The difference, not corrected for several tests: it is the one that was asked for beforehand.
-    pub measured: Against,
+    /// Whether the difference as seen would meet it, were it exact.
+    pub as_seen: bool,
+    /// That the difference is on the side of the criterion's bound on which it was seen.
+    pub decided: Claim,
+    /// The difference.
+    pub measured: PairedTest,
 }
 
 impl Hypothesis {
     /// Checks that every criterion says what must hold.
     ///
     /// # Errors
-    /// No criterion, or one with none or several of `at_least`, `at_most` and `apart_by`.
+    /// No criterion, or one with none or several of `at_least`, `at_most` and `within`, or with what no longer has a
+    /// meaning.
     pub(super) fn check(&self) -> Result<(), String> {
+        let claim = &self.claim;
+        if self.criterion.iter().any(|criterion| criterion.apart_by.is_some()) {
+            return Err(format!(
+                "hypothesis \"{claim}\": `apart_by` was met by a difference of either sign and is no longer read; write \
+                 `at_least` where `preset` must be above `against`, with the two exchanged where it must be below, or \
+                 `within` for what must not differ"
+            ));
+        }
         let said = |criterion: &Criterion| {
-            [criterion.at_least, criterion.at_most, criterion.apart_by].iter().flatten().count()
+            [criterion.at_least, criterion.at_most, criterion.within].iter().flatten().count()
         };
         if self.criterion.is_empty() || self.criterion.iter().any(|criterion| said(criterion) != 1) {
-            let claim = &self.claim;
             return Err(format!(
-                "hypothesis \"{claim}\": every criterion needs exactly one of `at_least`, `at_most`, `apart_by`"
+                "hypothesis \"{claim}\": every criterion needs exactly one of `at_least`, `at_most`, `within`"
             ));
         }
         Ok(())
@@ -112,105 +122,127 @@ impl Hypothesis {
 }
 
 impl Criterion {
-    /// What a difference says of the criterion.
-    fn decide(&self, measured: &Against) -> Outcome {
-        let (seen, interval) = (measured.difference_points, measured.interval_points);
-        if let Some(least) = self.at_least {
-            return Outcome::of(seen >= least && measured.p < ALPHA, interval.high < least);
-        }
-        if let Some(most) = self.at_most {
-            return Outcome::of(interval.high <= most, interval.low > most);
-        }
-        let apart = self.apart_by.unwrap_or(0.0);
-        let met = interval.low >= apart || interval.high <= -apart;
-        Outcome::of(met, interval.low > -apart && interval.high < apart)
+    /// Whether a difference in points meets the criterion.
+    fn holds(&self, points: f64) -> bool {
+        self.at_least.is_none_or(|least| points >= least)
+            && self.at_most.is_none_or(|most| points <= most)
+            && self.within.is_none_or(|within| points.abs() <= within)
     }
 
-    fn words(&self) -> String {
+    /// The ends of what meets the criterion.
+    fn bounds(&self) -> Vec<f64> {
+        let within = self.within.map(|within| [-within, within]);
+        self.at_least.into_iter().chain(self.at_most).chain(within.into_iter().flatten()).collect()
+    }
+
+    /// Judges a difference whose test against other values, in points, is `p_against`. Not yet corrected for what else is
+    /// claimed.
+    pub(super) fn judged(
+        &self,
+        place: &str,
+        measured: PairedTest,
+        p_against: impl Fn(f64) -> f64,
+    ) -> JudgedCriterion {
+        let (seen, interval) = (measured.difference_points, measured.interval_points);
+        let as_seen = self.holds(seen);
+        // Outside of `within` only the nearer end must be excluded, inside both.
+        let nearest = self.bounds().into_iter().min_by(|a, b| (a - seen).abs().total_cmp(&(b - seen).abs()));
+        let ends = if as_seen { self.bounds() } else { nearest.into_iter().collect() };
+        let mut p = ends.iter().map(|&end| p_against(end)).fold(0.0, f64::max);
+        let mut excluded = ends.iter().all(|&end| !interval.contains(end));
+        // What puts the difference to one side of 0 claims that there is one, and needs what that needs.
+        if as_seen != self.holds(0.0) || ends.contains(&0.0) {
+            p = p.max(measured.claim.p);
+            excluded &= !interval.contains(0.0);
+        }
+        let decided = Claim::alone(p, excluded);
+        let criterion = self.words(place);
+        JudgedCriterion { criterion, outcome: Outcome::NotResolved, as_seen, decided, measured }.settled()
+    }
+
+    fn words(&self, place: &str) -> String {
         let Self { preset, against, .. } = self;
-        let place = if self.level == 0.0 {
-            "without noise".to_owned()
-        } else {
-            format!("at {} %", round(self.level))
-        };
         match (self.at_least, self.at_most) {
-            (Some(least), _) => {
-                format!("{preset} is at least {least} points above {against} {place}, p < {ALPHA}")
-            }
+            (Some(least), _) => format!("{preset} is at least {least} points above {against} {place}"),
             (_, Some(most)) => format!("{preset} is at most {most} points above {against} {place}"),
             _ => {
-                let apart = self.apart_by.unwrap_or(0.0);
-                format!("{preset} and {against} are at least {apart} points apart {place}")
+                let within = self.within.unwrap_or(0.0);
+                format!("{preset} and {against} are within {within} points {place}")
             }
         }
     }
-}
 
-/// Per cent, with 100·0.07 as 7.
-fn round(level: f64) -> f64 {
-    (100.0 * level * 1e10).round() / 1e10
-}
-
-/// Judges a hypothesis by the runs of a suite.
-///
-/// # Errors
-/// A preset or level that the suite does not have.
-pub(super) fn judge(
-    hypothesis: &Hypothesis,
-    runs: &[(String, Vec<RunRecords>)],
-) -> Result<Judgement, LabError> {
-    let criteria = hypothesis.criterion.iter().map(|one| judged(one, runs)).collect::<Result<Vec<_>, _>>()?;
-    let all = |outcome| criteria.iter().all(|one: &JudgedCriterion| one.outcome == outcome);
-    let failed = criteria.iter().any(|one| one.outcome == Outcome::Falsified);
-    let outcome = Outcome::of(all(Outcome::Verified), failed);
-    Ok(Judgement { claim: hypothesis.claim.clone(), outcome, criteria })
-}
-
-fn judged(criterion: &Criterion, runs: &[(String, Vec<RunRecords>)]) -> Result<JudgedCriterion, LabError> {
-    let side = |name: &str| {
-        let found = runs.iter().find(|(preset, _)| preset == name);
-        found.ok_or_else(|| {
-            let known = runs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-            LabError::NoSuchPreset { preset: name.to_owned(), known }
-        })
-    };
-    let ((one, ours), (other, theirs)) = (side(&criterion.preset)?, side(&criterion.against)?);
-    let no_level = || LabError::NoSuchLevel {
-        run: one.clone(),
-        level: format!("{} %", round(criterion.level)),
-        levels: ours[0].last().1.levels.iter().map(|l| l.label.as_str()).collect::<Vec<_>>().join(", "),
-    };
-    let levels = &ours[0].last().1.levels;
-    let level = levels.iter().find(|level| level.noise == Some(criterion.level)).ok_or_else(no_level)?;
-    let measured =
-        Against::new((one, &at_level(one, ours, level)?), (other, &at_level(other, theirs, level)?))?;
-    let outcome = criterion.decide(&measured);
-    Ok(JudgedCriterion { criterion: criterion.words(), outcome, measured })
+    /// The level as errors name it.
+    pub(super) fn level_name(&self) -> String {
+        format!("{} %", (100.0 * self.level * 1e10).round() / 1e10)
+    }
 }
 
 impl JudgedCriterion {
+    /// Gives the outcome after the claim was decided.
+    #[must_use]
+    pub(super) fn settled(self) -> Self {
+        let outcome = match (self.decided.resolved, self.as_seen) {
+            (false, _) => Outcome::NotResolved,
+            (true, true) => Outcome::Verified,
+            (true, false) => Outcome::Falsified,
+        };
+        Self { outcome, ..self }
+    }
+
     /// The criterion, what was measured, and the outcome, in one line.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let Against { difference_points, interval_points, p, .. } = &self.measured;
+        let PairedTest { difference_points, interval_points, .. } = &self.measured;
         let seen = format::points_with_interval(*difference_points, *interval_points);
-        format!("{}: {seen} points, {}: {}", self.criterion, format::p_clause(*p), self.outcome.name())
+        let p = format::claim_clause(&self.decided);
+        format!("{}: {seen} points, {p}: {}", self.criterion, self.outcome.name())
+    }
+}
+
+impl Judgement {
+    /// The verdict on `claim` from its criteria.
+    pub(super) fn of(claim: String, criteria: Vec<JudgedCriterion>) -> Self {
+        let outcome = if criteria.iter().any(|one| one.outcome == Outcome::Falsified) {
+            Outcome::Falsified
+        } else if criteria.iter().all(|one| one.outcome == Outcome::Verified) {
+            Outcome::Verified
+        } else {
+            Outcome::NotResolved
+        };
+        Self { claim, outcome, criteria }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Interval;
-
-    fn measured(low: f64, high: f64, p: f64) -> Against {
-        let (difference_points, interval_points) = ((low + high) / 2.0, Interval { low, high });
-        Against { difference_points, interval_points, p, p_holm: p, resolved: false }
-    }
+    use crate::statistics::{Answers, p_against, scores};
 
     fn criterion() -> Criterion {
         let (preset, against) = ("a".to_owned(), "b".to_owned());
-        Criterion { preset, against, level: 0.05, at_least: None, at_most: None, apart_by: None }
+        Criterion {
+            preset,
+            against,
+            level: 0.05,
+            at_least: None,
+            at_most: None,
+            within: None,
+            apart_by: None,
+        }
+    }
+
+    /// One seed of 1,000 problems in which the first side gets `gained` more right and `lost` fewer.
+    fn sides(gained: usize, lost: usize) -> [Answers; 2] {
+        let right = |from: usize, to: usize| vec![vec![(0..1000).map(|i| from <= i && i < to).collect()]];
+        [right(lost, 500 + gained), right(0, 500)]
+    }
+
+    fn outcome(criterion: &Criterion, gained: usize, lost: usize) -> Outcome {
+        let [one, other] = sides(gained, lost);
+        let test = PairedTest::of(&one, &other);
+        let (a, b) = (scores(&one), scores(&other));
+        criterion.judged("clean", test, |points| p_against(&a, &b, points / 100.0)).outcome
     }
 
     #[test]
@@ -218,21 +250,51 @@ mod tests {
         use Outcome::{Falsified, NotResolved, Verified};
         let least = Criterion { at_least: Some(5.0), ..criterion() };
         let most = Criterion { at_most: Some(2.0), ..criterion() };
-        let apart = Criterion { apart_by: Some(1.0), ..criterion() };
+        let within = Criterion { within: Some(2.0), ..criterion() };
         let cases = [
-            (&least, measured(2.0, 10.0, 0.01), Verified),
-            (&least, measured(2.0, 10.0, 0.2), NotResolved),
-            (&least, measured(-3.0, 4.0, 0.9), Falsified),
-            (&most, measured(-3.0, 2.0, 0.9), Verified),
-            (&most, measured(-3.0, 3.0, 0.9), NotResolved),
-            (&most, measured(2.5, 6.0, 0.01), Falsified),
-            (&apart, measured(-4.0, -1.5, 0.01), Verified),
-            (&apart, measured(-4.0, 1.5, 0.5), NotResolved),
-            (&apart, measured(-0.5, 0.5, 0.9), Falsified),
+            (&least, 100, 0, Verified),
+            (&least, 60, 0, NotResolved),
+            (&least, 10, 0, Falsified),
+            (&least, 0, 100, Falsified),
+            (&most, 0, 30, Verified),
+            (&most, 25, 5, NotResolved),
+            (&most, 60, 0, Falsified),
+            (&within, 2, 2, Verified),
+            (&within, 20, 0, NotResolved),
+            (&within, 60, 0, Falsified),
+            (&within, 0, 60, Falsified),
         ];
-        for (criterion, measured, right) in cases {
-            assert_eq!(criterion.decide(&measured), right, "{}, {measured:?}", criterion.words());
+        for (criterion, gained, lost, right) in cases {
+            assert_eq!(
+                outcome(criterion, gained, lost),
+                right,
+                "{}, +{gained} −{lost}",
+                criterion.words("clean")
+            );
         }
+    }
+
+    #[test]
+    fn a_noise_that_hurts_never_verifies_that_it_helps() {
+        let helps = Criterion { at_least: Some(1.0), ..criterion() };
+        for lost in [15, 50, 200] {
+            assert_ne!(outcome(&helps, 0, lost), Outcome::Verified);
+        }
+    }
+
+    #[test]
+    fn what_is_seen_is_not_enough_without_its_interval() {
+        // 7 points seen, and an interval from about 2 to 12: at least 5 is open.
+        let least = Criterion { at_least: Some(5.0), ..criterion() };
+        let (first, second): (Answers, Answers) = (
+            vec![vec![(0..200).map(|i| i < 114 || i > 190).collect()]],
+            vec![vec![(0..200).map(|i| i < 109).collect()]],
+        );
+        let test = PairedTest::of(&first, &second);
+        assert!(test.difference_points >= 5.0 && test.claim.p < 0.05);
+        let (a, b) = (scores(&first), scores(&second));
+        let judged = least.judged("clean", test, |points| p_against(&a, &b, points / 100.0));
+        assert_eq!((judged.outcome, judged.as_seen), (Outcome::NotResolved, true));
     }
 
     #[test]
@@ -242,5 +304,10 @@ mod tests {
             let hypothesis = Hypothesis { claim: "c".into(), criterion };
             assert!(hypothesis.check().unwrap_err().contains("exactly one"));
         }
+        let old = Criterion { apart_by: Some(1.0), ..criterion() };
+        let hypothesis = Hypothesis { claim: "c".into(), criterion: vec![old] };
+        assert!(
+            hypothesis.check().unwrap_err().contains("`apart_by` was met by a difference of either sign")
+        );
     }
 }

@@ -3,32 +3,36 @@
 use std::fmt::Write as _;
 
 use super::{
-    spread::Spread,
-    table::{Against, LevelCell, SuiteTable},
+    spread::{Peak, Spread},
+    table::{LevelCell, SuiteTable},
 };
 use crate::{
     format,
+    record::Metric,
+    statistics::PairedTest,
     text_table::{Align, TextTable, wrap},
 };
 
-const COLUMNS: [&str; 9] =
-    ["preset", "level", "final accuracy", "peak", "kept", "against baseline", "p", "p (Holm)", "resolved"];
+const COLUMNS: usize = 10;
 
-const LEGEND: &str = "Means over seeds with 95 % intervals, in doubt of the seeds (Student) as of the problems. final: \
-                      strict accuracy after the last step; peak: the best evaluation without noise; kept: this level \
-                      over the clean one. against: points, on the same problems and seeds. p: exact sign-flip test with \
-                      the problem as the unit; Holm: corrected for all tests of this table. resolved: p (Holm) below \
-                      0.05 and an interval without 0.";
+const LEGEND: &str = "95 % intervals doubt seeds and problems alike (and draws, of which every seed has its own). final: after the \
+                      last step; peak: the best evaluation without added noise, whose interval pays for the choice; cut off: \
+                      answers that were cut off and are not right; kept: this level over the one without added noise. against: \
+                      points, on the same problems and seeds. p: that of the interval, with one seed exact McNemar; Holm: \
+                      corrected for all that this table claims. resolved: p (Holm) below 0.05 and an interval without 0.";
+const ONE_SEED: &str =
+    " With one seed only the problems are doubted: what is said holds for these runs, not for other seeds.";
 
 impl SuiteTable {
     /// The table as text for a terminal of `width` columns.
     #[must_use]
     pub fn render(&self, width: usize) -> String {
-        let columns: Vec<(&str, Align)> = COLUMNS.iter().map(|name| (*name, Align::Left)).collect();
+        let names = self.columns();
+        let columns: Vec<(&str, Align)> = names.iter().map(|name| (name.as_str(), Align::Left)).collect();
         let mut table = TextTable::new(&columns);
         self.rows().into_iter().for_each(|row| table.row(row));
         let mut out = wrap(&self.title(), width, 0);
-        write!(out, "\n{}\n{}", table.render(), wrap(LEGEND, width, 0)).unwrap_or_default();
+        write!(out, "\n{}\n{}", table.render(), wrap(&self.legend(), width, 0)).unwrap_or_default();
         for line in self.verdicts() {
             out += &wrap(&line, width, 0);
         }
@@ -40,10 +44,10 @@ impl SuiteTable {
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let mut out = format!("# {}\n\n{}\n\n", self.name, self.title());
-        out += &line(&COLUMNS.map(str::to_owned));
-        out += &line(&COLUMNS.map(|_| "---".to_owned()));
+        out += &line(&self.columns());
+        out += &line(&[(); COLUMNS].map(|()| "---".to_owned()));
         self.rows().iter().for_each(|row| out += &line(row));
-        write!(out, "\n{LEGEND}\n").unwrap_or_default();
+        write!(out, "\n{}\n", self.legend()).unwrap_or_default();
         for verdict in self.verdicts() {
             write!(out, "\n{verdict}\n").unwrap_or_default();
         }
@@ -58,19 +62,38 @@ impl SuiteTable {
         )
     }
 
-    fn rows(&self) -> Vec<Vec<String>> {
-        let row = |(name, peak, cell, first): (&str, &Spread, &LevelCell, bool)| {
-            let once = |text: String| if first { text } else { String::new() };
-            let head =
-                [once(name.to_owned()), cell.label.clone(), percent(&cell.accuracy), once(percent(peak))];
-            let kept = cell.retention.as_ref().map_or_else(dash, percent);
-            [head.to_vec(), vec![kept], difference(cell.against_baseline.as_ref()).to_vec()].concat()
+    fn columns(&self) -> [String; COLUMNS] {
+        let other = match self.metric {
+            Metric::Strict => Metric::Flexible,
+            Metric::Flexible => Metric::Strict,
         };
+        let (metric, other) = (self.metric.name(), other.name());
+        let accuracy = format!("final accuracy, {metric} ({other})");
+        let names = [
+            "preset",
+            "level",
+            &accuracy,
+            "cut off",
+            "peak",
+            "kept",
+            "against baseline",
+            "p",
+            "p (Holm)",
+            "resolved",
+        ];
+        names.map(str::to_owned)
+    }
+
+    fn legend(&self) -> String {
+        format!("{LEGEND}{}", if self.seeds.len() == 1 { ONE_SEED } else { "" })
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
         let cells = self.presets.iter().flat_map(|preset| {
             let levels = preset.levels.iter().enumerate();
-            levels.map(|(at, cell)| (preset.name.as_str(), &preset.peak, cell, at == 0))
+            levels.map(|(at, cell)| (preset.name.as_str(), preset.peak.as_ref(), cell, at == 0))
         });
-        cells.map(row).collect()
+        cells.map(|(name, peak, cell, first)| row(name, peak, cell, first)).collect()
     }
 
     /// Every hypothesis and its criteria, a line each.
@@ -87,6 +110,17 @@ fn dash() -> String {
     "–".to_owned()
 }
 
+/// A row; the preset's name and peak stand in its first only.
+fn row(name: &str, peak: Option<&Peak>, cell: &LevelCell, first: bool) -> Vec<String> {
+    let once = |text: String| if first { text } else { String::new() };
+    let accuracy = format!("{} ({})", percent(&cell.accuracy), format::percent(cell.other_accuracy));
+    let cut_off = cell.cut_off.map_or_else(|| "unknown".to_owned(), format::percent);
+    let peak = peak.map_or_else(dash, |peak| format!("{} at step {}", percent(&peak.accuracy), peak.step));
+    let kept = cell.retention.as_ref().map_or_else(dash, percent);
+    let head = [once(name.to_owned()), cell.label.clone(), accuracy, cut_off, once(peak), kept];
+    head.into_iter().chain(difference(cell)).collect()
+}
+
 fn percent(spread: &Spread) -> String {
     match spread.interval {
         Some(interval) => format::percent_with_interval(spread.mean, interval),
@@ -94,12 +128,15 @@ fn percent(spread: &Spread) -> String {
     }
 }
 
-fn difference(against: Option<&Against>) -> [String; 4] {
-    let Some(against) = against else { return [dash(), dash(), dash(), dash()] };
+fn difference(cell: &LevelCell) -> [String; 4] {
+    let Some(PairedTest { difference_points, interval_points, claim, .. }) = &cell.against_baseline else {
+        return [dash(), dash(), dash(), dash()];
+    };
+    let other = cell.baseline_label.as_ref().map(|label| format!(" (at {label})")).unwrap_or_default();
     [
-        format::points_with_interval(against.difference_points, against.interval_points),
-        format::p_value(against.p),
-        format::p_value(against.p_holm),
-        if against.resolved { "yes" } else { "no" }.to_owned(),
+        format!("{}{other}", format::points_with_interval(*difference_points, *interval_points)),
+        format::p_value(claim.p),
+        format::p_value(claim.p_holm),
+        if claim.resolved { "yes" } else { "no" }.to_owned(),
     ]
 }

@@ -17,6 +17,7 @@ use hardy_train::{
 use super::{Member, Suite, definition::is_a_directory_name, table::SuiteTable};
 use crate::{
     error::LabError,
+    record::Metric,
     run::{dry_run, is_finished},
     run_records::{RunRecords, read_run},
 };
@@ -73,6 +74,11 @@ impl Schedule {
             }
             names.push(config.name.clone());
         }
+        let baseline = RunConfig::load(&suite.baseline, &suite.set)?;
+        for spec in &suite.presets {
+            check_alike(&RunConfig::load(spec, &suite.set)?, &baseline)?;
+        }
+        check_hypotheses(suite, &names)?;
         for &seed in &suite.seeds {
             for spec in &suite.presets {
                 let mut config = RunConfig { seed, ..RunConfig::load(spec, &suite.set)? };
@@ -142,6 +148,46 @@ impl Schedule {
         let baseline = self.suite.presets.iter().position(|preset| *preset == self.suite.baseline);
         SuiteTable::new(&self.suite, &runs, baseline.unwrap_or(0))
     }
+}
+
+/// Two presets must be asked the same problems in the same way, or hours end in answers that can not be compared.
+fn check_alike(config: &RunConfig, baseline: &RunConfig) -> Result<(), LabError> {
+    let asked = |config: &RunConfig| {
+        [
+            ("data.eval", config.data.eval.clone()),
+            ("data.prompt", config.data.prompt.clone()),
+            ("eval.n", config.eval.n.to_string()),
+            ("eval.max_new_tokens", config.eval_max_new_tokens().to_string()),
+            ("eval.draws", config.eval.draws.to_string()),
+            ("eval.metric", Metric::from(config.metric()).name().to_owned()),
+        ]
+    };
+    let mut pairs = asked(config).into_iter().zip(asked(baseline));
+    let Some(((what, in_first), (_, in_second))) = pairs.find(|(a, b)| a != b) else { return Ok(()) };
+    let (name, other) = (&config.name, &baseline.name);
+    let wrong = format!(
+        "{name} and {other} would answer under different conditions: {what} is {in_first} in one and {in_second} in the \
+         other; set it for all of the suite"
+    );
+    Err(Error::config(wrong).into())
+}
+
+/// What hypotheses speak of must be run and evaluated.
+fn check_hypotheses(suite: &Suite, names: &[String]) -> Result<(), LabError> {
+    for criterion in suite.hypothesis.iter().flat_map(|hypothesis| &hypothesis.criterion) {
+        for preset in [&criterion.preset, &criterion.against] {
+            let Some(at) = names.iter().position(|name| name == preset) else {
+                return Err(LabError::NoSuchPreset { preset: preset.clone(), known: names.join(", ") });
+            };
+            let levels = RunConfig::load(&suite.presets[at], &suite.set)?.eval.noise_levels;
+            if !levels.contains(&criterion.level) {
+                let levels = levels.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+                let (run, level) = (preset.clone(), criterion.level.to_string());
+                return Err(LabError::NoSuchLevel { run, level, levels });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A directory that holds something must hold this suite.

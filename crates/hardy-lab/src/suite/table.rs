@@ -1,19 +1,22 @@
-//! The one table of a suite: for every preset the means over seeds, and at every noise level its difference from the
-//! baseline, tested on the same problems and seeds, with Holm's correction over all tests of the table.
+//! The one table of a suite: for every preset the means over seeds, and at every level its difference from the baseline on
+//! the same problems and seeds. What it claims, these differences and the criteria of its hypotheses, is decided together.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    criterion::{Judgement, judge},
+    criterion::{Criterion, JudgedCriterion, Judgement},
     definition::Suite,
-    spread::{Spread, mean, union},
+    spread::{Peak, Spread},
 };
 use crate::{
+    compare::same_level,
     error::LabError,
-    pairing::pair,
-    record::LevelRecord,
+    pairing::{Side, answers, pair},
+    record::{LevelRecord, Metric},
     run_records::RunRecords,
-    statistics::{ALPHA, CONFIDENCE, Interval, PairedTest, holm, sign_flip_exact, student},
+    statistics::{PairedTest, Scores, decide, p_against, scores},
 };
 
 /// What a finished suite says.
@@ -27,6 +30,8 @@ pub struct SuiteTable {
     pub seeds: Vec<u64>,
     /// Problems of an evaluation.
     pub n: usize,
+    /// Which answers count as right.
+    pub metric: Metric,
     /// One row a preset.
     pub presets: Vec<PresetRow>,
     /// What the suite decides.
@@ -38,204 +43,202 @@ pub struct SuiteTable {
 pub struct PresetRow {
     /// The name of its configuration.
     pub name: String,
-    /// The best strict accuracy of an evaluation at the clean level, in [0, 1].
-    pub peak: Spread,
+    /// Its best evaluation without added noise: of the means over seeds.
+    pub peak: Option<Peak>,
     /// Its last evaluation, level by level.
     pub levels: Vec<LevelCell>,
 }
 
-/// One preset at one noise level.
+/// One preset at one level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LevelCell {
-    /// The level's label.
+    /// The level's label, after its whole plan.
     pub label: String,
-    /// The level's scale.
+    /// The scale that it adds.
     pub noise: Option<f64>,
-    /// Strict accuracy at the last step, in [0, 1].
+    /// Accuracy at the last step, in [0, 1].
     pub accuracy: Spread,
-    /// That over the clean level's, seed by seed; `None` at the clean level, or where a seed has nothing to retain.
+    /// The same by the other metric.
+    pub other_accuracy: f64,
+    /// The share of answers that were cut off and are not right; `None` where a record does not say.
+    pub cut_off: Option<f64>,
+    /// That over the level's without added noise; `None` there, or where a seed has nothing to retain.
     pub retention: Option<Spread>,
-    /// The difference from the baseline; `None` for the baseline itself.
-    pub against_baseline: Option<Against>,
+    /// What the baseline was judged under, where that is another whole plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_label: Option<String>,
+    /// The difference from the baseline; `None` for the baseline itself, and where that lacks the level.
+    pub against_baseline: Option<PairedTest>,
 }
 
-/// A difference in accuracy, this preset minus the other, on the same problems and seeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Against {
-    /// The mean difference in points.
-    pub difference_points: f64,
-    /// Its 95 % interval in points, in doubt of seeds and of problems.
-    pub interval_points: Interval,
-    /// The exact two-sided p-value, with the problem as the unit.
-    pub p: f64,
-    /// The same after Holm's correction; equal to `p` where only one test is made.
-    pub p_holm: f64,
-    /// Whether `p_holm` is below 5 % and the interval excludes 0.
-    pub resolved: bool,
-}
+/// A preset and its runs, in the order of the seeds.
+pub(super) type Runs = (String, Vec<RunRecords>);
 
 impl SuiteTable {
-    /// Judges `runs`, for every preset its runs in the order of the seeds; `baseline` is the place of the baseline.
+    /// Judges `runs`; `baseline` is the place of the baseline.
     ///
     /// # Errors
-    /// Runs that were not evaluated on the same problems, or evaluations that are no measurement.
-    pub(super) fn new(
-        suite: &Suite,
-        runs: &[(String, Vec<RunRecords>)],
-        baseline: usize,
-    ) -> Result<Self, LabError> {
+    /// Runs that were not evaluated on the same problems under the same conditions, or evaluations that are no
+    /// measurement.
+    pub(super) fn new(suite: &Suite, runs: &[Runs], baseline: usize) -> Result<Self, LabError> {
         for (_, record) in runs.iter().flat_map(|(_, runs)| runs).map(RunRecords::last) {
             record.check()?;
         }
-        let row = |(at, (name, own)): (usize, &(String, Vec<RunRecords>))| {
-            let others = (at != baseline).then_some(&runs[baseline]);
-            PresetRow::new(name, own, others.map(|(name, runs)| (name.as_str(), runs.as_slice())))
+        let first = runs[baseline].1[0].last().1;
+        let metric = first.metric;
+        let row = |(at, own): (usize, &Runs)| {
+            PresetRow::new(own, (at != baseline).then_some(&runs[baseline]), metric)
         };
-        let mut presets = runs.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
-        correct(&mut presets);
+        let presets = runs.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
+        let judge = |criterion: &Criterion| judged(criterion, runs, metric);
+        let criteria =
+            suite.hypothesis.iter().map(|one| one.criterion.iter().map(judge).collect::<Result<_, _>>());
+        let criteria = criteria.collect::<Result<Vec<Vec<JudgedCriterion>>, LabError>>()?;
+        let hypotheses = suite.hypothesis.iter().zip(criteria);
         let hypotheses =
-            suite.hypothesis.iter().map(|hypothesis| judge(hypothesis, runs)).collect::<Result<_, _>>()?;
-        let n = runs[baseline].1.first().map_or(0, |run| run.last().1.n);
+            hypotheses.map(|(one, criteria)| Judgement::of(one.claim.clone(), criteria)).collect();
         let (name, seeds, baseline) = (suite.name.clone(), suite.seeds.clone(), runs[baseline].0.clone());
-        Ok(Self { name, baseline, seeds, n, presets, hypotheses })
+        Ok(Self { name, baseline, seeds, n: first.n, metric, presets, hypotheses }.decided())
+    }
+
+    /// The table with everything that it claims decided together.
+    fn decided(mut self) -> Self {
+        let cells = self.presets.iter_mut().flat_map(|row| &mut row.levels);
+        let differences = cells.filter_map(|cell| Some(&mut cell.against_baseline.as_mut()?.claim));
+        let criteria =
+            self.hypotheses.iter_mut().flat_map(|one| &mut one.criteria).map(|one| &mut one.decided);
+        decide(differences.chain(criteria));
+        let settled = |one: Judgement| {
+            Judgement::of(one.claim, one.criteria.into_iter().map(JudgedCriterion::settled).collect())
+        };
+        self.hypotheses = self.hypotheses.into_iter().map(settled).collect();
+        self
     }
 }
 
 impl PresetRow {
-    fn new(
-        name: &str,
-        runs: &[RunRecords],
-        baseline: Option<(&str, &[RunRecords])>,
-    ) -> Result<Self, LabError> {
-        let cell = |level: &LevelRecord| LevelCell::new(name, runs, level, baseline);
-        let levels = runs[0].last().1.levels.iter().map(cell).collect::<Result<Vec<_>, _>>()?;
-        let n = runs[0].last().1.n as u64;
-        Ok(Self {
-            name: name.to_owned(),
-            peak: Spread::of_accuracies(runs.iter().map(peak).collect(), n),
-            levels,
-        })
+    fn new(own: &Runs, baseline: Option<&Runs>, metric: Metric) -> Result<Self, LabError> {
+        let levels = own.1[0].last().1.levels.iter();
+        let levels =
+            levels.map(|level| LevelCell::new(own, level, baseline, metric)).collect::<Result<_, _>>()?;
+        Ok(Self { name: own.0.clone(), peak: peak(&own.1, metric), levels })
     }
 }
 
-/// The best clean accuracy of a run's evaluations.
-fn peak(run: &RunRecords) -> f64 {
-    let clean = run.evaluations.values().filter_map(|record| record.clean_level());
-    clean.map(|level| level.accuracy).fold(0.0, f64::max)
+/// The best of the steps at which every seed was evaluated.
+fn peak(runs: &[RunRecords], metric: Metric) -> Option<Peak> {
+    let steps = runs.iter().map(|run| run.evaluations.keys().copied().collect::<BTreeSet<u64>>());
+    let shared = steps.reduce(|a, b| &a & &b)?;
+    let at = |step: u64| {
+        let clean = runs.iter().map(|run| run.evaluations[&step].clean_level());
+        let right = clean.map(|level| Some(level?.right(metric))).collect::<Option<Vec<_>>>()?;
+        let seeds = right.iter().map(|seed| scores(&vec![seed.clone()]).mean()).collect();
+        Some((step, scores(&right), seeds))
+    };
+    Peak::of(shared.into_iter().filter_map(at).collect())
 }
 
 impl LevelCell {
     fn new(
-        name: &str,
-        runs: &[RunRecords],
+        (name, runs): &Runs,
         level: &LevelRecord,
-        baseline: Option<(&str, &[RunRecords])>,
+        baseline: Option<&Runs>,
+        metric: Metric,
     ) -> Result<Self, LabError> {
-        let own = at_level(name, runs, level)?;
-        let accuracies: Vec<f64> = own.iter().map(|level| level.accuracy).collect();
-        let against_baseline = match baseline {
-            Some((other, runs)) => Some(Against::new((name, &own), (other, &at_level(other, runs, level)?))?),
-            None => None,
+        let own = sides(name, runs, level)?;
+        let (all, seeds) = (scores(&answers(&own, metric)), accuracies(&own, metric));
+        let mean_of = |what: fn(&LevelRecord) -> f64| {
+            own.iter().map(|side| what(side.level)).sum::<f64>() / own.len() as f64
         };
+        let other_accuracy = match metric {
+            Metric::Strict => mean_of(|level| level.flexible_accuracy),
+            Metric::Flexible => mean_of(|level| level.accuracy),
+        };
+        let cut = own.iter().map(|side| side.level.cut_off(metric)).sum::<Option<f64>>();
+        let clean = if level.noise == Some(0.0) { None } else { clean_sides(name, runs) };
+        let retention = clean.and_then(|clean| {
+            let shares = seeds.iter().zip(accuracies(&clean, metric)).map(|(noisy, clean)| noisy / clean);
+            Spread::of_retention(&all, &scores(&answers(&clean, metric)), shares.collect())
+        });
+        let theirs = baseline.filter(|(_, runs)| has(runs, level));
+        let theirs = theirs.map(|(name, runs)| sides(name, runs, level)).transpose()?;
+        let against_baseline = theirs.as_ref().map(|theirs| pair(&own, theirs, metric, &[])).transpose()?;
+        let other_plan = theirs.filter(|theirs| theirs[0].level.whole() != level.whole());
         Ok(Self {
             label: level.label.clone(),
             noise: level.noise,
-            retention: if level.noise == Some(0.0) { None } else { retention(runs, &accuracies) },
-            accuracy: Spread::of_accuracies(accuracies, level.problems.len() as u64),
+            accuracy: Spread::of_accuracy(&all, seeds),
+            other_accuracy,
+            cut_off: cut.map(|sum| sum / own.len() as f64),
+            retention,
+            baseline_label: other_plan.map(|theirs| theirs[0].level.label.clone()),
             against_baseline,
         })
     }
 }
 
-/// The same level of every run's last evaluation.
-pub(super) fn at_level<'a>(
-    name: &str,
-    runs: &'a [RunRecords],
-    wanted: &LevelRecord,
-) -> Result<Vec<&'a LevelRecord>, LabError> {
+/// Whether the last evaluation adds what `wanted` adds.
+fn has(runs: &[RunRecords], wanted: &LevelRecord) -> bool {
+    runs.iter().all(|run| run.last().1.levels.iter().any(|level| same_level(level, wanted)))
+}
+
+/// The level of every run's last evaluation that adds what `wanted` adds.
+fn sides<'a>(name: &'a str, runs: &'a [RunRecords], wanted: &LevelRecord) -> Result<Vec<Side<'a>>, LabError> {
     let find = |run: &'a RunRecords| {
-        let levels = &run.last().1.levels;
-        let same = |level: &&LevelRecord| match wanted.noise {
-            Some(_) => level.noise == wanted.noise,
-            None => level.noise.is_none() && level.label == wanted.label,
-        };
-        levels.iter().find(same).ok_or_else(|| LabError::NoSuchLevel {
+        let record = run.last().1;
+        let level = record.levels.iter().find(|level| same_level(level, wanted));
+        level.map(|level| Side { name, record, level }).ok_or_else(|| LabError::NoSuchLevel {
             run: name.to_owned(),
             level: wanted.label.clone(),
-            levels: levels.iter().map(|level| level.label.as_str()).collect::<Vec<_>>().join(", "),
+            levels: record.levels.iter().map(|level| level.label.as_str()).collect::<Vec<_>>().join(", "),
         })
     };
     runs.iter().map(find).collect()
 }
 
-/// Noisy over clean accuracy, seed by seed.
-fn retention(runs: &[RunRecords], accuracies: &[f64]) -> Option<Spread> {
-    let share = |(run, noisy): (&RunRecords, &f64)| {
-        let clean = run.last().1.levels.iter().find(|level| level.noise == Some(0.0))?.accuracy;
-        (clean > 0.0).then_some(noisy / clean)
+/// The level without added noise of every run's last evaluation; `None` where one lacks it.
+fn clean_sides<'a>(name: &'a str, runs: &'a [RunRecords]) -> Option<Vec<Side<'a>>> {
+    let clean = |run: &'a RunRecords| {
+        let record = run.last().1;
+        let level = record.levels.iter().find(|level| level.noise == Some(0.0))?;
+        Some(Side { name, record, level })
     };
-    runs.iter().zip(accuracies).map(share).collect::<Option<_>>().map(Spread::of_seeds)
+    runs.iter().map(clean).collect()
 }
 
-impl Against {
-    /// Judges one side against the other, seed by seed on the same problems; the names appear in errors.
-    pub(super) fn new(
-        one: (&str, &[&LevelRecord]),
-        other: (&str, &[&LevelRecord]),
-    ) -> Result<Self, LabError> {
-        let (mut by_seed, mut by_problem) = (Vec::new(), vec![0_i64; one.1[0].problems.len()]);
-        let mut over_problems: Option<Interval> = None;
-        for (a, b) in one.1.iter().zip(other.1) {
-            let test = PairedTest::of(&pair((one.0, a), (other.0, b))?);
-            by_seed.push(test.difference_points);
-            over_problems =
-                Some(over_problems.map_or(test.interval_points, |sum| add(sum, test.interval_points)));
-            if by_problem.len() != a.problems.len() {
-                return Err(different_problems(one.0, one.1[0], a));
-            }
-            for (sum, (a, b)) in by_problem.iter_mut().zip(a.problems.iter().zip(&b.problems)) {
-                *sum += i64::from(a.strict) - i64::from(b.strict);
-            }
-        }
-        // Of several seeds the problems are the same, so their intervals are averaged and not narrowed.
-        let over_problems = over_problems.unwrap_or(Interval { low: -100.0, high: 100.0 });
-        let over_problems = over_problems.scaled(1.0 / by_seed.len().max(1) as f64);
-        let interval_points = union(student(&by_seed, CONFIDENCE).unwrap_or(over_problems), over_problems);
-        let p = sign_flip_exact(&by_problem);
-        Ok(Self { difference_points: mean(&by_seed), interval_points, p, p_holm: p, resolved: false }
-            .decided())
-    }
-
-    fn decided(self) -> Self {
-        let resolved = self.p_holm < ALPHA && !self.interval_points.contains(0.0);
-        Self { resolved, ..self }
-    }
+/// The accuracy of every seed.
+fn accuracies(sides: &[Side<'_>], metric: Metric) -> Vec<f64> {
+    sides.iter().map(|side| scores(&vec![side.level.right(metric)]).mean()).collect()
 }
 
-fn add(a: Interval, b: Interval) -> Interval {
-    Interval { low: a.low + b.low, high: a.high + b.high }
-}
-
-/// Seeds of one preset that were judged by other problems.
-fn different_problems(name: &str, first: &LevelRecord, other: &LevelRecord) -> LabError {
-    LabError::DifferentProblems {
-        first: format!("{name}'s first seed"),
-        second: format!("{name}'s others"),
-        in_first: first.problems.len(),
-        in_second: other.problems.len(),
-        shared: first.problems.len().min(other.problems.len()),
-    }
-}
-
-/// Holm's correction over every test of the table.
-fn correct(presets: &mut [PresetRow]) {
-    let cells = |row: &'_ PresetRow| {
-        row.levels.iter().filter_map(|cell| Some(cell.against_baseline.as_ref()?.p)).collect::<Vec<_>>()
+/// Judges a criterion by the runs of a suite, by itself.
+fn judged(criterion: &Criterion, runs: &[Runs], metric: Metric) -> Result<JudgedCriterion, LabError> {
+    let side = |name: &String| {
+        let (name, runs) = runs.iter().find(|(preset, _)| preset == name).ok_or_else(|| {
+            let known = runs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+            LabError::NoSuchPreset { preset: name.clone(), known }
+        })?;
+        let levels = &runs[0].last().1.levels;
+        let wanted = levels.iter().find(|level| level.noise == Some(criterion.level));
+        let wanted = wanted.ok_or_else(|| LabError::NoSuchLevel {
+            run: name.clone(),
+            level: criterion.level_name(),
+            levels: levels.iter().map(|level| level.label.as_str()).collect::<Vec<_>>().join(", "),
+        })?;
+        sides(name, runs, wanted)
     };
-    let adjusted = holm(&presets.iter().flat_map(cells).collect::<Vec<f64>>());
-    let tests =
-        presets.iter_mut().flat_map(|row| &mut row.levels).filter_map(|cell| cell.against_baseline.as_mut());
-    for (test, p_holm) in tests.zip(adjusted) {
-        *test = Against { p_holm, ..test.clone() }.decided();
+    let (one, other) = (side(&criterion.preset)?, side(&criterion.against)?);
+    let test = pair(&one, &other, metric, &[])?;
+    let columns = test.columns as usize;
+    let [a, b]: [Scores; 2] = [&one, &other].map(|side| scores(&answers(side, metric)).spread_over(columns));
+    Ok(criterion.judged(&place(&one, &other), test, |points| p_against(&a, &b, points / 100.0)))
+}
+
+/// Under what the two sides of a criterion were judged.
+fn place(one: &[Side<'_>], other: &[Side<'_>]) -> String {
+    let [ours, theirs] = [one[0].level, other[0].level];
+    if ours.whole() == theirs.whole() {
+        return if ours.is_clean() { "without noise".to_owned() } else { format!("at {}", ours.label) };
     }
+    format!("({} judged at {}, {} at {})", one[0].name, ours.label, other[0].name, theirs.label)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use hardy_lab::{
-    EvalRecord, RobustnessTable,
+    EvalRecord, RobustnessTable, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
     nll::{NllLevel, nll},
     text_table::{Align, TextTable},
@@ -13,15 +13,15 @@ use hardy_model::files::write_json;
 use hardy_ops::{Phase, Plan};
 use hardy_train::{
     admission::Asking,
-    config::Overlong,
-    data::{self, Problem, Split, check_truths},
+    config::{Overlong, RunConfig},
+    data::{self, Split, check_truths},
     error::Error,
     plan_file::{PlanFile, VARIABLE, read_plan},
-    policy::Policy,
 };
 use serde::Serialize;
 
 use crate::{
+    checkpoint_run::CheckpointRun,
     device::Backend,
     failure::Failure,
     model_source::ModelArgs,
@@ -33,17 +33,24 @@ use crate::{
 
 const EXAMPLE: &str = "\
 Level 0 is the clean model; every other level is held against it on the same problems. With --plan alone the levels \
-are the clean model and the plan. HARDY_NOISE adds rules to every level.
+are the clean model and the plan. HARDY_NOISE adds rules to every level. Of a run's checkpoint, wording, token limit, \
+metric, data and number of problems are those of the run where they are not given. With --draws the error of every level is \
+drawn anew so many times, and intervals doubt the draws as they doubt the problems.
 
 Examples:
   hardy eval --model builtin:tiny --data builtin:arith --n 200
+  hardy eval --model runs/e5b/checkpoints/step-000080 --draws 5
   hardy eval --model DIR --data test.jsonl --noise 0,0.02,0.05,0.1 --metric nll --json";
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Metric {
-    /// Right answers
+    /// Right answers, as the run of the checkpoint rewarded them; else strict
     Accuracy,
+    /// Answers that are right after `####`
+    Strict,
+    /// Answers that are right in any form
+    Flexible,
     /// The mean negative log-likelihood of the worked answers
     Nll,
 }
@@ -63,9 +70,9 @@ enum Which {
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
-    /// The problems: `builtin:arith`, or a GSM8K-style .jsonl file
+    /// The problems: `builtin:arith`, or a GSM8K-style .jsonl file [default: those of the checkpoint's run]
     #[arg(long, value_name = "FILE")]
-    data: String,
+    data: Option<String>,
     /// Scales of relative Gaussian error on linear layers and matmuls, one level each [default: 0,0.05,0.1]
     #[arg(
         long,
@@ -80,12 +87,21 @@ pub struct Arguments {
     plan: Option<PathBuf>,
     #[arg(
         long,
-        help = explained("Problems: the first N", "eval.n"),
+        help = explained("Problems: the first N [default: as many as the checkpoint's run, else 200]", "eval.n"),
         value_name = "N",
-        default_value_t = 200,
         value_parser = whole::<usize>("eval.n")
     )]
-    n: usize,
+    n: Option<usize>,
+    #[arg(
+        long,
+        help = explained(
+            "Independent draws of the error at every level that has one [default: as the checkpoint's run, else 1]",
+            "eval.draws"
+        ),
+        value_name = "K",
+        value_parser = whole::<usize>("eval.draws")
+    )]
+    draws: Option<usize>,
     /// What is measured
     #[arg(long, value_enum, default_value = "accuracy")]
     metric: Metric,
@@ -94,12 +110,11 @@ pub struct Arguments {
     seed: Option<u64>,
     #[arg(
         long,
-        help = explained("Tokens after which an answer is cut off", "eval.max_new_tokens"),
+        help = explained("Tokens after which an answer is cut off [default: as the checkpoint's run, else 256]", "eval.max_new_tokens"),
         value_name = "N",
-        default_value_t = 256,
         value_parser = whole::<usize>("eval.max_new_tokens")
     )]
-    max_new_tokens: usize,
+    max_new_tokens: Option<usize>,
     #[arg(
         long,
         help = explained("Sequences that are computed at once", "eval.batch"),
@@ -111,12 +126,23 @@ pub struct Arguments {
     /// Which problems of a generated source
     #[arg(long, value_enum, default_value = "eval")]
     split: Which,
-    /// How a problem is asked, with `{question}` in it
-    #[arg(long, value_name = "TEXT", default_value = "{question}")]
-    prompt: String,
+    /// How a problem is asked, with `{question}` in it [default: as the checkpoint's run, else the question]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
     /// Keep the record, with every answer, in a file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
+}
+
+/// How the model is asked: what was given, then what its run says, then the usual.
+#[derive(Debug)]
+struct Asked {
+    data: String,
+    n: usize,
+    wording: String,
+    max_new_tokens: usize,
+    draws: usize,
+    metric: hardy_lab::Metric,
 }
 
 /// A record and what follows from it.
@@ -152,28 +178,80 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         Which::Eval => Split::Eval,
         Which::Train => Split::Train,
     };
-    let problems = data::load(&args.data, split, EVAL_DATA_SEED, Some(args.n)).map_err(Error::from)?;
-    if let Metric::Accuracy = args.metric {
-        args.refuse_unanswerable(&policy, &problems)?;
+    let asked = args.asked()?;
+    let problems = data::load(&asked.data, split, EVAL_DATA_SEED, Some(asked.n)).map_err(Error::from)?;
+    let setting = Setting { policy: &policy, problems: &problems, wording: &asked.wording };
+    if matches!(args.metric, Metric::Nll) {
+        return args.likelihood(&setting, &asked, seed, &levels, output);
     }
+    args.refuse_unanswerable(&setting, &asked)?;
     let evaluation = Evaluation {
-        policy: &policy,
-        problems: &problems,
-        wording: &args.prompt,
+        setting,
         model: &args.model.spec,
-        data: &args.data,
+        data: &asked.data,
         step: None,
         seed,
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: asked.max_new_tokens,
         batch: args.batch,
+        draws: asked.draws,
+        metric: asked.metric,
     };
-    match args.metric {
-        Metric::Accuracy => args.accuracy(&evaluation, &levels, output),
-        Metric::Nll => args.likelihood(&evaluation, &levels, output),
-    }
+    args.accuracy(&evaluation, &levels, output)
 }
 
 impl Arguments {
+    /// What is asked; what comes from the run of a checkpoint is said on standard error.
+    fn asked(&self) -> Result<Asked, Failure> {
+        let run = CheckpointRun::of(&self.model.directory()?)?;
+        let config = run.as_ref().map(|run| &run.config);
+        let no_data =
+            || Failure::input("--data is missing: give `builtin:arith`, or a GSM8K-style .jsonl file");
+        let asked = Asked {
+            data: self.data.clone().or_else(|| config.map(|c| c.data.eval.clone())).ok_or_else(no_data)?,
+            n: self.n.or_else(|| config.map(|c| c.eval.n)).unwrap_or(200),
+            wording: self
+                .prompt
+                .clone()
+                .or_else(|| config.map(|c| c.data.prompt.clone()))
+                .unwrap_or_else(question),
+            max_new_tokens: self
+                .max_new_tokens
+                .or_else(|| config.map(RunConfig::eval_max_new_tokens))
+                .unwrap_or(256),
+            draws: self
+                .draws
+                .map(|draws| draws as usize)
+                .or_else(|| config.map(|c| c.eval.draws))
+                .unwrap_or(1),
+            metric: match self.metric {
+                Metric::Flexible => hardy_lab::Metric::Flexible,
+                Metric::Strict | Metric::Nll => hardy_lab::Metric::Strict,
+                Metric::Accuracy => config.map(|c| c.metric().into()).unwrap_or_default(),
+            },
+        };
+        if let Some(run) = run {
+            self.tell(&run, &asked);
+        }
+        Ok(asked)
+    }
+
+    /// Says what was taken from the run.
+    fn tell(&self, run: &CheckpointRun, asked: &Asked) {
+        let taken = [
+            (self.data.is_none(), format!("data {}", asked.data)),
+            (self.n.is_none(), format!("{} problems", asked.n)),
+            (self.prompt.is_none(), format!("wording {:?}", asked.wording)),
+            (self.max_new_tokens.is_none(), format!("at most {} tokens", asked.max_new_tokens)),
+            (self.draws.is_none(), format!("draws {}", asked.draws)),
+            (matches!(self.metric, Metric::Accuracy), format!("{} accuracy", asked.metric.name())),
+        ];
+        let taken: Vec<String> =
+            taken.into_iter().filter(|(from_run, _)| *from_run).map(|(_, what)| what).collect();
+        if !taken.is_empty() {
+            note(&format!("as the run {}: {}", run.directory.display(), taken.join(", ")));
+        }
+    }
+
     /// The seed and the levels, with the rules of `HARDY_NOISE` in each.
     fn levels(&self) -> Result<(u64, Vec<Level>), Failure> {
         let plan = self.plan.as_deref().map(|path| Ok::<_, Failure>((path, read_plan(path)?))).transpose()?;
@@ -189,24 +267,25 @@ impl Arguments {
         let mut levels: Vec<Level> = scales.iter().map(|&scale| Level::noise(scale, seed)).collect();
         levels.extend(plan.map(|(path, file)| plan_level(path, file, seed)));
         if let Some(environment) = environment {
-            levels.iter_mut().for_each(|level| add_environment(level, &environment));
+            levels = levels.into_iter().map(|level| on_environment(level, &environment)).collect();
         }
         Ok((seed, levels))
     }
 
     /// Refuses problems that the policy can not be given or that no answer can match, and warns where some can not.
-    fn refuse_unanswerable(&self, policy: &Policy<Backend>, problems: &[Problem]) -> Result<(), Failure> {
-        let warning = check_truths(&self.data, problems).map_err(Error::from)?;
+    fn refuse_unanswerable(&self, setting: &Setting<'_, Backend>, asked: &Asked) -> Result<(), Failure> {
+        let Setting { policy, problems, wording } = setting;
+        let warning = check_truths(&asked.data, problems).map_err(Error::from)?;
         let asking = Asking {
-            source: &self.data,
-            wording: &self.prompt,
+            source: &asked.data,
+            wording,
             max_prompt_tokens: None,
             overlong: Overlong::Refuse,
-            new_tokens: self.max_new_tokens,
+            new_tokens: asked.max_new_tokens,
         };
         let longest = policy.admit(problems.to_vec(), &asking)?.longest;
         let answers = self.batch.min(problems.len());
-        policy.refuse_large_cache(answers, longest, (answers, self.max_new_tokens))?;
+        policy.refuse_large_cache(answers, longest, (answers, asked.max_new_tokens))?;
         warning.iter().for_each(|warning| note(&format!("warning: {warning}")));
         Ok(())
     }
@@ -220,7 +299,7 @@ impl Arguments {
         let mut progress: Option<Progress> = None;
         let record = evaluation.run(levels, |level, done| {
             let begun = progress.take().filter(|progress| progress.label() == level.label);
-            let current = begun.unwrap_or_else(|| Progress::new(&level.label, evaluation.problems.len()));
+            let current = begun.unwrap_or_else(|| Progress::new(&level.label, evaluation.answers(level)));
             progress.insert(current).at(done);
         })?;
         drop(progress);
@@ -233,14 +312,16 @@ impl Arguments {
 
     fn likelihood(
         &self,
-        evaluation: &Evaluation<'_, Backend>,
+        setting: &Setting<'_, Backend>,
+        asked: &Asked,
+        seed: u64,
         levels: &[Level],
         output: Output,
     ) -> Result<(), Failure> {
-        let levels = nll(evaluation, levels)?;
-        let (n, seed) = (evaluation.problems.len(), evaluation.seed);
+        let levels = nll(setting, levels, asked.draws)?;
+        let n = setting.problems.len();
         let result =
-            Likelihoods { metric: "nll", model: &self.model.spec, data: &self.data, n, seed, levels };
+            Likelihoods { metric: "nll", model: &self.model.spec, data: &asked.data, n, seed, levels };
         if let Some(path) = &self.out {
             let value = serde_json::to_value(&result).map_err(|error| Failure::run(error.to_string()))?;
             write_json(path, &value)?;
@@ -251,17 +332,16 @@ impl Arguments {
 
 fn plan_level(path: &Path, file: PlanFile, seed: u64) -> Level {
     let label = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let plan = Plan { rules: file.noise, seed, streams: file.streams.unwrap_or_default() };
-    Level { label, noise: None, plan }
+    Level::plan(label, Plan { rules: file.noise, seed, streams: file.streams.unwrap_or_default() })
 }
 
-fn add_environment(level: &mut Level, environment: &PlanFile) {
-    if environment.noise.is_empty() {
-        return;
-    }
-    level.label = format!("{} + {VARIABLE}", level.label);
-    level.noise = None;
-    level.plan.rules.extend_from_slice(&environment.noise);
+/// The rules of the environment stand under every level.
+fn on_environment(level: Level, environment: &PlanFile) -> Level {
+    level.on(&environment.noise, VARIABLE)
+}
+
+fn question() -> String {
+    "{question}".to_owned()
 }
 
 fn likelihood_text(result: &Likelihoods<'_>) -> String {

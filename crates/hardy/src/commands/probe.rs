@@ -4,7 +4,8 @@ mod heat;
 
 use clap::Args;
 use hardy_lab::{
-    evaluate::{EVAL_DATA_SEED, Evaluation},
+    Setting,
+    evaluate::EVAL_DATA_SEED,
     format::significant,
     probe::{Magnitude, magnitudes},
     sensitivity::sensitivities,
@@ -78,24 +79,14 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let policy = args.model.policy()?;
     let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
-    let evaluation = Evaluation {
-        policy: &policy,
-        problems: &problems,
-        wording: &args.prompt,
-        model: &args.model.spec,
-        data: &args.data,
-        step: None,
-        seed: plan.seed,
-        max_new_tokens: 1,
-        batch: 1,
-    };
+    let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
     if args.magnitudes {
-        let found = magnitudes(&evaluation, &plan)?;
+        let found = magnitudes(&setting, &plan)?;
         return output.show(&found, |_| text(&found));
     }
     let mut bar: Option<Progress> = None;
     let mut progress = |done, of| bar.get_or_insert_with(|| Progress::new("probe", of)).at(done);
-    let found = sensitivities(&evaluation, &plan.rules[0], &mut progress)?;
+    let found = sensitivities(&setting, &plan.rules[0], plan.seed, &mut progress)?;
     drop(bar);
     output.show(&found, |_| heat::table(&found))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hardy_lab::{Comparison, EvalRecord, LabError, RobustnessTable, run as lab};
+use hardy_lab::{Comparison, EvalRecord, LabError, RobustnessTable, page::decide_together, run as lab};
 use hardy_ops::Rule;
 use hardy_train::{
     config::{RunConfig, refuse_existing},
@@ -152,9 +152,10 @@ impl Outcome {
             let table = RobustnessTable::from_record(record)?;
             Ok(Arm { name: name.clone(), directory: directory.clone(), table })
         };
-        let arms = finished.iter().map(arm).collect::<Result<_, LabError>>()?;
+        let mut arms = finished.iter().map(arm).collect::<Result<Vec<_>, LabError>>()?;
         let named: Vec<_> = finished.iter().map(|(name, _, record)| (name.as_str(), record)).collect();
-        let comparison = if named.len() > 1 { Some(Comparison::new(&named)?) } else { None };
+        let mut comparison = if named.len() > 1 { Some(Comparison::new(&named, &[])?) } else { None };
+        decide_together(arms.iter_mut().map(|arm| &mut arm.table), comparison.as_mut());
         Ok(Self { report: directory.join("report.html"), directory, arms, comparison })
     }
 

@@ -7,7 +7,8 @@ use std::{
 
 use clap::Args;
 use hardy_lab::{
-    evaluate::{EVAL_DATA_SEED, Evaluation},
+    Setting,
+    evaluate::EVAL_DATA_SEED,
     format::percent,
     scan::{CALIBRATION, format_named, scan},
     text_table::{Align, TextTable},
@@ -108,18 +109,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let policy = args.model.policy()?;
     let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
-    let evaluation = Evaluation {
-        policy: &policy,
-        problems: &problems,
-        wording: &args.prompt,
-        model: &args.model.spec,
-        data: &args.data,
-        step: None,
-        seed: 0,
-        max_new_tokens: 1,
-        batch: 1,
-    };
-    let found = scan(&evaluation, format, args.thresholds())?;
+    let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
+    let found = scan(&setting, &args.model.spec, format, args.thresholds())?;
     if let Some(path) = &args.out {
         let json = serde_json::to_value(&found).map_err(|error| Failure::run(error.to_string()))?;
         write_json(path, &json)?;

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use hardy_lab::{
-    EvalRecord,
+    EvalRecord, Metric, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
     format,
 };
@@ -166,15 +166,15 @@ fn evaluate(
     let (data, problems) = (&config.data, &judged.problems);
     let room = trainer.policy.max_positions - judged.longest;
     let evaluation = Evaluation {
-        policy: &trainer.policy,
-        problems,
-        wording: &data.prompt,
+        setting: Setting { policy: &trainer.policy, problems, wording: &data.prompt },
         model: &config.name,
         data: &data.eval,
         step: Some(trainer.steps),
         seed: config.seed,
         max_new_tokens: MAX_NEW_TOKENS.min(room),
         batch: AT_ONCE,
+        draws: 1,
+        metric: Metric::Strict,
     };
     let mut progress = Progress::new("evaluation", problems.len());
     Ok(evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| progress.at(done))?)

@@ -132,3 +132,31 @@ fn evaluations_hold_their_plans_and_receipts() {
     let text = hardy(&[&common[..], &["--metric", "nll"]].concat());
     succeeded(&text);
 }
+
+#[test]
+fn draws_of_the_error_are_kept_apart_with_a_receipt_each() {
+    let common =
+        ["eval", "--model", "builtin:tiny", "--data", "builtin:arith", "--n", "4", "--max-new-tokens", "4"];
+    let eval = |extra: &[&str]| json(&[&common[..], extra].concat());
+    let said = eval(&["--noise", "0,0.5", "--draws", "3"]);
+    let (clean, noisy) = (&said["levels"][0], &said["levels"][1]);
+    assert!(clean.get("draws").is_none(), "nothing to draw again without errors");
+    let draws = noisy["draws"].as_array().unwrap();
+    assert_eq!(draws.iter().map(|draw| draw["draw"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    for draw in draws {
+        assert_eq!(draw["problems"].as_array().unwrap().len(), 4);
+        assert!(!draw["receipts"].as_array().unwrap().is_empty());
+        assert_ne!(draw["problems"], noisy["problems"]);
+    }
+    assert_ne!(draws[0]["seed"], draws[1]["seed"]);
+    // The first draw is the evaluation without further ones.
+    let one = eval(&["--noise", "0,0.5"]);
+    assert_eq!(one["levels"][1]["problems"], noisy["problems"]);
+    assert_eq!(said["table"]["levels"][1]["draws"].as_array().unwrap().len(), 3);
+    assert_eq!(said["table"]["levels"][1]["loss"]["columns"], 3);
+    // Four tokens are too few: what is lost by that is said.
+    assert_eq!(said["table"]["levels"][0]["cut_off"], 1.0);
+    assert_eq!(said["conditions"]["max_new_tokens"], 4);
+    let likelihood = eval(&["--noise", "0,0.5", "--draws", "2", "--metric", "nll"]);
+    assert_eq!(likelihood["levels"][1]["receipts"].as_array().unwrap().len(), 2);
+}

@@ -66,6 +66,25 @@ fn a_run_is_the_same_with_any_number_of_threads_and_can_be_compared_reported_and
     assert_eq!(compared["runs"][0]["levels"].as_array().unwrap().len(), 2);
     succeeded(&hardy(&["compare", arg(&clean), arg(&noise), "--step", "0"]));
     refuses(&["compare", arg(&clean), arg(&noise), "--step", "1"], &["no evaluation at step 1", "0, 2"]);
+    let checkpoint = noise.join("checkpoints/step-000002");
+    let output = hardy(&["eval", "--model", arg(&checkpoint), "--noise", "0,0.05", "--json"]);
+    succeeded(&output);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(text(&output.stderr).contains("4 problems, wording"), "{}", text(&output.stderr));
+    let kept: serde_json::Value =
+        serde_json::from_slice(&fs::read(noise.join("eval/step-000002.json")).unwrap()).unwrap();
+    assert_eq!(said["conditions"], kept["conditions"]);
+    assert_eq!(said["levels"][0]["problems"], kept["levels"][0]["problems"]);
+    let other = json(&["eval", "--model", arg(&checkpoint), "--prompt", "Q: {question}"]);
+    assert_eq!(other["conditions"]["wording"], "Q: {question}");
+    fs::create_dir_all(path("asked/eval")).unwrap();
+    fs::copy(noise.join("config.toml"), path("asked/config.toml")).unwrap();
+    let mut record = kept;
+    record["conditions"]["wording"] = "Q: {question}".into();
+    fs::write(path("asked/eval/step-000002.json"), record.to_string()).unwrap();
+    let asked = path("asked");
+    refuses(&["compare", arg(&clean), arg(&asked)], &["wording is", "--allow wording"]);
+    succeeded(&hardy(&["compare", arg(&clean), arg(&asked), "--allow", "wording"]));
     let page = path("page.html");
     succeeded(&hardy(&["report", arg(&clean), arg(&noise), "--out", arg(&page)]));
     assert!(fs::read_to_string(page).unwrap().contains("</html>"));

@@ -87,6 +87,15 @@ fn a_suite_that_can_not_be_run_writes_nothing() {
     refuses_suite(&SUITE.replace("seeds", "seedz"), &["small.toml:3: unknown key `seedz`"]);
     refuses_suite(&format!("set = [\"name=same\"]\n{SUITE}"), &["both called `same`"]);
     refuses_suite(&format!("set = [\"train.stepz=1\"]\n{SUITE}"), &["stepz"]);
+    refuses_suite(
+        &SUITE.replace("at_most", "apart_by"),
+        &["`apart_by` was met by a difference of either sign"],
+    );
+    refuses_suite(&SUITE.replace("against = \"clean\"", "against = \"e5\""), &["a hypothesis speaks of e5"]);
+    refuses_suite(
+        &SUITE.replace("level = 0.05", "level = 0.5"),
+        &["noise is not evaluated at 0.5, only at 0, 0.05"],
+    );
     refuses(&["suite", "no-such-suite"], &["no-such-suite", "hw-noise", "forward-backward"]);
     refuses(&["suite", arg(&suite(dir.path(), SUITE)), "--jobs", "0"], &["--jobs"]);
 }

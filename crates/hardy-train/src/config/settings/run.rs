@@ -77,5 +77,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     number("eval.noise_levels", 0.0, 1000.0, "Relative Gaussian error on the outputs of linear layers and matmuls, one evaluation each"),
     whole("eval.max_new_tokens", 1, RESPONSE, "Tokens after which an answer is cut off; train.max_new_tokens where left out"),
     whole("eval.batch", 1, BATCH, "Sequences at once"),
+    whole("eval.draws", 1, 1000, "Independent draws of the error at every level that has one"),
+    words("eval.metric", &["strict", "flexible"], "Which answers count as right; train.reward where left out"),
     text("arm", "tables with a name and keys as above", "Runs that share everything above but what they say themselves"),
 ];

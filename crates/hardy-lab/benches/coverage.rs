@@ -1,0 +1,30 @@
+//! The table of coverage in the documentation of `hardy_lab::statistics`: `cargo bench -p hardy-lab --bench coverage`.
+
+#[path = "../tests/made_up/mod.rs"]
+mod made_up;
+
+use made_up::{ANY, Draws, EDGES, KINDS, Tally, World};
+
+/// Suites of every row.
+const SUITES: usize = 10_000;
+
+fn main() {
+    println!("| columns | scatter | accuracies | {} | false pages |", KINDS.join(" | "));
+    println!("|---|---|---|{}---|", "---|".repeat(KINDS.len()));
+    for (columns, scatter) in worlds() {
+        for (name, accuracy_of) in [("2 to 98 %", ANY), ("edges", EDGES)] {
+            let (mut tally, mut draws) = (Tally::default(), Draws::new(columns as u64));
+            (0..SUITES).for_each(|_| World { columns, scatter }.suite(accuracy_of, &mut draws, &mut tally));
+            let kinds: String =
+                (0..KINDS.len()).map(|kind| format!("{:.1} | ", 100.0 * tally.coverage(kind))).collect();
+            println!("| {columns} | {scatter} | {name} | {kinds}{:.1} |", 100.0 * tally.false_claims());
+        }
+    }
+}
+
+/// One column has no scatter to doubt; several from none to one that is more than half of an answer's own.
+fn worlds() -> Vec<(usize, f64)> {
+    let several =
+        [2, 3, 5].into_iter().flat_map(|columns| [0.0, 0.1, 0.3, 0.6].map(|scatter| (columns, scatter)));
+    std::iter::once((1, 0.0)).chain(several).collect()
+}

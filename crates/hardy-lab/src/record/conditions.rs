@@ -1,0 +1,93 @@
+//! The conditions of an evaluation: everything beside the model and the errors that decides what is answered. Two
+//! evaluations are only held against each other under the same ones.
+
+use hardy_train::{data::Problem, splitmix};
+use serde::{Deserialize, Serialize};
+
+/// What decides an answer beside the model and its errors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// How a question is asked, with `{question}` in it.
+    pub wording: String,
+    /// The chat template's hash; `None` where the question is the whole prompt.
+    pub chat_template: Option<String>,
+    /// Tokens after which an answer is cut off.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: String,
+    /// The arithmetic of the forward pass.
+    pub precision: String,
+    /// The hash of the problems and their worked answers.
+    pub data_fingerprint: String,
+}
+
+/// The names of all conditions, as `--allow` takes them.
+pub const CONDITIONS: [&str; 6] =
+    ["wording", "chat-template", "max-new-tokens", "sampling", "precision", "data"];
+
+impl Conditions {
+    /// The first condition that differs from `other` and is not among `allowed`: its name and both values.
+    #[must_use]
+    pub fn first_difference(&self, other: &Self, allowed: &[String]) -> Option<[String; 3]> {
+        let mine = self.values();
+        let pairs = CONDITIONS.iter().zip(mine).zip(other.values());
+        let differs = pairs.filter(|((name, _), _)| !allowed.iter().any(|allowed| allowed == *name));
+        differs.map(|((name, a), b)| [(*name).to_owned(), a, b]).find(|[_, a, b]| a != b)
+    }
+
+    fn values(&self) -> [String; CONDITIONS.len()] {
+        [
+            format!("{:?}", self.wording),
+            self.chat_template.clone().unwrap_or_else(|| "none".to_owned()),
+            self.max_new_tokens.to_string(),
+            self.sampling.clone(),
+            self.precision.clone(),
+            self.data_fingerprint.clone(),
+        ]
+    }
+}
+
+/// A hash of texts, order counting, in 16 hexadecimal digits.
+#[must_use]
+pub fn text_hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let words = texts.into_iter().flat_map(|text| {
+        let bytes = text.as_bytes().chunks(8);
+        let word = |chunk: &[u8]| chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        std::iter::once(text.len() as u64).chain(bytes.map(word))
+    });
+    format!("{:016x}", splitmix::hash(&words.collect::<Vec<u64>>()))
+}
+
+/// The hash of problems and their worked answers.
+#[must_use]
+pub fn data_fingerprint(problems: &[Problem]) -> String {
+    text_hash(problems.iter().flat_map(|problem| [problem.question.as_str(), &problem.answer]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_condition_that_differs_is_named_unless_it_is_allowed() {
+        let one = Conditions {
+            wording: "{question}".into(),
+            chat_template: None,
+            max_new_tokens: 64,
+            sampling: "greedy".into(),
+            precision: "f32".into(),
+            data_fingerprint: text_hash(["a", "b"]),
+        };
+        let other = Conditions { max_new_tokens: 256, ..one.clone() };
+        assert_eq!(one.first_difference(&one, &[]), None);
+        let found = one.first_difference(&other, &[]).unwrap();
+        assert_eq!(found, ["max-new-tokens", "64", "256"]);
+        assert_eq!(one.first_difference(&other, &["max-new-tokens".into()]), None);
+    }
+
+    #[test]
+    fn texts_are_told_apart_by_where_they_end() {
+        assert_ne!(text_hash(["ab", "c"]), text_hash(["a", "bc"]));
+        assert_eq!(text_hash(["ab"]), text_hash(["ab"]));
+    }
+}
