@@ -287,7 +287,7 @@ mod tests {
         // 7 points seen, and an interval from about 2 to 12: at least 5 is open.
         let least = Criterion { at_least: Some(5.0), ..criterion() };
         let (first, second): (Answers, Answers) = (
-            vec![vec![(0..200).map(|i| i < 114 || i > 190).collect()]],
+            vec![vec![(0..200).map(|i| !(114..=190).contains(&i)).collect()]],
             vec![vec![(0..200).map(|i| i < 109).collect()]],
         );
         let test = PairedTest::of(&first, &second);
