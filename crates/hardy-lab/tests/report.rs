@@ -26,7 +26,12 @@ fn level(label: &str, noise: Option<f64>, right: impl Fn(u64) -> bool) -> LevelR
         "measured": 0.0501,
     });
     let receipts = vec![serde_json::from_value(receipt).unwrap()];
-    let plan = if label == "clean" { String::new() } else { format!("# {label}") };
+    let rule = |error: &str| format!("[[noise]]\nerror = {{ {error} }}\n");
+    let plan = match noise {
+        Some(0.0) => String::new(),
+        Some(scale) => rule(&format!("kind = \"relative_gaussian\", scale = {scale}")),
+        None => rule("kind = \"mxfp4\""),
+    };
     LevelRecord::new(label.into(), noise, plan, (0..60).map(problem).collect(), receipts)
 }
 
@@ -72,7 +77,7 @@ fn a_page_says_what_the_tables_say() {
     let parent = tempfile::tempdir().unwrap();
     let page = report::html(&[run(parent.path(), "e5", 8), run(parent.path(), "e5b", 2)]).unwrap();
     for expected in [
-        "e5b is 10.0 points above e5 at 5% (p = 0.031, with Holm 0.12, n = 60): not resolved",
+        "e5b is 10.0 points above e5 at 5% (p = 0.031, with Holm 0.13, n = 60): not resolved",
         "e5b and e5 are equal without noise",
         "<b class=\"big\">70.0 %</b> <span>[57.5, 80.1]</span>",
         "0 throughout, and not drawn: KL to the reference",

@@ -88,7 +88,7 @@ mod tests {
         let names = |rules: &[Rule]| [0.0, 0.07].map(|scale| Level::noise(scale, 0).under(rules).label);
         assert_eq!(names(&[]), ["clean", "7 %"]);
         assert_eq!(names(&[training]), ["clean", "7 %"]);
-        assert_eq!(names(&[rule.clone()]), ["relative_gaussian", "relative_gaussian + 7 %"]);
+        assert_eq!(names(std::slice::from_ref(&rule)), ["relative_gaussian", "relative_gaussian + 7 %"]);
         let level = Level::noise(0.07, 0).under(&[rule]);
         assert_eq!((level.added.len(), level.plan.rules.len()), (1, 2));
     }

@@ -218,11 +218,7 @@ impl Arguments {
                 .max_new_tokens
                 .or_else(|| config.map(RunConfig::eval_max_new_tokens))
                 .unwrap_or(256),
-            draws: self
-                .draws
-                .map(|draws| draws as usize)
-                .or_else(|| config.map(|c| c.eval.draws))
-                .unwrap_or(1),
+            draws: self.draws.or_else(|| config.map(|c| c.eval.draws)).unwrap_or(1),
             metric: match self.metric {
                 Metric::Flexible => hardy_lab::Metric::Flexible,
                 Metric::Strict | Metric::Nll => hardy_lab::Metric::Strict,
