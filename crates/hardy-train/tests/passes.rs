@@ -1,44 +1,18 @@
 //! How a batch is cut and packed changes nothing: responses that share their prompt's rows, and gradients summed over
 //! micro-batches, give the update of the plain pass over everything at once.
 
+mod common;
+
 use burn_flex::Flex;
-use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
+use hardy_model::Decoder;
 use hardy_ops::{BoundPlan, Noise, NoisyBackend, Ops, Pass, Phase, Plan, Point, Rule};
 use hardy_train::{
     gradients::Gradients,
     recording::Recording,
     sequence::{Packed, Sequence, parts},
-    sft::initial_weights,
 };
 
-fn decoder() -> Decoder<Flex> {
-    let config = ModelConfig::qwen2(&Qwen2Sizes {
-        vocab_size: 40,
-        hidden_size: 32,
-        intermediate_size: 48,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        max_positions: 128,
-        rope_theta: 10_000.0,
-        tied_embeddings: true,
-        initializer_range: 0.2,
-    });
-    let blueprint = Blueprint::new(&config.unwrap());
-    let weights = initial_weights(&blueprint, 3);
-    Decoder::from_host(blueprint, weights, &Default::default())
-}
-
-/// Three groups of four responses.
-fn sequences() -> Vec<Sequence> {
-    let sequence = |i: usize| {
-        let (group, prompt_length, response) = (i / 4, 9 + i / 4, 1 + i * 5 % 13);
-        let ids = (0..prompt_length).map(|t| ((group * 31 + t * 7) % 40) as u32);
-        let ids = ids.chain((0..response).map(|t| ((i * 17 + t * 11) % 40) as u32)).collect();
-        Sequence { ids, prompt_length, prompt: group as u64, sample: 100 + i as u64 }
-    };
-    (0..12).map(sequence).collect()
-}
+use common::{decoder, sequences};
 
 /// How a batch is worked through.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +61,7 @@ fn relative_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
 
 #[test]
 fn a_shared_prompt_gives_the_log_probabilities_to_the_bit_and_the_gradient_of_the_plain_pass() {
-    let (decoder, sequences) = (decoder(), sequences());
+    let (decoder, sequences) = (decoder(), sequences(3, 4));
     let tokens = |share| Packed::new(&sequences, share).batch.ids.len();
     assert!(tokens(true) < tokens(false));
     let ((log_probs, gradients), (plain_log_probs, plain_gradients)) =
@@ -99,7 +73,7 @@ fn a_shared_prompt_gives_the_log_probabilities_to_the_bit_and_the_gradient_of_th
 
 #[test]
 fn gradients_summed_over_micro_batches_are_those_of_one_batch() {
-    let (decoder, sequences) = (decoder(), sequences());
+    let (decoder, sequences) = (decoder(), sequences(3, 4));
     let (log_probs, whole) = go(&decoder, &sequences, WHOLE);
     for limit in [1, 30, 60] {
         let (cut_log_probs, cut) = go(&decoder, &sequences, Way { limit, ..WHOLE });
@@ -111,7 +85,7 @@ fn gradients_summed_over_micro_batches_are_those_of_one_batch() {
 
 #[test]
 fn without_sharing_gradients_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
-    let (decoder, sequences) = (decoder(), sequences());
+    let (decoder, sequences) = (decoder(), sequences(3, 4));
     let way = Way { share: false, ..WHOLE };
     let whole = go(&decoder, &sequences, way);
     for limit in [1, 30, 60] {
@@ -133,7 +107,7 @@ fn everywhere(decoder: &Decoder<Flex>) -> BoundPlan {
 
 #[test]
 fn noise_in_both_passes_depends_on_neither_micro_batches_nor_sharing_nor_checkpointing() {
-    let (decoder, sequences) = (decoder(), sequences());
+    let (decoder, sequences) = (decoder(), sequences(3, 4));
     let run = |way| {
         let plan = everywhere(&decoder);
         let (log_probs, gradients) = pass(&decoder, &sequences, &plan.noise(Phase::Train, 1), way);
@@ -156,7 +130,7 @@ fn noise_in_both_passes_depends_on_neither_micro_batches_nor_sharing_nor_checkpo
 
 #[test]
 fn receipts_count_every_address_once() {
-    let (decoder, sequences) = (decoder(), sequences());
+    let (decoder, sequences) = (decoder(), sequences(3, 4));
     for (backward, share) in [(false, true), (false, false), (true, true)] {
         let plan = if backward { everywhere(&decoder) } else { forward_outputs(&decoder) };
         pass(&decoder, &sequences, &plan.noise(Phase::Train, 1), Way { limit: 40, share, ..WHOLE });

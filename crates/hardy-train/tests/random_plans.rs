@@ -1,16 +1,15 @@
 //! Whatever a plan asks for, nothing that is computed or counted depends on how the work is split: fifty random plans,
 //! on a small model, with every kind of error.
 
+mod common;
+
 use burn_flex::Flex;
-use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
+use hardy_model::Decoder;
 use hardy_numerics::{NoiseKey, Row};
 use hardy_ops::{NoisyBackend, Pass, Phase, Plan, Receipt, Rule, Streams};
-use hardy_train::{
-    gradients::Gradients,
-    recording::Recording,
-    sequence::{Sequence, parts},
-    sft::initial_weights,
-};
+use hardy_train::{gradients::Gradients, recording::Recording, sequence::parts};
+
+use common::{decoder, sequences};
 
 const PLANS: u64 = 50;
 
@@ -94,35 +93,6 @@ impl Choices {
     }
 }
 
-fn decoder() -> Decoder<Flex> {
-    let config = ModelConfig::qwen2(&Qwen2Sizes {
-        vocab_size: 40,
-        hidden_size: 32,
-        intermediate_size: 48,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        max_positions: 128,
-        rope_theta: 10_000.0,
-        tied_embeddings: true,
-        initializer_range: 0.2,
-    });
-    let blueprint = Blueprint::new(&config.unwrap());
-    let weights = initial_weights(&blueprint, 3);
-    Decoder::from_host(blueprint, weights, &Default::default())
-}
-
-/// Two groups of three responses.
-fn sequences() -> Vec<Sequence> {
-    let sequence = |i: usize| {
-        let (group, prompt_length, response) = (i / 3, 9 + i / 3, 1 + i * 5 % 13);
-        let ids = (0..prompt_length).map(|t| ((group * 31 + t * 7) % 40) as u32);
-        let ids = ids.chain((0..response).map(|t| ((i * 17 + t * 11) % 40) as u32)).collect();
-        Sequence { ids, prompt_length, prompt: group as u64, sample: 100 + i as u64 }
-    };
-    (0..6).map(sequence).collect()
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Way {
     limit: usize,
@@ -143,7 +113,7 @@ fn run(decoder: &Decoder<Flex>, plan: &Plan, way: Way) -> Outcome {
     let bound = plan.bind(&decoder.blueprint.sites, &[]).unwrap();
     let noise = bound.noise(Phase::Train, 2).gathering(decoder.blueprint.sites.len());
     let (tracked, mut log_probs) = (decoder.tracked(), Vec::new());
-    let sequences = sequences();
+    let sequences = sequences(2, 3);
     for (_, packed) in parts(&sequences, way.limit, way.share && !noise.acts_backward()) {
         let pass = Recording::forward(&tracked, &packed, &noise, 0.9, way.checkpointing);
         let [now, entropy] = pass.scores();
