@@ -2,6 +2,8 @@
 //! on the same sites, with or without a tape, with or without a cache.
 
 mod mixture;
+mod scene;
+mod weights;
 
 use std::{path::Path, sync::Arc};
 
@@ -12,14 +14,10 @@ use burn::{
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
-        attention::{
-            Angles, AttentionAt, KvBuffer, KvLayer, KvSequence, Places, Segments, attention, cached_attention,
-        },
-        embedding::{embedding, frozen_embedding},
+        attention::{AttentionAt, Places, Segments, attention, cached_attention},
         gather::gather_rows,
         gelu::gelu,
         head::head,
-        linear::{frozen_linear, linear},
         rms_norm::rms_norm,
         silu::silu_up,
     },
@@ -29,10 +27,12 @@ use crate::{
     Result,
     config::ModelConfig,
     files::{HostTensor, read_checkpoint},
-    frozen::Frozen,
     lora::Dropout,
     sites::{Blueprint, Gated, Layer, Linear, Mlp, Norm},
 };
+
+pub use scene::Scene;
+pub(crate) use weights::Weights;
 
 /// Tokens of several sequences, packed one after another without padding.
 #[derive(Clone, Debug)]
@@ -77,23 +77,6 @@ impl Batch {
 pub fn sequence_rows(prompt: u64, sample: u64, prompt_length: usize, length: usize) -> Vec<Row> {
     let id = |position: usize| if position < prompt_length { prompt } else { sample };
     (0..length).map(|position| Row { sequence: id(position), position: position as u32 }).collect()
-}
-
-/// What all layers of one pass have in common: its tokens, the angles of their positions, and its errors.
-#[derive(Clone, Debug)]
-pub struct Scene<'a> {
-    batch: &'a Batch,
-    angles: Angles,
-    /// The angles of layers that turn nothing.
-    still: Angles,
-    noise: &'a Noise,
-}
-
-/// What a pass of a generation goes on from: the weights as it sees them, and what is cached of its sequences.
-pub(crate) struct Continuing<'a, B: Backend> {
-    pub frozen: &'a Frozen<'a, B>,
-    pub cache: &'a mut KvBuffer,
-    pub sequences: &'a [KvSequence],
 }
 
 /// A decoder with its parameters, all `[rows, width]`, vectors as `[1, width]`.
@@ -178,12 +161,12 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// The hidden states after the last norm, `[tokens, hidden]`.
     pub fn hidden(&self, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
-        self.run(batch, noise, None)
+        self.run(&self.scene(batch, noise))
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`; the head computes no others.
     pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32], noise: &Noise) -> Tensor<B, 2> {
-        self.head(hidden, batch, rows, noise, None)
+        self.head(hidden, batch, rows, noise, &Weights::stored(self))
     }
 
     /// The log-probability of `targets`, one for each of some rows, and the entropy of the row, `[rows, 2]`; no
@@ -207,50 +190,28 @@ impl<B: NoisyBackend> Decoder<B> {
         batch: &Batch,
         rows: &[u32],
         noise: &Noise,
-        frozen: Option<&Frozen<B>>,
+        weights: &Weights<B>,
     ) -> Tensor<B, 2> {
         let (chosen, addresses) = select(hidden, batch, rows);
-        self.linear(&self.blueprint.head, chosen, &noise.at(self.blueprint.head.site, &addresses), frozen)
+        weights.linear(&self.blueprint.head, chosen, &noise.at(self.blueprint.head.site, &addresses))
     }
 
-    pub(crate) fn run(
-        &self,
-        batch: &Batch,
-        noise: &Noise,
-        mut continuing: Option<Continuing<B>>,
-    ) -> Tensor<B, 2> {
-        let scene = self.scene(batch, noise);
-        let mut x = self.embed_from(batch, noise, continuing.as_ref().map(|all| all.frozen));
-        for index in 0..self.blueprint.layers.len() {
-            let frozen = continuing.as_ref().map(|continuing| continuing.frozen);
-            let cache = continuing.as_mut().map(|all| all.cache.layer(index, all.sequences));
-            x = self.layer_from(index, x, &scene, frozen, cache);
+    /// The hidden states after the last norm.
+    pub(crate) fn run(&self, scene: &Scene<B>) -> Tensor<B, 2> {
+        let mut x = self.embed_by(&scene.weights, scene.batch, scene.noise);
+        for index in 0..self.layers() {
+            x = self.layer(index, x, scene);
         }
-        self.last_norm(x, batch, noise)
-    }
-
-    /// What all layers of one pass have in common.
-    pub fn scene<'a>(&self, batch: &'a Batch, noise: &'a Noise) -> Scene<'a> {
-        let config = &self.blueprint.config;
-        let frequencies = config.inverse_frequencies();
-        let angles = Angles::new(batch.rows.iter().map(|row| row.position), &frequencies);
-        let still = if config.per_layer.iter().all(|layer| layer.rotary) { 0 } else { batch.ids.len() };
-        let still = Angles::still(still, frequencies.len());
-        Scene { batch, angles: angles.scaled(config.rotary_scale()), still, noise }
+        self.last_norm(x, scene.batch, scene.noise)
     }
 
     /// What goes into the first layer, `[tokens, hidden]`.
     pub fn embed(&self, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
-        self.embed_from(batch, noise, None)
+        self.embed_by(&Weights::stored(self), batch, noise)
     }
 
-    fn embed_from(&self, batch: &Batch, noise: &Noise, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
-        let table = &self.blueprint.embedding;
-        let at = noise.at(table.site, &batch.rows);
-        let x = match frozen {
-            Some(frozen) => frozen_embedding(frozen.table.clone(), &batch.ids, &at),
-            None => embedding(self.parameters[table.weight].clone(), &batch.ids, &at),
-        };
+    fn embed_by(&self, weights: &Weights<B>, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
+        let x = weights.embedding(&batch.ids, &noise.at(self.blueprint.embedding.site, &batch.rows));
         match self.blueprint.config.embedding_scale {
             None => x,
             Some(scale) => x * scale,
@@ -258,8 +219,9 @@ impl<B: NoisyBackend> Decoder<B> {
     }
 
     /// Layer `index` on `x` `[tokens, hidden]`.
-    pub fn layer(&self, index: usize, x: Tensor<B, 2>, scene: &Scene) -> Tensor<B, 2> {
-        self.layer_from(index, x, scene, None, None)
+    pub fn layer(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let x = self.attention_half(index, x, scene);
+        self.mlp_half(index, x, scene)
     }
 
     /// The hidden states after the last norm, from the output of the last layer.
@@ -267,36 +229,25 @@ impl<B: NoisyBackend> Decoder<B> {
         self.norm(&self.blueprint.norm, x, &|site| noise.at(site, &batch.rows))
     }
 
-    fn layer_from(
-        &self,
-        index: usize,
-        x: Tensor<B, 2>,
-        scene: &Scene,
-        frozen: Option<&Frozen<B>>,
-        cache: Option<KvLayer>,
-    ) -> Tensor<B, 2> {
-        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
+    fn attention_half(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
         let layer = &self.blueprint.layers[index];
-        let normed = self.norm(&layer.input_norm, x.clone(), &at);
-        let x = x + self.attention(layer, &normed, scene, frozen, cache);
-        let normed = self.norm(&layer.post_norm, x.clone(), &at);
+        let normed = self.norm(&layer.input_norm, x.clone(), &|site| scene.at(site));
+        x + self.attention(index, layer, &normed, scene)
+    }
+
+    fn mlp_half(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let layer = &self.blueprint.layers[index];
+        let normed = self.norm(&layer.post_norm, x.clone(), &|site| scene.at(site));
         x + match &layer.mlp {
-            Mlp::Dense(mlp) => self.gated(mlp, normed, scene, frozen),
-            Mlp::Mixture(mixture) => self.mixture(mixture, &normed, scene, frozen),
+            Mlp::Dense(mlp) => self.gated(mlp, normed, scene),
+            Mlp::Mixture(mixture) => self.mixture(mixture, &normed, scene),
         }
     }
 
-    fn attention(
-        &self,
-        layer: &Layer,
-        x: &Tensor<B, 2>,
-        scene: &Scene,
-        frozen: Option<&Frozen<B>>,
-        cache: Option<KvLayer>,
-    ) -> Tensor<B, 2> {
-        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
-        let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
-        let [mut q, mut k, v] = [&layer.q, &layer.k, &layer.v].map(|part| linear(part, x.clone()));
+    fn attention(&self, index: usize, layer: &Layer, x: &Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let [mut q, mut k, v] =
+            [&layer.q, &layer.k, &layer.v].map(|part| self.adapted(part, x.clone(), scene));
+        let at = |site: SiteId| scene.at(site);
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
             (q, k) = (self.norm(q_norm, q, &at), self.norm(k_norm, k, &at));
         }
@@ -304,26 +255,28 @@ impl<B: NoisyBackend> Decoder<B> {
             AttentionAt { scores: at(layer.scores), softmax: at(layer.softmax), values: at(layer.values) };
         let angles = if layer.kind.rotary { &scene.angles } else { &scene.still };
         let (heads, segments) = (self.blueprint.heads, &scene.batch.segments.within(layer.kind.window));
-        let mixed = match cache {
+        let mixed = match &scene.continuing {
             None => attention([q, k, v], angles, heads, segments, &sites),
-            Some(cache) => cached_attention([q, k, v], cache, angles, heads, segments, &sites),
+            Some(all) => {
+                let mut cache = all.cache.borrow_mut();
+                let cache = cache.layer(index, all.sequences);
+                cached_attention([q, k, v], cache, angles, heads, segments, &sites)
+            }
         };
-        linear(&layer.o, mixed)
+        self.adapted(&layer.o, mixed, scene)
     }
 
-    fn gated(&self, mlp: &Gated, x: Tensor<B, 2>, scene: &Scene, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
-        let at = |site: SiteId| scene.noise.at(site, &scene.batch.rows);
-        let linear = |part: &Linear, x| self.adapted(part, x, scene, frozen);
-        let gate = linear(&mlp.gate, x.clone());
-        let up = linear(&mlp.up, x);
+    fn gated(&self, mlp: &Gated, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let gate = self.adapted(&mlp.gate, x.clone(), scene);
+        let up = self.adapted(&mlp.up, x, scene);
         let gated = match mlp.act.gelu {
-            None => silu_up(gate, up, &at(mlp.act.site)),
-            Some(approximation) => gelu(gate, approximation, &at(mlp.act.site)) * up,
+            None => silu_up(gate, up, &scene.at(mlp.act.site)),
+            Some(approximation) => gelu(gate, approximation, &scene.at(mlp.act.site)) * up,
         };
-        linear(&mlp.down, gated)
+        self.adapted(&mlp.down, gated, scene)
     }
 
-    fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &impl Fn(SiteId) -> At) -> Tensor<B, 2> {
+    fn norm(&self, norm: &Norm, x: Tensor<B, 2>, at: &dyn Fn(SiteId) -> At) -> Tensor<B, 2> {
         rms_norm(
             x,
             self.weight_at(norm.site, norm.weight),
@@ -340,25 +293,10 @@ impl<B: NoisyBackend> Decoder<B> {
     }
 
     /// A linear layer with its adapter.
-    fn adapted(
-        &self,
-        part: &Linear,
-        x: Tensor<B, 2>,
-        scene: &Scene,
-        frozen: Option<&Frozen<B>>,
-    ) -> Tensor<B, 2> {
-        let linear =
-            |part: &Linear, x| self.linear(part, x, &scene.noise.at(part.site, &scene.batch.rows), frozen);
+    fn adapted(&self, part: &Linear, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let linear = |part: &Linear, x| scene.weights.linear(part, x, &scene.at(part.site));
         let y = linear(part, x.clone());
         self.adapt(part, x, y, (&scene.batch.rows, scene.batch.dropout), linear)
-    }
-
-    fn linear(&self, part: &Linear, x: Tensor<B, 2>, at: &At, frozen: Option<&Frozen<B>>) -> Tensor<B, 2> {
-        let bias = part.bias.map(|bias| self.parameters[bias].clone());
-        match frozen.and_then(|frozen| frozen.weight(part)) {
-            Some(weight) => frozen_linear(x, weight, bias, at),
-            None => linear(x, self.parameters[part.weight].clone(), bias, at),
-        }
     }
 }
 

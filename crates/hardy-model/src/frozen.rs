@@ -12,7 +12,7 @@ use hardy_ops::{
 };
 
 use crate::{
-    decoder::{Batch, Continuing, Decoder},
+    decoder::{Batch, Decoder, Weights},
     sites::{Factor, Linear},
 };
 
@@ -49,13 +49,14 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
     ///
     /// # Panics
     /// If `batch` has not as many sequences, or a place in the cache is too small.
-    pub fn hidden(&self, batch: &Batch, cache: &mut KvBuffer, sequences: &[KvSequence]) -> Tensor<B, 2> {
-        self.decoder.run(batch, self.noise, Some(Continuing { frozen: self, cache, sequences }))
+    pub fn hidden(&self, batch: &Batch, cache: &mut KvBuffer<B>, sequences: &[KvSequence]) -> Tensor<B, 2> {
+        self.decoder.run(&self.decoder.scene(batch, self.noise).continuing(self, cache, sequences))
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`.
     pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> Tensor<B, 2> {
-        self.decoder.head(hidden, batch, rows, self.noise, Some(self))
+        let weights = Weights::stored(self.decoder).frozen(self);
+        self.decoder.head(hidden, batch, rows, self.noise, &weights)
     }
 
     pub(crate) fn weight(&self, part: &Linear) -> Option<Tensor<B, 2>> {

@@ -1,19 +1,22 @@
 //! Generation in batches with a KV cache: every prompt is computed once for all its samples, a finished sequence
 //! leaves the batch, and the next sample takes its place at once. What a sequence becomes depends on its own address alone.
 
-use std::{cmp::Ordering, collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range};
 
+use burn::tensor::Tensor;
 use hardy_numerics::NoiseKey;
 use hardy_ops::{
     Noise, NoisyBackend, Row,
-    ops::attention::{KvBuffer, KvSequence},
+    ops::{
+        attention::{KvBuffer, KvSequence},
+        gather::gather_rows,
+        sample::{Drawn, Sampler, sample},
+    },
 };
-use rayon::prelude::*;
 
 use crate::{
     decoder::{Batch, Decoder, sequence_rows},
     frozen::Frozen,
-    sampling::Sampler,
 };
 
 /// A prompt, and the sequence ids of itself and of the samples wanted.
@@ -73,11 +76,12 @@ struct Active {
 }
 
 /// A prompt that has been computed, some of whose samples still wait for a place.
-struct Ready {
+struct Ready<B: NoisyBackend> {
     prompt: usize,
     started: usize,
     cached: KvSequence,
-    logits: Vec<f32>,
+    /// Of the token after it, `[1, vocab]`.
+    logits: Tensor<B, 2>,
 }
 
 /// Generates every sample of every prompt; the result is in the order of the prompts and their samples.
@@ -99,16 +103,16 @@ pub fn generate<B: NoisyBackend>(
     let (mut active, mut ready, mut next, mut finished) = (Vec::new(), VecDeque::new(), 0, 0);
     while finished < total {
         let room = how.batch.max(1) - active.len();
-        let waiting: usize = ready.iter().map(|ready: &Ready| ready.waiting(prompts)).sum();
+        let waiting: usize = ready.iter().map(|ready: &Ready<B>| ready.waiting(prompts)).sum();
         let admitted = admit(&prompts[next..], room.saturating_sub(waiting));
-        ready.extend(prefill(&frozen, decoder, prompts, next..next + admitted, &mut cache));
+        ready.extend(prefill(&frozen, prompts, next..next + admitted, &mut cache));
         next += admitted;
-        let before = active.len();
-        active.extend((0..room).map_while(|_| start(&mut ready, prompts, &mut cache, how)));
+        let started = start(&mut ready, prompts, &mut cache, how, room);
         // Those that start have drawn a token already.
-        if active.len() == before {
-            decode(&frozen, decoder, &mut active, &mut cache, how);
+        if started.is_empty() {
+            decode(&frozen, &mut active, &mut cache, how);
         }
+        active.extend(started);
         active.retain_mut(|sequence: &mut Active| {
             let out = &sequence.out;
             let done = out.stopped || out.non_finite || out.ids.len() >= how.max_new_tokens;
@@ -127,7 +131,7 @@ pub fn generate<B: NoisyBackend>(
 
 /// A cache for all prompts and samples that are alive at once. Every such prompt has a sample in the batch, or one that
 /// enters it next, so that there are never more of them than the batch has room for.
-fn cache<B: NoisyBackend>(decoder: &Decoder<B>, prompts: &[Prompt], how: &Generation) -> KvBuffer {
+fn cache<B: NoisyBackend>(decoder: &Decoder<B>, prompts: &[Prompt], how: &Generation) -> KvBuffer<B> {
     let wanted = || prompts.iter().filter(|prompt| !prompt.samples.is_empty());
     let longest = wanted().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     let samples = wanted().map(|prompt| prompt.samples.len()).sum::<usize>().min(how.batch.max(1));
@@ -149,11 +153,10 @@ fn admit(waiting: &[Prompt], room: usize) -> usize {
 /// Computes prompts that have samples once each.
 fn prefill<B: NoisyBackend>(
     frozen: &Frozen<B>,
-    decoder: &Decoder<B>,
     prompts: &[Prompt],
     range: Range<usize>,
-    cache: &mut KvBuffer,
-) -> Vec<Ready> {
+    cache: &mut KvBuffer<B>,
+) -> Vec<Ready<B>> {
     let chosen: Vec<usize> = range.filter(|&prompt| !prompts[prompt].samples.is_empty()).collect();
     if chosen.is_empty() {
         return Vec::new();
@@ -165,48 +168,45 @@ fn prefill<B: NoisyBackend>(
     let cached: Vec<KvSequence> = all().map(|prompt| cache.prompt(prompt.samples.len())).collect();
     let hidden = frozen.hidden(&batch, cache, &cached);
     let last: Vec<u32> = batch.segments.ranges().map(|rows| rows.end as u32 - 1).collect();
-    let logits = B::host(&frozen.logits(hidden, &batch, &last).into_primitive().tensor());
-    let rows = logits.chunks_exact(decoder.blueprint.config.vocab_size);
-    let one = |((prompt, cached), logits): ((usize, KvSequence), &[f32])| Ready {
+    let logits = frozen.logits(hidden, &batch, &last);
+    let one = |(row, (prompt, cached)): (u32, (usize, KvSequence))| Ready {
         prompt,
         started: 0,
         cached,
-        logits: logits.to_vec(),
+        logits: gather_rows(logits.clone(), &[row]),
     };
-    chosen.into_iter().zip(cached).zip(rows).map(one).collect()
+    (0..).zip(chosen.into_iter().zip(cached)).map(one).collect()
 }
 
-/// Starts the next waiting sample: draws its first token.
-fn start(
-    ready: &mut VecDeque<Ready>,
+/// Starts as many waiting samples as there is `room` for: draws the first token of each.
+fn start<B: NoisyBackend>(
+    ready: &mut VecDeque<Ready<B>>,
     prompts: &[Prompt],
-    cache: &mut KvBuffer,
+    cache: &mut KvBuffer<B>,
     how: &Generation,
-) -> Option<Active> {
-    while ready.front().is_some_and(|ready| ready.waiting(prompts) == 0) {
-        ready.pop_front();
+    room: usize,
+) -> Vec<Active> {
+    let (mut started, mut logits) = (Vec::new(), Vec::new());
+    while started.len() < room {
+        let Some(from) = ready.front_mut() else { break };
+        if from.waiting(prompts) == 0 {
+            ready.pop_front();
+            continue;
+        }
+        started.push(from.next(prompts, cache));
+        logits.push(from.logits.clone());
     }
-    let from = ready.front_mut()?;
-    let prompt = &prompts[from.prompt];
-    let mut started = Active {
-        prompt: from.prompt,
-        sample: from.started,
-        sequence: prompt.samples[from.started],
-        position: prompt.ids.len() as u32,
-        cached: cache.sample(Some(from.cached)),
-        out: Sample::default(),
-    };
-    from.started += 1;
-    started.draw(&from.logits, how);
-    Some(started)
+    if !started.is_empty() {
+        draw(&mut started, Tensor::cat(logits, 0), how);
+    }
+    started
 }
 
 /// One more token for every sequence in the batch.
 fn decode<B: NoisyBackend>(
     frozen: &Frozen<B>,
-    decoder: &Decoder<B>,
     active: &mut [Active],
-    cache: &mut KvBuffer,
+    cache: &mut KvBuffer<B>,
     how: &Generation,
 ) {
     let tokens: Vec<([u32; 1], [Row; 1])> = active.iter().map(Active::last_token).collect();
@@ -214,31 +214,52 @@ fn decode<B: NoisyBackend>(
     let cached: Vec<KvSequence> = active.iter().map(|sequence| sequence.cached).collect();
     let hidden = frozen.hidden(&batch, cache, &cached);
     let every: Vec<u32> = (0..batch.ids.len() as u32).collect();
-    let logits = B::host(&frozen.logits(hidden, &batch, &every).into_primitive().tensor());
-    let vocab = decoder.blueprint.config.vocab_size;
-    active.par_iter_mut().zip(logits.par_chunks_exact(vocab)).for_each(|(sequence, logits)| {
-        sequence.draw(logits, how);
-    });
+    draw(active, frozen.logits(hidden, &batch, &every), how);
 }
 
-impl Ready {
+/// Draws the next token of every sequence from its row of `logits` `[sequences, vocab]`.
+fn draw<B: NoisyBackend>(active: &mut [Active], logits: Tensor<B, 2>, how: &Generation) {
+    let rows: Vec<Row> = active.iter().map(Active::next_row).collect();
+    let drawn = sample(logits, &rows, &how.sampler, how.key);
+    active.iter_mut().zip(drawn).for_each(|(sequence, drawn)| sequence.push(drawn, how));
+}
+
+impl<B: NoisyBackend> Ready<B> {
     /// How many samples wait.
     fn waiting(&self, prompts: &[Prompt]) -> usize {
         prompts[self.prompt].samples.len() - self.started
     }
+
+    /// The next of them, which has drawn nothing yet.
+    fn next(&mut self, prompts: &[Prompt], cache: &mut KvBuffer<B>) -> Active {
+        let prompt = &prompts[self.prompt];
+        self.started += 1;
+        Active {
+            prompt: self.prompt,
+            sample: self.started - 1,
+            sequence: prompt.samples[self.started - 1],
+            position: prompt.ids.len() as u32,
+            cached: cache.sample(Some(self.cached)),
+            out: Sample::default(),
+        }
+    }
 }
 
 impl Active {
+    /// The address of the token that is drawn next.
+    fn next_row(&self) -> Row {
+        Row { sequence: self.sequence, position: self.position }
+    }
+
     /// The token drawn last, and its address.
     fn last_token(&self) -> ([u32; 1], [Row; 1]) {
         let id = self.out.ids.last().copied().unwrap_or_default();
         ([id], [Row { sequence: self.sequence, position: self.position - 1 }])
     }
 
-    /// Draws the token at `position`, or marks the sequence where there is none to draw.
-    fn draw(&mut self, logits: &[f32], how: &Generation) {
-        let uniform = how.key.uniform(Row { sequence: self.sequence, position: self.position }, 0);
-        let Some((id, log_prob)) = how.sampler.choose(logits, uniform) else {
+    /// Takes the token at `position`, or marks the sequence where there was none to draw.
+    fn push(&mut self, drawn: Option<Drawn>, how: &Generation) {
+        let Some((id, log_prob)) = drawn else {
             self.out.non_finite = true;
             return;
         };
@@ -247,10 +268,4 @@ impl Active {
         self.out.stopped = how.stop.contains(&id);
         self.position += 1;
     }
-}
-
-/// Larger first; NaN last; equal ones in the order of their index.
-pub(crate) fn descending(a: (usize, f32), b: (usize, f32)) -> Ordering {
-    let key = |x: f32| if x.is_nan() { f32::NEG_INFINITY } else { x };
-    key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0))
 }

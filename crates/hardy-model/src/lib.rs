@@ -12,7 +12,6 @@ pub mod files;
 pub mod frozen;
 pub mod generate;
 pub mod lora;
-pub mod sampling;
 pub mod sites;
 pub mod tokenizer;
 
@@ -26,7 +25,7 @@ pub use error::{Error, Result};
 pub use files::{Dtype, HostTensor, NamedTensor, TensorData, TensorFile};
 pub use frozen::Frozen;
 pub use generate::{Generation, Prompt, Sample, generate};
+pub use hardy_ops::ops::sample::Sampler;
 pub use lora::{Adapters, Dropout, Lora};
-pub use sampling::Sampler;
 pub use sites::Blueprint;
 pub use tokenizer::Tokenizer;

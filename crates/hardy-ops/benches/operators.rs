@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 use divan::{Bencher, black_box, counter::ItemsCount};
 use hardy_ops::{
     At, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
     ops::{
-        attention::{Angles, AttentionAt, Heads, KvBuffer, KvSequence, Places, Segments},
+        attention::{Angles, AttentionAt, Heads, KvBuffer, KvSequence, Places, Segments, cached_attention},
         gelu::Approximation,
     },
 };
@@ -228,12 +228,13 @@ fn attention_decoding(bencher: Bencher, with: With) {
     let tokens = SEQUENCES * (LENGTH - 1);
     let ([q, k, v], clean) = (qkv(tokens), attention_at(Op::Linear, With::Clean, tokens, LENGTH - 1));
     let (turns, prefix) = (angles(tokens, LENGTH - 1), Segments::from_lengths([LENGTH - 1; SEQUENCES]));
-    Flex::noisy_cached_attention([&q, &k, &v], cache.layer(0, &sequences), &turns, HEADS, &prefix, &clean);
-    let ([q, k, v], at) = (qkv(SEQUENCES), attention_at(Op::Matmul, with, SEQUENCES, 1));
+    let tensors =
+        |qkv: [FlexTensor; 3]| qkv.map(|x| Tensor::<Flex, 2>::from_primitive(TensorPrimitive::Float(x)));
+    cached_attention(tensors([q, k, v]), cache.layer(0, &sequences), &turns, HEADS, &prefix, &clean);
+    let (qkv, at) = (tensors(qkv(SEQUENCES)), attention_at(Op::Matmul, with, SEQUENCES, 1));
     let (turns, one) = (angles(SEQUENCES, 1), Segments::from_lengths([1; SEQUENCES]));
-    bencher.bench_local(|| {
-        Flex::noisy_cached_attention([&q, &k, &v], cache.layer(0, &sequences), &turns, HEADS, &one, &at)
-    });
+    bencher
+        .bench_local(|| cached_attention(qkv.clone(), cache.layer(0, &sequences), &turns, HEADS, &one, &at));
 }
 
 #[divan::bench(args = BOTH)]

@@ -15,18 +15,25 @@ use burn::{
             ops::{Backward, Ops, OpsKind},
         },
     },
-    tensor::{TensorData, TensorMetadata, backend::Backend, ops::FloatTensor},
+    tensor::{
+        TensorData, TensorMetadata,
+        backend::{AutodiffBackend, Backend},
+        ops::FloatTensor,
+    },
 };
 use burn_flex::{Flex, FlexTensor};
+use hardy_numerics::{NoiseKey, Row};
 
 use crate::{
     at::At,
     clip,
     ops::{
-        attention::{self, Angles, AttentionAt, Heads, KvLayer, Segments},
+        attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         embedding,
         experts::{self, Routes},
-        gather, gelu, head, layer_norm, linear, log_prob, rms_norm, row_gate, silu, softmax,
+        gather, gelu, head, layer_norm, linear, log_prob, rms_norm, row_gate,
+        sample::{self, Drawn, Sampler},
+        silu, softmax,
     },
     site::Point,
 };
@@ -41,6 +48,9 @@ pub type Grads<B, const N: usize> = [Option<Primitive<B>>; N];
 pub trait NoisyBackend: Backend {
     /// A tensor's elements on the host.
     type Host: Deref<Target = [f32]> + Send + Sync;
+
+    /// Room for the keys and values of many sequences in all layers.
+    type Cache: std::fmt::Debug + Send;
 
     /// The elements of `x`, row by row.
     fn host(x: &Primitive<Self>) -> Self::Host;
@@ -109,17 +119,18 @@ pub trait NoisyBackend: Backend {
         attention::backward::<Self>(qkv, grad, angles, heads, segments, at)
     }
 
+    /// An empty cache with places for prompts and for samples, on the device of `like`.
+    fn new_cache(places: [Places; 2], like: &Primitive<Self>) -> Self::Cache;
+
     /// See [`attention::cached_attention`].
     fn noisy_cached_attention(
         qkv: [&Primitive<Self>; 3],
-        cache: KvLayer,
+        cache: KvPass<Self::Cache>,
         angles: &Angles,
         heads: Heads,
         segments: &Segments,
         at: &AttentionAt,
-    ) -> Primitive<Self> {
-        attention::forward_cached::<Self>(qkv, cache, angles, heads, segments, at)
-    }
+    ) -> Primitive<Self>;
 
     /// See [`softmax::softmax`].
     fn noisy_softmax(x: &Primitive<Self>, at: &At) -> Primitive<Self> {
@@ -297,6 +308,11 @@ pub trait NoisyBackend: Backend {
         head::backward::<Self>(x, w, targets, grad, needs, at)
     }
 
+    /// See [`sample::sample`].
+    fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
+        sample::draw::<Self>(logits, rows, how, key)
+    }
+
     /// See [`log_prob::log_prob`].
     fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> [Primitive<Self>; 2] {
         log_prob::forward::<Self>(logits, targets, temperature)
@@ -349,9 +365,14 @@ macro_rules! host_kernels {
 
 impl NoisyBackend for Flex {
     type Host = FlexHost;
+    type Cache = HostCache;
 
     fn host(x: &FlexTensor) -> FlexHost {
         FlexHost(x.to_contiguous())
+    }
+
+    fn new_cache(places: [Places; 2], _: &FlexTensor) -> HostCache {
+        HostCache::new(places)
     }
 
     host_kernels! {
@@ -365,7 +386,7 @@ impl NoisyBackend for Flex {
             qkv: [X; 3], grad: X, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
         ) -> [FlexTensor; 3] = attention::backward;
         noisy_cached_attention(
-            qkv: [X; 3], cache: KvLayer, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+            qkv: [X; 3], cache: KvPass<HostCache>, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
         ) -> FlexTensor = attention::forward_cached;
         noisy_rms_norm(x: X, w: X, epsilon: f32, at: &At) -> FlexTensor = rms_norm::forward;
         noisy_rms_norm_backward(x: X, w: X, grad: X, epsilon: f32, needs_weight: bool, at: &At)
@@ -382,6 +403,7 @@ impl NoisyBackend for Flex {
         noisy_head(x: X, w: X, targets: &[u32], temperature: f32, at: &At) -> FlexTensor = head::forward;
         noisy_head_backward(x: X, w: X, targets: (&[u32], f32), grad: X, needs: [bool; 2], at: &At)
             -> Grads<Self, 2> = head::backward;
+        sample(logits: X, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> = sample::draw;
         log_prob(logits: X, targets: &[u32], temperature: f32) -> [FlexTensor; 2] = log_prob::forward;
         log_prob_backward(logits: X, targets: &[u32], temperature: f32, grad: X) -> FlexTensor = log_prob::backward;
         entropy_backward(logits: X, temperature: f32, grad: X) -> FlexTensor = log_prob::entropy_backward;
@@ -390,9 +412,30 @@ impl NoisyBackend for Flex {
 
 impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
     type Host = B::Host;
+    type Cache = B::Cache;
 
     fn host(x: &Primitive<Self>) -> B::Host {
         B::host(&x.primitive)
+    }
+
+    fn new_cache(places: [Places; 2], like: &Primitive<Self>) -> B::Cache {
+        B::new_cache(places, &like.primitive)
+    }
+
+    fn noisy_cached_attention(
+        [q, k, v]: [&Primitive<Self>; 3],
+        cache: KvPass<B::Cache>,
+        angles: &Angles,
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> Primitive<Self> {
+        let qkv = [&q.primitive, &k.primitive, &v.primitive];
+        Self::from_inner(B::noisy_cached_attention(qkv, cache, angles, heads, segments, at))
+    }
+
+    fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
+        B::sample(&logits.primitive, rows, how, key)
     }
 
     fn noisy_linear(

@@ -14,19 +14,13 @@ use hardy_ops::{
 };
 
 use super::{Batch, Decoder, Scene};
-use crate::{frozen::Frozen, sites::Mixture};
+use crate::sites::Mixture;
 
 impl<B: NoisyBackend> Decoder<B> {
     /// What the experts make of `x` `[tokens, hidden]`, and the shared one.
-    pub(super) fn mixture(
-        &self,
-        part: &Mixture,
-        x: &Tensor<B, 2>,
-        scene: &Scene,
-        frozen: Option<&Frozen<B>>,
-    ) -> Tensor<B, 2> {
-        let logits = self.adapted(&part.router, x.clone(), scene, frozen);
-        let probabilities = softmax(logits, &scene.noise.at(part.softmax, &scene.batch.rows));
+    pub(super) fn mixture(&self, part: &Mixture, x: &Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
+        let logits = self.adapted(&part.router, x.clone(), scene);
+        let probabilities = softmax(logits, &scene.at(part.softmax));
         let routes = Routes::choose(&probabilities, part.per_token, part.normalised);
         let loads: Vec<usize> = routes.loads().iter().map(|(_, load)| *load).collect();
         let inputs = split(gather_rows(x.clone(), routes.rows()), &loads);
@@ -34,19 +28,18 @@ impl<B: NoisyBackend> Decoder<B> {
         let outputs = routes.loads().iter().zip(inputs).map(|(&(expert, load), x)| {
             let batch = scene.batch.select(&routes.rows()[first..first + load]);
             first += load;
-            let scene = Scene { batch: &batch, ..scene.clone() };
-            self.gated(&part.experts[expert], x, &scene, frozen)
+            self.gated(&part.experts[expert], x, &scene.for_rows(&batch))
         });
         let mixed = mix_experts(Tensor::cat(outputs.collect(), 0), probabilities, &routes);
         let Some((shared, gate)) = &part.shared else { return mixed };
-        let gate = self.adapted(gate, x.clone(), scene, frozen);
-        mixed + gate_rows(self.gated(shared, x.clone(), scene, frozen), gate)
+        let gate = self.adapted(gate, x.clone(), scene);
+        mixed + gate_rows(self.gated(shared, x.clone(), scene), gate)
     }
 }
 
 impl Batch {
     /// Some of its tokens, as rows alone.
-    fn select(&self, rows: &[u32]) -> Self {
+    pub(super) fn select(&self, rows: &[u32]) -> Self {
         let at = |&row: &u32| row as usize;
         Self {
             ids: rows.iter().map(|row| self.ids[at(row)]).collect(),

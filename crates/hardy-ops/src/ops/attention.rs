@@ -10,6 +10,7 @@ mod buffer;
 mod cache;
 mod cached;
 mod forward;
+mod host_cache;
 mod places;
 mod rotary;
 mod segments;
@@ -21,10 +22,11 @@ use super::{primitive, tensor};
 use crate::{at::At, backend::NoisyBackend};
 
 pub use backward::backward;
-pub use buffer::{KvBuffer, KvLayer, KvSequence};
+pub use buffer::{KvBuffer, KvLayer, KvPass, KvSequence, Slots};
 pub use cached::forward_cached;
 pub use forward::forward;
-pub use places::Places;
+pub use host_cache::HostCache;
+pub use places::{Held, Places};
 pub use rotary::Angles;
 pub use segments::Segments;
 
@@ -105,12 +107,13 @@ pub fn attention<B: NoisyBackend>(
 /// these rows and heads.
 pub fn cached_attention<B: NoisyBackend>(
     [q, k, v]: [Tensor<B, 2>; 3],
-    cache: KvLayer,
+    cache: KvLayer<B>,
     angles: &Angles,
     heads: Heads,
     segments: &Segments,
     at: &AttentionAt,
 ) -> Tensor<B, 2> {
-    let qkv = [&primitive(q), &primitive(k), &primitive(v)];
-    tensor(B::noisy_cached_attention(qkv, cache, angles, heads, segments, at))
+    let qkv = [q, k, v].map(primitive);
+    let cache = cache.grow(segments.ranges().map(|rows| rows.len()), heads.kv_width(), &qkv[1]);
+    tensor(B::noisy_cached_attention(qkv.each_ref(), cache, angles, heads, segments, at))
 }

@@ -19,6 +19,7 @@ pub mod log_prob;
 mod parallel;
 pub mod rms_norm;
 pub mod row_gate;
+pub mod sample;
 pub mod silu;
 pub mod softmax;
 

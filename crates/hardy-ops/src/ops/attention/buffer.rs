@@ -1,21 +1,22 @@
-//! The key-value cache of a whole generation: one buffer, allocated once, with places for prompts and places for the
-//! sequences that continue them. A place is taken and given back, the lowest free one first, and never moves.
+//! The key-value cache of a whole generation: places for prompts and places for the sequences that continue them. A
+//! place is taken and given back, the lowest free one first, and never moves. Which sequence lives where is kept here, on
+//! the host; the keys and values themselves are the backend's.
 
 use super::{
     MOST_KEYS,
-    cache::{Growing, Piece},
-    places::{Places, Shelf},
+    places::{Held, Places, Shelf},
 };
+use crate::backend::{NoisyBackend, Primitive};
 
-/// The keys and values of many sequences in all layers; memory that no token has come to is not touched.
+/// Where the keys and values of many sequences in all layers are, and the backend's cache that holds them.
 #[derive(Debug)]
-pub struct KvBuffer {
-    /// The places of prompts, then those of samples.
-    data: Vec<f32>,
+pub struct KvBuffer<B: NoisyBackend> {
     prompts: Shelf,
     samples: Shelf,
     /// Samples of the prompt in a place that have not finished, `[prompts]`.
     unfinished: Vec<usize>,
+    /// Allocated once, when the first keys come.
+    cache: Option<B::Cache>,
 }
 
 /// Where the keys and values of one sequence are in a buffer.
@@ -29,7 +30,7 @@ enum Of {
     Sample(usize, Option<usize>),
 }
 
-impl KvBuffer {
+impl<B: NoisyBackend> KvBuffer<B> {
     /// An empty buffer with places for prompts, and for samples that continue one or stand alone.
     ///
     /// # Panics
@@ -39,12 +40,8 @@ impl KvBuffer {
         assert_eq!(model(prompts), model(samples), "places for one model");
         let keys = prompts.tokens.saturating_add(samples.tokens);
         assert!(keys <= MOST_KEYS, "room for {keys} tokens, but attention sees at most {MOST_KEYS}");
-        Self {
-            data: vec![0.0; prompts.elements() + samples.elements()],
-            prompts: Shelf::new(prompts),
-            samples: Shelf::new(samples),
-            unfinished: vec![0; prompts.count],
-        }
+        let unfinished = vec![0; prompts.count];
+        Self { prompts: Shelf::new(prompts), samples: Shelf::new(samples), unfinished, cache: None }
     }
 
     /// An empty buffer for sequences that stand alone.
@@ -91,75 +88,124 @@ impl KvBuffer {
     }
 
     /// One layer for a pass over `sequences`.
-    pub fn layer<'a>(&'a mut self, layer: usize, sequences: &'a [KvSequence]) -> KvLayer<'a> {
+    pub fn layer<'a>(&'a mut self, layer: usize, sequences: &'a [KvSequence]) -> KvLayer<'a, B> {
         KvLayer { buffer: self, layer, sequences }
     }
 }
 
 /// One layer of a buffer, and the sequences of a pass, either all prompts or all samples.
 #[derive(Debug)]
-pub struct KvLayer<'a> {
-    buffer: &'a mut KvBuffer,
+pub struct KvLayer<'a, B: NoisyBackend> {
+    buffer: &'a mut KvBuffer<B>,
     layer: usize,
     sequences: &'a [KvSequence],
 }
 
-impl<'a> KvLayer<'a> {
-    /// How many sequences there are.
-    pub(super) fn len(&self) -> usize {
-        self.sequences.len()
-    }
+/// What a pass adds to one layer of a backend's cache, and what it finds there.
+#[derive(Debug)]
+pub struct KvPass<'a, C> {
+    /// The cache.
+    pub cache: &'a mut C,
+    /// The layer.
+    pub layer: usize,
+    /// Where each sequence is.
+    pub slots: Slots,
+}
 
-    /// What the prompt of every sequence holds, and its own place, about to grow by a number of tokens.
-    ///
-    /// # Panics
-    /// If keys are not `width` wide, prompts and samples are mixed, a sequence occurs twice, or a place is too small.
-    pub(super) fn grow(self, by: impl Iterator<Item = usize>, width: usize) -> Vec<(Piece<'a>, Growing<'a>)> {
-        assert_eq!(self.buffer.samples.places.width, width, "the width of the buffer's keys");
-        match self.sequences.first() {
-            Some(KvSequence(Of::Prompt(_))) => self.grow_prompts(by),
-            _ => self.grow_samples(by),
+/// Where the sequences of a pass are.
+#[derive(Clone, Debug)]
+pub enum Slots {
+    /// The places of prompts.
+    Prompts(Vec<Held>),
+    /// The places of samples, and that of the prompt which each continues.
+    Samples(Vec<(Option<Held>, Held)>),
+}
+
+impl Slots {
+    /// How many sequences there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Prompts(own) => own.len(),
+            Self::Samples(all) => all.len(),
         }
     }
 
-    fn grow_prompts(self, by: impl Iterator<Item = usize>) -> Vec<(Piece<'a>, Growing<'a>)> {
-        let KvBuffer { data, prompts, .. } = self.buffer;
-        let own = self.sequences.iter().map(|KvSequence(sequence)| match sequence {
-            Of::Prompt(place) => *place,
-            Of::Sample(..) => panic!("a pass over prompts has no samples"),
-        });
-        let data = &mut data[..prompts.places.elements()];
-        let grown = prompts.grow(data, self.layer, own.zip(by));
-        grown.into_iter().map(|own| (Piece::default(), own)).collect()
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
+}
 
-    fn grow_samples(self, by: impl Iterator<Item = usize>) -> Vec<(Piece<'a>, Growing<'a>)> {
-        let KvBuffer { data, prompts, samples, .. } = self.buffer;
-        let (before, data) = data.split_at_mut(prompts.places.elements());
-        let before: &'a [f32] = before;
-        let piece = |prompt: usize| prompts.piece(before, prompt, self.layer);
-        let places = self.sequences.iter().map(|KvSequence(sequence)| match sequence {
-            Of::Sample(own, prompt) => (*own, prompt.map_or_else(Piece::default, piece)),
-            Of::Prompt(_) => panic!("a pass over samples has no prompts"),
-        });
-        let (own, before): (Vec<usize>, Vec<Piece>) = places.unzip();
-        before.into_iter().zip(samples.grow(data, self.layer, own.into_iter().zip(by))).collect()
+impl<'a, B: NoisyBackend> KvLayer<'a, B> {
+    /// The pass in which every sequence grows by a number of tokens, on the device of `like`.
+    ///
+    /// # Panics
+    /// If keys are not `width` wide, there is not one number a sequence, prompts and samples are mixed, a sequence occurs
+    /// twice, or a place is too small.
+    pub(crate) fn grow(
+        self,
+        by: impl ExactSizeIterator<Item = usize>,
+        width: usize,
+        like: &Primitive<B>,
+    ) -> KvPass<'a, B::Cache> {
+        let Self { buffer: KvBuffer { prompts, samples, cache, .. }, layer, sequences } = self;
+        assert_eq!(samples.places.width, width, "the width of the buffer's keys");
+        assert_eq!(by.len(), sequences.len(), "one cache a sequence");
+        let slots = match sequences.first() {
+            Some(KvSequence(Of::Prompt(_))) => Slots::Prompts(grow_prompts(prompts, layer, sequences, by)),
+            _ => Slots::Samples(grow_samples([prompts, samples], layer, sequences, by)),
+        };
+        let places = [prompts.places, samples.places];
+        KvPass { cache: cache.get_or_insert_with(|| B::new_cache(places, like)), layer, slots }
     }
+}
+
+fn grow_prompts(
+    prompts: &mut Shelf,
+    layer: usize,
+    sequences: &[KvSequence],
+    by: impl Iterator<Item = usize>,
+) -> Vec<Held> {
+    let own = |(KvSequence(sequence), by): (&KvSequence, usize)| match sequence {
+        Of::Prompt(place) => prompts.grow(*place, layer, by),
+        Of::Sample(..) => panic!("a pass over prompts has no samples"),
+    };
+    sequences.iter().zip(by).map(own).collect()
+}
+
+fn grow_samples(
+    [prompts, samples]: [&mut Shelf; 2],
+    layer: usize,
+    sequences: &[KvSequence],
+    by: impl Iterator<Item = usize>,
+) -> Vec<(Option<Held>, Held)> {
+    let both = |(KvSequence(sequence), by): (&KvSequence, usize)| match sequence {
+        Of::Sample(own, prompt) => {
+            (prompt.map(|prompt| prompts.held(prompt, layer)), samples.grow(*own, layer, by))
+        }
+        Of::Prompt(_) => panic!("a pass over samples has no prompts"),
+    };
+    sequences.iter().zip(by).map(both).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Tensor;
+    use burn_flex::Flex;
+
     use super::{super::cache::Cached, *};
 
-    fn buffer(prompts: usize, samples: usize) -> KvBuffer {
+    fn buffer(prompts: usize, samples: usize) -> KvBuffer<Flex> {
         let places = |count, tokens| Places { count, tokens, layers: 3, width: 2 };
         KvBuffer::new(places(prompts, 20), places(samples, 5))
     }
 
     /// Adds a token whose key and value are `value`; gives all keys that the sequence sees.
-    fn add(buffer: &mut KvBuffer, layer: usize, sequence: KvSequence, value: f32) -> Vec<f32> {
+    fn add(buffer: &mut KvBuffer<Flex>, layer: usize, sequence: KvSequence, value: f32) -> Vec<f32> {
         let sequences = [sequence];
-        let [(before, own)] = buffer.layer(layer, &sequences).grow([1].into_iter(), 2).try_into().unwrap();
+        let like = Tensor::<Flex, 2>::zeros([1, 1], &Default::default()).into_primitive().tensor();
+        let pass = buffer.layer(layer, &sequences).grow([1].into_iter(), 2, &like);
+        let [(before, own)] = pass.pieces().try_into().unwrap();
         let [keys, values] = Cached::new(before, own.append(&[value; 2], &[value; 2])).rows();
         assert_eq!(keys, values);
         keys.chunks(2).map(|key| key[0]).collect()

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Angles, AttentionAt, Heads, KvLayer, Segments,
+    Angles, AttentionAt, Heads, HostCache, KvPass, Segments,
     cache::{Cached, Growing, Piece},
     forward::{ForwardSums, attend, attend_in_blocks, perturb_probabilities, softmax_of_scores, turned},
     sequence::{Seen, Sequence},
@@ -17,11 +17,10 @@ use crate::{
 /// The cached forward pass on host slices.
 ///
 /// # Panics
-/// If the cache has not as many sequences as `segments`, a place in it is too small, or the angles are not those of
-/// these rows and heads.
+/// If the angles are not those of these rows and heads.
 pub fn forward_cached<B: NoisyBackend>(
     [q, k, v]: [&Primitive<B>; 3],
-    cache: KvLayer,
+    cache: KvPass<HostCache>,
     angles: &Angles,
     heads: Heads,
     segments: &Segments,
@@ -31,11 +30,9 @@ pub fn forward_cached<B: NoisyBackend>(
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
-    assert_eq!(cache.len(), segments.len(), "one cache a sequence");
-    let places = cache.grow(segments.ranges().map(|rows| rows.len()), heads.kv_width());
     let one = |(index, places)| (Sequence::packed(seen, segments, index, heads), places);
     let y = attend(
-        places.into_iter().enumerate().map(one).collect(),
+        cache.pieces().into_iter().enumerate().map(one).collect(),
         heads,
         segments,
         at,

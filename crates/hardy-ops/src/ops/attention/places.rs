@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cache::{BLOCK, Growing, Piece};
+use super::cache::BLOCK;
 
 /// How many places of one kind a buffer has, and how large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,15 @@ pub struct Places {
     pub width: usize,
 }
 
+/// A place, and the tokens that it holds in one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The index among the places of its kind.
+    pub place: usize,
+    /// Tokens held.
+    pub tokens: usize,
+}
+
 impl Places {
     /// The elements of all places, `[count, layers, keys | values]`.
     pub fn elements(&self) -> usize {
@@ -24,17 +33,17 @@ impl Places {
     }
 
     /// The elements of one layer of a place.
-    fn layer(&self) -> usize {
+    pub(super) fn layer(&self) -> usize {
         self.keys() + self.tokens * self.width
     }
 
     /// The elements of its keys, which lie in whole blocks.
-    fn keys(&self) -> usize {
+    pub(super) fn keys(&self) -> usize {
         self.tokens.next_multiple_of(BLOCK) * self.width
     }
 }
 
-/// The places themselves, but for what they hold: that is in `data` `[elements]`, which the buffer hands in.
+/// Which places of one kind are free, and how many tokens each holds in every layer.
 #[derive(Debug)]
 pub(super) struct Shelf {
     pub places: Places,
@@ -63,35 +72,23 @@ impl Shelf {
         self.lengths[place * layers..][..layers].fill(0);
     }
 
-    /// What `place` holds in `layer`.
-    pub fn piece<'a>(&self, data: &'a [f32], place: usize, layer: usize) -> Piece<'a> {
-        let (index, size) = (place * self.places.layers + layer, self.places.layer());
-        let (keys, values) = data[index * size..][..size].split_at(self.places.keys());
-        Piece::new(keys, values, self.lengths[index], self.places.width)
+    /// A place as it is in `layer`.
+    pub fn held(&self, place: usize, layer: usize) -> Held {
+        Held { place, tokens: self.lengths[place * self.places.layers + layer] }
     }
 
-    /// Some places in `layer`, each about to grow by a number of tokens.
+    /// Notes that a place grows by `added` tokens in `layer`; gives it as it was before.
     ///
     /// # Panics
-    /// If a place occurs twice, or is too small.
-    pub fn grow<'a>(
-        &mut self,
-        data: &'a mut [f32],
-        layer: usize,
-        by: impl Iterator<Item = (usize, usize)>,
-    ) -> Vec<Growing<'a>> {
-        let Self { places, lengths, .. } = self;
-        let all = data.chunks_mut(places.layer().max(1)).skip(layer).step_by(places.layers.max(1));
-        let mut all: Vec<_> = all.map(Some).collect();
-        let one = |(place, added): (usize, usize)| {
-            let length = &mut lengths[place * places.layers + layer];
-            let held = std::mem::replace(length, *length + added);
-            let room = places.tokens;
-            assert!(*length <= room, "a place for {room} tokens, of which it holds {held}, is given {added}");
-            let elements = all[place].take().expect("a place belongs to one sequence");
-            let (keys, values) = elements.split_at_mut(places.keys());
-            Growing { keys, values, length: held, width: places.width }
-        };
-        by.map(one).collect()
+    /// If it is too small.
+    pub fn grow(&mut self, place: usize, layer: usize, added: usize) -> Held {
+        let (before, room) = (self.held(place, layer), self.places.tokens);
+        let held = before.tokens;
+        assert!(
+            held + added <= room,
+            "a place for {room} tokens, of which it holds {held}, is given {added}"
+        );
+        self.lengths[place * self.places.layers + layer] += added;
+        before
     }
 }

@@ -6,10 +6,44 @@
 //! truncation, which no weight corrects. verl and TRL keep what vLLM calls `processed_logprobs`, renormalised over the
 //! tokens left, and compare it with a training side that knows only the temperature; without truncation all agree.
 
-use hardy_numerics::{math, simd::dispatch};
-use hardy_ops::ops::log_prob::token_log_prob;
+use std::cmp::Ordering;
 
-use crate::generate::descending;
+use burn::tensor::Tensor;
+use hardy_numerics::{NoiseKey, Row, math, simd::dispatch};
+use rayon::prelude::*;
+
+use super::{log_prob::token_log_prob, primitive};
+use crate::backend::{NoisyBackend, Primitive, shape_of};
+
+/// A token that was drawn, and its log-probability.
+pub type Drawn = (u32, f32);
+
+/// The next token of every row of `logits` `[rows, vocab]`, whose addresses are `rows`: the one that `how` chooses for the
+/// random number of `key` at that address; see [`Sampler::choose`].
+///
+/// # Panics
+/// If there is not one address a row.
+pub fn sample<B: NoisyBackend>(
+    logits: Tensor<B, 2>,
+    rows: &[Row],
+    how: &Sampler,
+    key: NoiseKey,
+) -> Vec<Option<Drawn>> {
+    assert_eq!(logits.dims()[0], rows.len(), "an address for every row");
+    B::sample(&primitive(logits), rows, how, key)
+}
+
+/// The same on host slices.
+pub fn draw<B: NoisyBackend>(
+    logits: &Primitive<B>,
+    rows: &[Row],
+    how: &Sampler,
+    key: NoiseKey,
+) -> Vec<Option<Drawn>> {
+    let ([_, vocab], host) = (shape_of::<B>(logits), B::host(logits));
+    let one = |(row, logits): (&Row, &[f32])| how.choose(logits, key.uniform(*row, 0));
+    rows.par_iter().zip(host.par_chunks_exact(vocab)).map(one).collect()
+}
 
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,9 +73,9 @@ impl Sampler {
         }
         let weights = self.weights(logits);
         let id = if self.top_k == 0 && self.top_p >= 1.0 {
-            draw(weights.iter().copied().enumerate(), uniform)
+            pick(weights.iter().copied().enumerate(), uniform)
         } else {
-            draw(self.truncate(weights).into_iter(), uniform)
+            pick(self.truncate(weights).into_iter(), uniform)
         };
         Some((id, token_log_prob(logits, id, self.temperature)))
     }
@@ -82,6 +116,12 @@ impl Sampler {
     }
 }
 
+/// Larger first; NaN last; equal ones in the order of their index.
+fn descending(a: (usize, f32), b: (usize, f32)) -> Ordering {
+    let key = |x: f32| if x.is_nan() { f32::NEG_INFINITY } else { x };
+    key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0))
+}
+
 fn greedy(logits: &[f32]) -> u32 {
     logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best }) as u32
 }
@@ -98,7 +138,7 @@ fn is_distribution(logits: &[f32]) -> bool {
 }
 
 /// The token at which the sum of the weights passes `uniform` of the whole.
-fn draw(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> u32 {
+fn pick(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> u32 {
     let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
     let target = f64::from(uniform) * total;
     let mut sum = 0.0;
