@@ -3,7 +3,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 use hardy_ops::{
-    Noise, NoisyBackend, Rows,
+    Noise, NoisyBackend,
     ops::{
         attention::{KvBuffer, KvSequence},
         embedding,
@@ -31,16 +31,14 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
     /// `decoder` under `noise`.
     pub fn new(decoder: &'a Decoder<B>, noise: &'a Noise) -> Self {
         let mut weights = vec![None; decoder.parameters.len()];
-        let nowhere = Rows::default();
         let factors = |part: Linear| part.adapter.into_iter().flat_map(|adapter| [adapter.a, adapter.b]);
         let adapters = decoder.blueprint.linears().flat_map(factors).map(Factor::linear);
         for part in decoder.blueprint.linears().chain(adapters) {
             let weight = decoder.parameters[part.weight].clone();
-            weights[part.weight] = Some(freeze(weight, &noise.at(part.site, &nowhere)));
+            weights[part.weight] = Some(freeze(weight, &noise.errors(part.site)));
         }
         let table = &decoder.blueprint.embedding;
-        let table =
-            embedding::freeze(decoder.parameters[table.weight].clone(), &noise.at(table.site, &nowhere));
+        let table = embedding::freeze(decoder.parameters[table.weight].clone(), &noise.errors(table.site));
         Self { decoder, noise, weights, table }
     }
 

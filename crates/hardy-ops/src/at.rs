@@ -1,25 +1,21 @@
-//! What an operator is handed of a step's noise: the injections of its own site, and the addresses of its rows.
-//! A clean site carries nothing, and the operator without noise runs.
+//! What an operator is handed of a step's noise: the errors of its own site, the addresses of its rows, and who watches.
 
 use std::{
     borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    ops::Deref,
+    sync::{Arc, atomic::AtomicU32},
 };
 
 use burn::tensor::{Tensor, TensorPrimitive};
-use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation};
 
 use crate::{
     backend::NoisyBackend,
     by_row::ByRow,
-    clip::clips,
+    errors::{Errors, SiteNoise},
     observer::Observer,
-    receipt::Tally,
     rows::Rows,
     site::{Pass, Point, SiteId},
+    watch::{Watch, Watchers},
     weight_sums::{self, WeightSums},
 };
 
@@ -27,9 +23,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Noise {
     sites: Arc<[Option<Arc<SiteNoise>>]>,
-    magnitudes: Option<Arc<[AtomicU32]>>,
+    watchers: Watchers,
     recomputed: bool,
-    observer: Option<Arc<Observer>>,
     gathering: Option<WeightSums>,
 }
 
@@ -54,13 +49,14 @@ impl Noise {
     #[must_use]
     pub fn watched(self, sites: usize) -> Self {
         let magnitudes = (0..sites).map(|_| AtomicU32::new(0)).collect();
-        Self { magnitudes: Some(magnitudes), ..self }
+        Self { watchers: Watchers { magnitudes: Some(magnitudes), ..self.watchers }, ..self }
     }
 
     /// The same noise, with the inputs of linear layers shown to `observer`.
     #[must_use]
     pub fn observed(self, observer: &Arc<Observer>) -> Self {
-        Self { observer: Some(Arc::clone(observer)), ..self }
+        let observer = Some(Arc::clone(observer));
+        Self { watchers: Watchers { observer, ..self.watchers }, ..self }
     }
 
     /// The same noise, under which the gradients of the weights and biases of `sites` sites are not handed to the tape
@@ -99,52 +95,21 @@ impl Noise {
 
     /// The largest |output| of every site seen since [`Noise::watched`]; NaN counts as infinite.
     pub fn magnitudes(&self) -> Vec<f32> {
-        let load = |bits: &AtomicU32| f32::from_bits(bits.load(Ordering::Relaxed));
-        self.magnitudes.iter().flat_map(|all| all.iter().map(load)).collect()
+        self.watchers.magnitudes()
     }
 
     /// The part of `site`, for an activation whose rows have the addresses `rows`.
     pub fn at(&self, site: SiteId, rows: &Rows) -> At {
-        let noise = self.sites.get(site.0).cloned().flatten();
-        let watch = self.magnitudes.as_ref().map(|all| (Arc::clone(all), site.0));
-        let uncounted = self.recomputed.then_some(Pass::Forward);
-        let observer = self.observer.as_ref().map(|observer| (Arc::clone(observer), site.0));
+        let watch = self.watchers.at(site.0);
         let gathering = self.gathering.as_ref().map(|sums| (Arc::clone(sums), site.0));
-        At { noise, rows: rows.clone(), watch, observer, gathering, counted: true, uncounted }
-    }
-}
-
-/// The injections of one site, by point: into values, and into the sums of products.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct SiteNoise {
-    values: [Vec<Injection>; 5],
-    sums: [Vec<Injection>; 5],
-}
-
-impl SiteNoise {
-    pub fn push(&mut self, point: Point, injection: Injection) {
-        let of_sums = matches!(injection.perturbation, Perturbation::Accumulation(_));
-        let points = if of_sums { &mut self.sums } else { &mut self.values };
-        points[point as usize].push(injection);
+        At { errors: self.errors(site), rows: rows.clone(), watch, gathering }
     }
 
-    fn acts_backward(&self) -> bool {
-        [Point::GradInput, Point::GradWeight].into_iter().any(|point| {
-            let [values, sums] = [&self.values, &self.sums].map(|points| &points[point as usize]);
-            !values.is_empty() || !sums.is_empty()
-        })
+    /// The errors of `site`.
+    pub fn errors(&self, site: SiteId) -> Errors {
+        let noise = self.sites.get(site.0).cloned().flatten();
+        Errors::new(noise, self.recomputed.then_some(Pass::Forward))
     }
-}
-
-/// One perturbation with its keys (of the left and right operand) and its receipt.
-#[derive(Clone, Debug)]
-pub(crate) struct Injection {
-    pub perturbation: Perturbation,
-    pub keys: [Keys; 2],
-    pub tally: Arc<Tally>,
-    /// Whether it was counted; of a weight only the first time is, for its error stays the same through a phase of a
-    /// step.
-    pub counted: Arc<AtomicBool>,
 }
 
 /// Which factor of a product of two activations; everything else is the left one.
@@ -154,17 +119,21 @@ pub(crate) enum Operand {
     Rhs,
 }
 
-/// What an operator needs to know of errors: its site's injections and the addresses of its rows.
+/// What an operator needs to know of errors: those of its site, and the addresses of its rows.
 #[derive(Clone, Debug)]
 pub struct At {
-    noise: Option<Arc<SiteNoise>>,
+    errors: Errors,
     rows: Rows,
-    watch: Option<(Arc<[AtomicU32]>, usize)>,
-    observer: Option<(Arc<Observer>, usize)>,
+    watch: Watch,
     pub(crate) gathering: Option<(WeightSums, usize)>,
-    counted: bool,
-    /// The pass whose injections were counted before.
-    uncounted: Option<Pass>,
+}
+
+impl Deref for At {
+    type Target = Errors;
+
+    fn deref(&self) -> &Errors {
+        &self.errors
+    }
 }
 
 impl At {
@@ -176,20 +145,12 @@ impl At {
     /// The same errors once more, as the backward pass needs to see what the forward pass saw: addressed noise comes
     /// out the same, and is not counted a second time.
     pub(crate) fn again(&self) -> Self {
-        Self { counted: false, watch: None, observer: None, ..self.clone() }
-    }
-
-    /// Whether a rule touches what a fused operator does not keep: the sums of its product, or, to clip gradients, the
-    /// values before the errors of its output.
-    pub(crate) fn forbids_fusion(&self) -> bool {
-        let sums = [Point::Output, Point::GradInput, Point::GradWeight];
-        sums.into_iter().any(|point| self.accumulation(point).is_some())
-            || [Point::Input, Point::Weight, Point::Output].into_iter().any(|point| clips(self, point))
+        Self { errors: self.errors.again(), watch: Watch::default(), ..self.clone() }
     }
 
     /// Whether nothing is injected and nobody watches.
     pub(crate) fn is_clean(&self) -> bool {
-        self.noise.is_none() && self.watch.is_none() && self.observer.is_none()
+        self.errors.is_empty() && !self.watch.is_active()
     }
 
     /// The same errors for rows with other addresses.
@@ -199,19 +160,12 @@ impl At {
 
     /// The same errors but for those of the output's values, not counted: what the output is before them.
     pub(crate) fn before_output(&self) -> Self {
-        let mut noise = self.noise.as_deref().cloned().unwrap_or_default();
-        noise.values[Point::Output as usize].clear();
-        Self { noise: Some(Arc::new(noise)), ..self.again() }
+        Self { errors: self.errors.again().without(Point::Output), ..self.again() }
     }
 
     /// The same errors but for those of the weight, which has them already.
     pub(crate) fn after_weight(&self) -> Self {
-        if self.injections(Point::Weight).is_empty() {
-            return self.clone();
-        }
-        let mut noise = self.noise.as_deref().cloned().unwrap_or_default();
-        noise.values[Point::Weight as usize].clear();
-        Self { noise: Some(Arc::new(noise)), ..self.clone() }
+        Self { errors: self.errors.without(Point::Weight), ..self.clone() }
     }
 
     /// The addresses of the rows.
@@ -219,17 +173,9 @@ impl At {
         &self.rows
     }
 
-    pub(crate) fn injections(&self, point: Point) -> &[Injection] {
-        self.noise.as_deref().map_or(&[], |noise| &noise.values[point as usize])
-    }
-
-    /// How the product of `point` sums, where a rule says so: the last such rule.
-    pub(crate) fn accumulation(&self, point: Point) -> Option<(Accumulation, &Injection)> {
-        let injection = self.noise.as_deref()?.sums[point as usize].last()?;
-        match injection.perturbation {
-            Perturbation::Accumulation(accumulation) => Some((accumulation, injection)),
-            _ => None,
-        }
+    /// Who watches.
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// Injects the errors of `point` into an activation `[rows, width]`.
@@ -240,44 +186,11 @@ impl At {
         errors.count(std::iter::once(&sums));
     }
 
-    /// Injects the errors of `point` into a weight or its gradient `[rows, width]`.
-    pub(crate) fn perturb_flat(&self, point: Point, width: usize, x: &mut [f32]) {
-        for injection in self.injections(point) {
-            let energy = injection.perturbation.apply_flat(injection.keys[0], width, x);
-            self.count(injection, point, 1, x.len() as u64, energy);
-        }
-    }
-
     /// How many rows count as calls at `point`; those of a second operand are counted with the first.
     pub(crate) fn calls(&self, point: Point, operand: Operand) -> u64 {
         match operand {
             Operand::Lhs => self.rows.counted(point.pass()),
             Operand::Rhs => 0,
-        }
-    }
-
-    /// Counts what was injected in so many `calls`.
-    pub(crate) fn count(
-        &self,
-        injection: &Injection,
-        point: Point,
-        calls: u64,
-        elements: u64,
-        energy: ErrorEnergy,
-    ) {
-        if !self.counted || self.uncounted == Some(point.pass()) {
-            return;
-        }
-        if point == Point::Weight && injection.counted.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        injection.tally.add(calls, elements, injection.perturbation.scale(), energy);
-    }
-
-    /// Shows a linear layer's input `[rows, width]`, before any error, to the observer.
-    pub(crate) fn observe_input(&self, width: usize, x: &[f32]) {
-        if let Some((observer, site)) = &self.observer {
-            observer.observe(*site, width, x);
         }
     }
 
@@ -291,30 +204,10 @@ impl At {
         Cow::Owned(x)
     }
 
-    /// The operator's view of its weight `[rows, width]`; the stored one stays as it is.
-    pub(crate) fn weight<'a>(&self, width: usize, w: &'a [f32]) -> Cow<'a, [f32]> {
-        if self.injections(Point::Weight).is_empty() {
-            return Cow::Borrowed(w);
-        }
-        let mut w = w.to_vec();
-        self.perturb_flat(Point::Weight, width, &mut w);
-        Cow::Owned(w)
-    }
-
     /// Injects the errors of the output `[rows, width]` and notes its magnitude.
     pub(crate) fn output(&self, width: usize, y: &mut [f32]) {
         self.perturb_rows(Point::Output, Operand::Lhs, width, y);
-        self.note_magnitude(y);
-    }
-
-    /// Keeps the largest |y| where the noise is watched.
-    pub(crate) fn note_magnitude(&self, y: &[f32]) {
-        if let Some((all, site)) = &self.watch {
-            let largest =
-                y.iter().fold(0.0_f32, |max, v| if v.is_nan() { f32::INFINITY } else { max.max(v.abs()) });
-            // The bits of non-negative floats are ordered as the floats are.
-            all[*site].fetch_max(largest.to_bits(), Ordering::Relaxed);
-        }
+        self.watch.output(y);
     }
 
     /// The errors of `point` for a kernel that works row by row and counts for itself.

@@ -27,6 +27,7 @@ use hardy_numerics::{NoiseKey, Row};
 use crate::{
     at::At,
     clip,
+    errors::Errors,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         embedding,
@@ -82,8 +83,8 @@ pub trait NoisyBackend: Backend {
     }
 
     /// See [`linear::freeze`].
-    fn freeze_weight(w: &Primitive<Self>, at: &At) -> Primitive<Self> {
-        linear::frozen_weight::<Self>(w, at)
+    fn freeze_weight(w: &Primitive<Self>, errors: &Errors) -> Primitive<Self> {
+        linear::frozen_weight::<Self>(w, errors)
     }
 
     /// See [`linear::frozen_linear`].
@@ -228,8 +229,8 @@ pub trait NoisyBackend: Backend {
     }
 
     /// See [`embedding::freeze`].
-    fn freeze_table(w: &Primitive<Self>, at: &At) -> Primitive<Self> {
-        embedding::frozen_table::<Self>(w, at)
+    fn freeze_table(w: &Primitive<Self>, errors: &Errors) -> Primitive<Self> {
+        embedding::frozen_table::<Self>(w, errors)
     }
 
     /// Gradient of [`NoisyBackend::noisy_embedding`] with respect to the table.
@@ -378,7 +379,7 @@ impl NoisyBackend for Flex {
     host_kernels! {
         noisy_linear(x: X, w: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward;
         noisy_linear_backward(x: X, w: X, grad: X, needs: [bool; 3], at: &At) -> Grads<Self, 3> = linear::backward;
-        freeze_weight(w: X, at: &At) -> FlexTensor = linear::frozen_weight;
+        freeze_weight(w: X, errors: &Errors) -> FlexTensor = linear::frozen_weight;
         noisy_frozen_linear(x: X, frozen: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward_frozen;
         noisy_attention(qkv: [X; 3], angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt)
             -> FlexTensor = attention::forward;
@@ -397,7 +398,7 @@ impl NoisyBackend for Flex {
         noisy_gelu_backward(x: X, grad: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::backward;
         noisy_embedding(w: X, ids: &[u32], at: &At) -> FlexTensor = embedding::forward;
         noisy_embedding_backward(w: X, ids: &[u32], grad: X, at: &At) -> Option<FlexTensor> = embedding::backward;
-        freeze_table(w: X, at: &At) -> FlexTensor = embedding::frozen_table;
+        freeze_table(w: X, errors: &Errors) -> FlexTensor = embedding::frozen_table;
         gather_rows(x: X, rows: &[u32]) -> FlexTensor = gather::forward;
         gather_rows_backward(grad: X, rows: &[u32], height: usize) -> FlexTensor = gather::backward;
         noisy_head(x: X, w: X, targets: &[u32], temperature: f32, at: &At) -> FlexTensor = head::forward;

@@ -6,7 +6,8 @@ use std::ops::Range;
 use hardy_numerics::{ErrorEnergy, Row};
 
 use crate::{
-    at::{At, Injection, Operand},
+    at::{At, Operand},
+    errors::Injection,
     site::Point,
 };
 

@@ -5,8 +5,9 @@
 use hardy_numerics::{Perturbation, Quantization};
 
 use crate::{
-    at::{At, Injection},
+    at::At,
     backend::{NoisyBackend, Primitive, shape_of},
+    errors::{Errors, Injection},
     site::Point,
 };
 
@@ -43,12 +44,12 @@ pub(crate) fn gradient<B: NoisyBackend>(
 }
 
 /// Whether a gradient is clipped at `point`.
-pub(crate) fn clips(at: &At, point: Point) -> bool {
+pub(crate) fn clips(errors: &Errors, point: Point) -> bool {
     let clipping = |injection: &Injection| match injection.perturbation {
         Perturbation::Quantization(quantization) => quantization.clip_gradient,
         _ => false,
     };
-    at.injections(point).iter().any(clipping)
+    errors.injections(point).iter().any(clipping)
 }
 
 /// Goes through the errors of `point` as the forward pass did, so that each format sees what it saw there.

@@ -7,7 +7,8 @@ use hardy_numerics::{Keys, NoiseKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    at::{Injection, Noise, SiteNoise},
+    at::Noise,
+    errors::{Injection, SiteNoise},
     receipt::{Receipt, Tally},
     rule::{Rule, RuleError},
     site::{Pass, Phase, Point, Site, SiteId},

@@ -6,6 +6,7 @@ use super::{primitive, tensor};
 use crate::{
     at::At,
     backend::{NoisyBackend, Primitive, shape_of},
+    errors::Errors,
     site::Point,
     weight_sums::Sum,
 };
@@ -32,11 +33,11 @@ pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primi
 }
 
 /// The table with its errors, as the whole of a generation sees it.
-pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
-    if at.injections(Point::Weight).is_empty() {
+pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, errors: &Errors) -> Tensor<B, 2> {
+    if errors.injections(Point::Weight).is_empty() {
         return weight;
     }
-    tensor(B::freeze_table(&primitive(weight), at))
+    tensor(B::freeze_table(&primitive(weight), errors))
 }
 
 /// [`embedding`] from a table that [`freeze`] made: the same result, to the bit. Not differentiable.
@@ -48,9 +49,9 @@ pub fn frozen_embedding<B: NoisyBackend>(frozen: Tensor<B, 2>, ids: &[u32], at: 
 }
 
 /// The table `w` `[vocab, width]` with its errors.
-pub fn frozen_table<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B> {
+pub fn frozen_table<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let shape @ [_, width] = shape_of::<B>(w);
-    B::upload(at.weight(width, &B::host(w)).into_owned(), shape, w)
+    B::upload(errors.weight(width, &B::host(w)).into_owned(), shape, w)
 }
 
 /// `∂W[id] = Σ ∂y[t]` over the tokens with that id, in their order, where it is not gathered.

@@ -70,7 +70,7 @@ impl Seen<'_> {
         let mut z = multiply_chained(self.rows(first, count), self.weight().t());
         let output = self.at.by_row(Point::Output, Operand::Lhs);
         output.apply_rows(first..first + count, self.vocab, &mut z, sums);
-        self.at.note_magnitude(&z);
+        self.at.watch().output(&z);
         z
     }
 
@@ -109,7 +109,7 @@ pub fn forward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
-    at.observe_input(inner, &x_host);
+    at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
     let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     at::{At, Operand},
     backend::{Grads, NoisyBackend, Primitive, shape_of},
+    errors::Errors,
     site::Point,
 };
 
@@ -34,8 +35,8 @@ pub fn linear<B: NoisyBackend>(
 
 /// A weight as the products of a whole generation see it, `[in, out]`: its errors are computed once, and a product
 /// with few rows reads it in its own order.
-pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
-    tensor(B::freeze_weight(&primitive(weight), at))
+pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, errors: &Errors) -> Tensor<B, 2> {
+    tensor(B::freeze_weight(&primitive(weight), errors))
 }
 
 /// [`linear`] with a weight that [`freeze`] made: the same result, to the bit. Not differentiable.
@@ -49,10 +50,10 @@ pub fn frozen_linear<B: NoisyBackend>(
 }
 
 /// The weight `w` `[out, in]` with its errors, transposed.
-pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, at: &At) -> Primitive<B> {
+pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let [outer, inner] = shape_of::<B>(w);
     let w_host = B::host(w);
-    let seen = at.weight(inner, &w_host);
+    let seen = errors.weight(inner, &w_host);
     let mut transposed = vec![0.0; seen.len()];
     parallel::for_chunks_of(
         &mut transposed,
@@ -84,7 +85,7 @@ pub fn forward_frozen<B: NoisyBackend>(
 ) -> Primitive<B> {
     let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
     let (x_host, w_host) = (B::host(x), B::host(frozen));
-    at.observe_input(inner, &x_host);
+    at.watch().input(inner, &x_host);
     let x_seen = at.input(Operand::Lhs, inner, &x_host);
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_host, inner, outer, outer));
     let y = multiply(at, Point::Output, x_mat, w_mat);
@@ -100,7 +101,7 @@ pub fn forward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
-    at.observe_input(inner, &x_host);
+    at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner));
     let y = multiply(at, Point::Output, x_mat, w_mat.t());

@@ -177,7 +177,7 @@ pub(super) fn softmax_of_scores(
 ) {
     seen.inject(at.scores.by_row(Point::Output, Operand::Lhs), p, &mut sums.scores);
     for visible in seen.visible(p) {
-        at.scores.note_magnitude(visible);
+        at.scores.watch().output(visible);
         visible.iter_mut().for_each(|s| *s *= heads.scale());
     }
     seen.inject(at.softmax.by_row(Point::Input, Operand::Lhs), p, &mut sums.softmax_input);
@@ -192,7 +192,7 @@ pub(super) fn softmax_of_scores(
 pub(super) fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
     seen.inject(at.softmax.by_row(Point::Output, Operand::Lhs), p, &mut sums.softmax_output);
     for visible in seen.visible(p) {
-        at.softmax.note_magnitude(visible);
+        at.softmax.watch().output(visible);
     }
     seen.inject(at.values.by_row(Point::Input, Operand::Lhs), p, &mut sums.probabilities);
 }
