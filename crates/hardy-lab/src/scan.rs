@@ -11,9 +11,13 @@ use hardy_train::{
     data::Problem,
     error::Error,
     policy::{Policy, log_probs},
-    scan_file::{ScanFile, ScanRow, Thresholds, What},
+    scan_file::{Recommendation, ScanFile, ScanRow, Thresholds, What},
     sequence::parts,
 };
+
+mod judge;
+
+pub use judge::{USUAL_THRESHOLDS, judged};
 
 use crate::{error::LabError, setting::Setting};
 
@@ -57,12 +61,19 @@ pub fn scan<B: NoisyBackend>(
     let linears = sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0);
     let rows = linears.flat_map(|(site, sums)| {
         let weight = weight(site, &parameters).map(|weight| measure(weight, format));
-        let weight = weight.map(|sums| row(site, What::Weight, &sums, &thresholds));
-        [Some(row(site, What::Activation, sums, &thresholds)), weight].into_iter().flatten()
+        let weight = weight.map(|sums| row(site, What::Weight, &sums));
+        [Some(row(site, What::Activation, sums)), weight].into_iter().flatten()
     });
-    let (model, layers) = (model.to_owned(), decoder.blueprint.config.layers);
-    let name = format.name().to_owned();
-    Ok(ScanFile::new(model, fingerprint(&parameters), name, layers, thresholds, rows.collect()))
+    Ok(judged(ScanFile {
+        model: model.to_owned(),
+        fingerprint: fingerprint(&parameters),
+        format: format.name().to_owned(),
+        layers: decoder.blueprint.config.layers,
+        thresholds,
+        flagged_layers: Vec::new(),
+        recommendation: Recommendation::None,
+        rows: rows.collect(),
+    }))
 }
 
 /// The scan that a run's guided AQN asks for, made or read; `None` where it asks for none.
@@ -80,7 +91,7 @@ pub fn for_run<B: NoisyBackend>(
         let format = format_named(aqn.scan_format.as_deref().unwrap_or(USUAL))?;
         let problems = &problems[..problems.len().min(CALIBRATION)];
         let setting = Setting { policy, problems, wording: &config.data.prompt };
-        return scan(&setting, &config.model.path, format, Thresholds::default()).map(Some);
+        return scan(&setting, &config.model.path, format, USUAL_THRESHOLDS).map(Some);
     }
     let found = ScanFile::read(Path::new(source))?;
     let decoder = &policy.decoder;
@@ -101,7 +112,7 @@ fn measure(weight: &HostTensor, format: Format) -> ErrorSums {
     sums
 }
 
-fn row(site: &Site, what: What, sums: &ErrorSums, thresholds: &Thresholds) -> ScanRow {
+fn row(site: &Site, what: What, sums: &ErrorSums) -> ScanRow {
     let metrics = sums.metrics();
     ScanRow {
         module: site.module.clone(),
@@ -115,5 +126,4 @@ fn row(site: &Site, what: What, sums: &ErrorSums, thresholds: &Thresholds) -> Sc
         saturation: metrics.saturation,
         reasons: Vec::new(),
     }
-    .judged(thresholds)
 }

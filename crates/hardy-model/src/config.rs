@@ -13,6 +13,7 @@ mod write;
 
 use std::path::Path;
 
+use hardy_ops::ops::attention::MOST_KEYS;
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
@@ -56,7 +57,7 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Width of a head, even; `heads × head_dim` need not be `hidden_size`.
     pub head_dim: usize,
-    /// The longest sequence that the model was made for, in tokens.
+    /// The longest sequence that the model was made for, in tokens; at most [`MOST_KEYS`].
     pub max_positions: usize,
     /// Nonlinearity of the MLP.
     pub activation: Activation,
@@ -169,7 +170,7 @@ impl ModelConfig {
             heads,
             kv_heads,
             head_dim: head_dim(fields, architecture, hidden_size, heads)?,
-            max_positions: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            max_positions: fields.optional_size("max_position_embeddings")?.unwrap_or(2048).min(MOST_KEYS),
             activation: activation(fields, architecture)?,
             rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope: Rope::read(fields, architecture)?,

@@ -72,6 +72,16 @@ fn linear_without_bias_is_the_product_and_its_derivative() {
 }
 
 #[test]
+fn linear_of_no_rows_has_no_rows_and_the_width_of_the_weight() {
+    let x = tensor::<Tape>(&[], 7).require_grad();
+    let weight = tensor::<Tape>(&values(5 * 7, 2), 7).require_grad();
+    let y = linear(x, weight.clone(), Some(tensor(&values(5, 3), 5)), &clean(&tokens(0)));
+    assert_eq!(y.dims(), [0, 5]);
+    let grads = y.sum().backward();
+    assert!(host(weight.grad(&grads).expect("a gradient")).iter().all(|&g| g == 0.0));
+}
+
+#[test]
 fn linear_with_bias_adds_it_to_every_row() {
     let (count, inner, outer) = (19, 12, 21);
     check(

@@ -2,7 +2,7 @@
 //! a problem reads it through here, so that training, evaluation and probes see the same tokens.
 
 use hardy_model::{ChatTemplate, Message, Prompt, Tokenizer};
-use hardy_ops::NoisyBackend;
+use hardy_ops::{NoisyBackend, ops::attention::MOST_KEYS};
 
 use crate::{data::Problem, error::Result, policy::Policy, sequence::Sequence};
 
@@ -120,6 +120,9 @@ pub fn unknown_token(ids: &[u32], vocab: usize, tokenizer: &Tokenizer) -> Option
 
 /// How long sequences may be, after how long one is, and how they may be longer.
 pub fn most_positions(most: usize) -> String {
+    if most == MOST_KEYS {
+        return format!("but attention sees at most {MOST_KEYS}");
+    }
     format!(
         "but the model was made for {most} (max_position_embeddings in config.json); `model.max_positions` or \
          --max-positions allows more"

@@ -1,5 +1,6 @@
 //! What `hardy scan` found (SRDD, static relative dead-zone detection): for every linear layer the error that a number
-//! format makes on its inputs and its weight, which layers it is too large in, and what follows.
+//! format makes on its inputs and its weight, which layers it is too large in, and what follows. This is the file, which a
+//! guide of AQN reads; who judges is `hardy-lab`.
 
 use std::{fs, path::Path};
 
@@ -7,11 +8,6 @@ use hardy_model::{HostTensor, files::fingerprint};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-
-/// A mean SQNR below this many dB calls for another format.
-const HOPELESS_DB: f64 = 10.0;
-/// Up to this share of flagged layers can be treated one by one.
-const FEW: f64 = 1.0 / 3.0;
 
 /// A scan of one model in one format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,12 +41,6 @@ pub struct Thresholds {
     pub max_saturation: f64,
     /// The largest mean relative error.
     pub max_relative_error: f64,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self { min_sqnr_db: 20.0, max_dead_zone: 0.05, max_saturation: 0.01, max_relative_error: 0.1 }
-    }
 }
 
 /// What is quantised.
@@ -115,45 +105,7 @@ pub struct ScanRow {
     pub reasons: Vec<String>,
 }
 
-impl ScanRow {
-    /// The row with the reasons that `limits` gives.
-    #[must_use]
-    pub fn judged(mut self, limits: &Thresholds) -> Self {
-        let above = |what: &str, value: f64, limit: f64| {
-            (value > limit).then(|| format!("{what} {:.1} % > {:.1} %", 100.0 * value, 100.0 * limit))
-        };
-        let sqnr = self.sqnr_db.filter(|&db| db < limits.min_sqnr_db);
-        self.reasons = [
-            sqnr.map(|db| format!("SQNR {db:.1} dB < {:.1} dB", limits.min_sqnr_db)),
-            above("dead zone", self.dead_zone, limits.max_dead_zone),
-            above("saturation", self.saturation, limits.max_saturation),
-            above("relative error", self.relative_error, limits.max_relative_error),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        self
-    }
-}
-
 impl ScanFile {
-    /// A scan with what follows from its `rows`.
-    #[must_use]
-    pub fn new(
-        model: String,
-        fingerprint: String,
-        format: String,
-        layers: usize,
-        thresholds: Thresholds,
-        rows: Vec<ScanRow>,
-    ) -> Self {
-        let mut flagged_layers: Vec<usize> =
-            activations(&rows).filter(|row| !row.reasons.is_empty()).filter_map(|row| row.layer).collect();
-        flagged_layers.dedup();
-        let recommendation = recommend(&rows, flagged_layers.len(), layers);
-        Self { model, fingerprint, format, layers, thresholds, flagged_layers, recommendation, rows }
-    }
-
     /// Reads the JSON that `hardy scan` wrote.
     ///
     /// # Errors
@@ -165,11 +117,16 @@ impl ScanFile {
         })
     }
 
+    /// The rows of inputs of linear layers.
+    pub fn activations(&self) -> impl Iterator<Item = &ScanRow> {
+        self.rows.iter().filter(|row| row.what == What::Activation)
+    }
+
     /// The mean relative error on the activations of every layer.
     #[must_use]
     pub fn layer_errors(&self) -> Vec<f64> {
         let of = |layer: usize| {
-            let own = activations(&self.rows).filter(move |row| row.layer == Some(layer));
+            let own = self.activations().filter(move |row| row.layer == Some(layer));
             let (sum, count) = own.fold((0.0, 0.0), |(sum, n), row| (sum + row.relative_error, n + 1.0));
             sum / f64::max(count, 1.0)
         };
@@ -203,70 +160,32 @@ impl ScanFile {
     }
 }
 
-fn activations(rows: &[ScanRow]) -> impl Iterator<Item = &ScanRow> {
-    rows.iter().filter(|row| row.what == What::Activation)
-}
-
-fn recommend(rows: &[ScanRow], flagged: usize, layers: usize) -> Recommendation {
-    let noisy: Vec<f64> = activations(rows).filter_map(|row| row.sqnr_db).collect();
-    let mean = noisy.iter().sum::<f64>() / noisy.len().max(1) as f64;
-    match flagged as f64 / layers.max(1) as f64 {
-        _ if !noisy.is_empty() && mean < HOPELESS_DB => Recommendation::Reconsider,
-        0.0 => Recommendation::None,
-        share if share <= FEW => Recommendation::Targeted,
-        _ => Recommendation::MixedPrecision,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(layer: usize, sqnr_db: f64, dead_zone: f64) -> ScanRow {
-        let row = ScanRow {
-            module: format!("model.layers.{layer}.mlp.up_proj"),
-            layer: Some(layer),
-            what: What::Activation,
-            elements: 1,
-            sqnr_db: Some(sqnr_db),
-            relative_error: dead_zone,
-            relative_rms: 0.0,
-            dead_zone,
-            saturation: 0.0,
-            reasons: Vec::new(),
-        };
-        row.judged(&Thresholds::default())
-    }
-
-    fn scan(rows: Vec<ScanRow>) -> ScanFile {
-        ScanFile::new("m".into(), "f".into(), "mxfp4".into(), rows.len(), Thresholds::default(), rows)
-    }
-
-    #[test]
-    fn a_layer_is_flagged_for_every_threshold_that_it_crosses() {
-        assert!(row(0, 20.0, 0.05).reasons.is_empty());
-        assert_eq!(row(0, 19.0, 0.0).reasons, ["SQNR 19.0 dB < 20.0 dB"]);
-        assert_eq!(row(0, 30.0, 0.2).reasons.len(), 2);
-    }
-
-    #[test]
-    fn what_follows_depends_on_how_many_layers_are_flagged_and_how_badly() {
-        let (fine, coarse) = (|layer| row(layer, 30.0, 0.0), |layer| row(layer, 18.0, 0.0));
-        let cases = [
-            (scan(vec![fine(0), fine(1), fine(2)]), Recommendation::None, vec![]),
-            (scan(vec![fine(0), coarse(1), fine(2)]), Recommendation::Targeted, vec![1]),
-            (scan(vec![coarse(0), coarse(1), fine(2)]), Recommendation::MixedPrecision, vec![0, 1]),
-            (scan(vec![row(0, 5.0, 0.5)]), Recommendation::Reconsider, vec![0]),
-        ];
-        for (scan, recommendation, flagged) in cases {
-            assert_eq!((scan.recommendation, &scan.flagged_layers), (recommendation, &flagged));
+    fn scan(fingerprint: String) -> ScanFile {
+        ScanFile {
+            model: "m".into(),
+            fingerprint,
+            format: "mxfp4".into(),
+            layers: 1,
+            thresholds: Thresholds {
+                min_sqnr_db: 20.0,
+                max_dead_zone: 0.05,
+                max_saturation: 0.01,
+                max_relative_error: 0.1,
+            },
+            flagged_layers: Vec::new(),
+            recommendation: Recommendation::None,
+            rows: Vec::new(),
         }
     }
 
     #[test]
     fn one_changed_weight_is_another_model() {
         let tensor = |x: f32| HostTensor { name: "w".into(), shape: vec![2], data: vec![1.0, x] };
-        let scan = ScanFile { fingerprint: fingerprint(&[tensor(2.0)]), ..scan(vec![row(0, 30.0, 0.0)]) };
+        let scan = scan(fingerprint(&[tensor(2.0)]));
         assert!(scan.check_model("m", 1, &[tensor(2.0)]).is_ok());
         assert!(scan.check_model("m", 2, &[tensor(2.0)]).is_err());
         let message = scan.check_model("m", 1, &[tensor(2.5)]).unwrap_err().to_string();

@@ -250,6 +250,13 @@ fn sizes_that_cannot_be_are_refused_by_key() {
 }
 
 #[test]
+fn nobody_is_given_more_positions_than_attention_tells_apart() {
+    let long = parse(with(qwen2(), json!({ "max_position_embeddings": 10_485_760 }))).unwrap();
+    assert_eq!(long.max_positions, MOST_KEYS);
+    assert_eq!(long.to_json()["max_position_embeddings"], 10_485_760);
+}
+
+#[test]
 fn a_sliding_window_that_no_layer_uses_is_no_matter() {
     for change in [
         json!({ "use_sliding_window": false, "sliding_window": 64, "max_window_layers": 0 }),

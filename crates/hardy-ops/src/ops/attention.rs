@@ -35,7 +35,7 @@ const BLOCK: usize = 64;
 /// The element of key `j` in the scores of head `h` is `h·2²⁰ + j`: independent of the length so far.
 const HEAD_SHIFT: u32 = 20;
 /// Keys that a query can see at most; of more, the noise of two heads would be the same.
-const MOST_KEYS: usize = 1 << HEAD_SHIFT;
+pub const MOST_KEYS: usize = 1 << HEAD_SHIFT;
 
 /// The heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -270,7 +270,7 @@ fn scale(sigma: &[f64], multiplier: f64, guide: Guide) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan_file::{ScanRow, Thresholds, What};
+    use crate::scan_file::{Recommendation, ScanRow, Thresholds, What};
 
     fn section(guide: Guide) -> AqnSection {
         let text = "schedule = \"constant\"\nsigma = 0.1\n";
@@ -291,8 +291,21 @@ mod tests {
             saturation: 0.0,
             reasons: Vec::new(),
         };
-        let rows = (0..4).map(|layer| row(layer).judged(&Thresholds::default())).collect();
-        ScanFile::new("m".into(), "f".into(), "mxfp4".into(), 4, Thresholds::default(), rows)
+        ScanFile {
+            model: "m".into(),
+            fingerprint: "f".into(),
+            format: "mxfp4".into(),
+            layers: 4,
+            thresholds: Thresholds {
+                min_sqnr_db: 20.0,
+                max_dead_zone: 0.05,
+                max_saturation: 0.01,
+                max_relative_error: 0.1,
+            },
+            flagged_layers: vec![2, 3],
+            recommendation: Recommendation::MixedPrecision,
+            rows: (0..4).map(row).collect(),
+        }
     }
 
     /// The sigma of every layer at a step.

@@ -9,6 +9,8 @@ mod range;
 mod run;
 mod sft;
 
+use hardy_ops::ops::attention::MOST_KEYS;
+
 use crate::toml_errors::suggestion;
 
 pub(crate) use check::Checked;
@@ -114,8 +116,8 @@ pub(crate) const STEPS: u64 = 10_000_000;
 const PROBLEMS: u64 = 10_000_000;
 /// More tokens than any response has.
 const RESPONSE: u64 = 1_000_000;
-/// The positions that f32 counts exactly, as rotary angles need.
-const POSITIONS: u64 = 1 << 24;
+/// The positions that attention tells apart.
+const POSITIONS: u64 = MOST_KEYS as u64;
 /// Sequences that are computed at once.
 const BATCH: u64 = 65_536;
 /// Tokens of one pass.

@@ -122,7 +122,7 @@ fn sequences_longer_than_the_model_are_refused_unless_a_length_is_given() {
     let longer = ["--max-positions", "700", "--ignore-eos", "--json"];
     succeeded(&hardy(&[&tokens[..], &["600"], &longer].concat()));
     // As many as the machine can not hold.
-    let all = ["1000000", "--max-positions", "2000000", "--samples", "65535"];
+    let all = ["1000000", "--max-positions", "1048576", "--samples", "65535"];
     refuses(&[&tokens[..], &all].concat(), &["key-value cache", "GiB"]);
     let batch = dir.path().join("in.safetensors");
     write_tokens(&batch, [1, 600], &[("input_ids", &[1; 600])]);
