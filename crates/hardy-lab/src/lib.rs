@@ -23,6 +23,7 @@ pub mod run_records;
 pub mod scan;
 pub mod sensitivity;
 pub mod setting;
+pub mod shard;
 pub mod statistics;
 pub mod suite;
 pub mod svg;

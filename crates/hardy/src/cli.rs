@@ -40,6 +40,8 @@ pub enum Command {
     Run(commands::run::Arguments),
     /// Run presets with several seeds, and judge them in one table
     Suite(commands::suite::Arguments),
+    /// Join the shards that several machines made of a suite
+    Merge(commands::merge::Arguments),
     /// Warm a base model up on worked answers
     Sft(commands::sft::Arguments),
     /// Measure what a model loses under noise

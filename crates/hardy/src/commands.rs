@@ -7,6 +7,7 @@ pub mod eval;
 pub mod export;
 pub mod formats;
 pub mod generate;
+pub mod merge;
 pub mod perturb;
 pub mod probe;
 pub mod quantize;

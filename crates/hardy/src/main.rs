@@ -50,6 +50,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Run(args) => commands::run::run(&args, output),
         Command::Suite(args) => commands::suite::run(&args, output),
+        Command::Merge(args) => commands::merge::run(&args, output),
         Command::Sft(args) => commands::sft::run(&args, output),
         Command::Eval(args) => commands::eval::run(&args, output),
         Command::Probe(args) => commands::probe::run(&args, output),

@@ -27,6 +27,21 @@ pub fn create(target: &Path, fill: impl FnOnce(&Path) -> Result<(), Failure>) ->
     written
 }
 
+/// Fills a directory, then moves what is in it into `target`, which exists.
+///
+/// # Errors
+/// As [`create`]; where something is in the way, `target` keeps what it had.
+pub fn create_within(target: &Path, fill: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+    let whole = target.join("whole");
+    create(&whole, fill)?;
+    let entries = fs::read_dir(&whole).map_err(|error| failed(&whole, &error))?;
+    for entry in entries.flatten() {
+        let to = target.join(entry.file_name());
+        fs::rename(entry.path(), &to).map_err(|error| failed(&to, &error))?;
+    }
+    fs::remove_dir(&whole).map_err(|error| failed(&whole, &error))
+}
+
 /// `.NAME.PROCESS.partial` beside the target.
 fn partial_name(target: &Path) -> PathBuf {
     let mut name = OsString::from(".");

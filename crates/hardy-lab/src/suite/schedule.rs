@@ -7,25 +7,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hardy_model::files::write_atomically;
+use hardy_model::files::{write_atomically, write_json};
 use hardy_ops::NoisyBackend;
 use hardy_train::{
     config::{RunConfig, refuse_existing},
     error::Error,
 };
 
-use super::{Member, Suite, definition::is_a_directory_name, table::SuiteTable};
+use super::{Member, Suite, definition::is_a_directory_name, share::Whole, table::SuiteTable};
 use crate::{
     error::LabError,
     record::Metric,
     run::{dry_run, is_finished},
-    run_records::{RunRecords, read_run},
+    shard::{Allow, Manifest, Shard},
 };
 
 /// The file that says which suite a directory belongs to.
 const DEFINITION: &str = "suite.toml";
 /// The file that is locked while a suite is at work.
 const LOCK: &str = "suite.lock";
+/// The file that makes a directory that of a share of a suite.
+pub(super) const SHARD: &str = "shard.json";
 
 /// A suite's runs, in the order in which they are started.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Schedule {
     /// Configuration names in the order of the suite's presets.
     names: Vec<String>,
     members: Vec<Member>,
+    /// What makes the members a share of the suite's runs.
+    manifest: Option<Manifest>,
 }
 
 impl Schedule {
@@ -83,12 +87,50 @@ impl Schedule {
             for spec in &suite.presets {
                 let mut config = RunConfig { seed, ..RunConfig::load(spec, &suite.set)? };
                 prepare(&mut config)?;
-                let own = directory.join(&config.name).join(format!("seed-{seed}"));
+                let own = place(directory, &config.name, seed);
                 let finished = is_finished(&own, &config)?;
                 members.push(Member { preset: config.name.clone(), seed, directory: own, config, finished });
             }
         }
-        Ok(Self { suite: suite.clone(), directory: directory.to_owned(), names, members })
+        Ok(Self { suite: suite.clone(), directory: directory.to_owned(), names, members, manifest: None })
+    }
+
+    /// The same suite with the runs of `shard` alone, in a directory of their own within the suite's; `build` and
+    /// `processor` say what makes them.
+    ///
+    /// # Errors
+    /// More shards than runs; files that can not be read; a directory that holds this shard of another suite, build or
+    /// model.
+    pub fn share(self, shard: Shard, build: &toml::Table, processor: &str) -> Result<Self, LabError> {
+        shard.check(self.members.len(), "runs").map_err(Error::config)?;
+        let whole = Whole::new(&self.suite, &self.names, &self.members);
+        let directory = self.directory.join(shard.name());
+        let manifest = whole.manifest(shard, &self.members, build, processor)?;
+        let path = directory.join(SHARD);
+        if path.exists() {
+            let before = Manifest::read(&path)?;
+            if let Some(wrong) = before.differs(&manifest, Allow::default()) {
+                let path = path.display();
+                return Err(Error::config(format!(
+                    "{path}: was begun as another shard: {wrong}; give another --out"
+                ))
+                .into());
+            }
+        } else {
+            refuse_foreign(&self.suite, &directory)?;
+        }
+        let mut members: Vec<Member> = shard.select(self.members).map(|(_, member)| member).collect();
+        for member in &mut members {
+            member.directory = place(&directory, &member.preset, member.seed);
+            member.finished = is_finished(&member.directory, &member.config)?;
+        }
+        Ok(Self { directory, members, manifest: Some(manifest), ..self })
+    }
+
+    /// Which share of the suite it is, where it is one.
+    #[must_use]
+    pub fn shard(&self) -> Option<Shard> {
+        Some(self.manifest.as_ref()?.shard)
     }
 
     /// The runs.
@@ -131,6 +173,10 @@ impl Schedule {
         }
         let text = toml::to_string_pretty(&self.suite).unwrap_or_default();
         write_atomically(&self.directory.join(DEFINITION), text.as_bytes()).map_err(Error::from)?;
+        if let Some(manifest) = &self.manifest {
+            let manifest = serde_json::to_value(manifest).unwrap_or_default();
+            write_json(&self.directory.join(SHARD), &manifest).map_err(Error::from)?;
+        }
         Ok(lock)
     }
 
@@ -139,15 +185,13 @@ impl Schedule {
     /// # Errors
     /// A run that can not be read, or runs that were not judged by the same problems.
     pub fn table(&self) -> Result<SuiteTable, LabError> {
-        let runs = |name: &String| -> Result<Vec<RunRecords>, LabError> {
-            let own = self.members.iter().filter(|member| member.preset == *name);
-            own.map(|member| read_run(&member.directory)).collect()
-        };
-        let runs = self.names.iter().map(|name| Ok((name.clone(), runs(name)?)));
-        let runs = runs.collect::<Result<Vec<_>, LabError>>()?;
-        let baseline = self.suite.presets.iter().position(|preset| *preset == self.suite.baseline);
-        SuiteTable::new(&self.suite, &runs, baseline.unwrap_or(0))
+        Whole::new(&self.suite, &self.names, &self.members).table(&self.directory)
     }
+}
+
+/// Where the run of a preset and seed lives in a suite's directory.
+pub(super) fn place(directory: &Path, preset: &str, seed: u64) -> PathBuf {
+    directory.join(preset).join(format!("seed-{seed}"))
 }
 
 /// Two presets must be asked the same problems in the same way, or hours end in answers that can not be compared.
@@ -193,6 +237,12 @@ fn check_hypotheses(suite: &Suite, names: &[String]) -> Result<(), LabError> {
 /// A directory that holds something must hold this suite.
 fn refuse_foreign(suite: &Suite, directory: &Path) -> Result<(), LabError> {
     let path = directory.join(DEFINITION);
+    if let Some(shard) = directory.parent().filter(|_| directory.join(SHARD).exists()) {
+        let (own, shard) = (directory.display(), shard.display());
+        let wrong =
+            format!("{own} holds a shard of a suite; give --out {shard} and --shard, or another --out");
+        return Err(Error::config(wrong).into());
+    }
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(refuse_existing_but_lock(directory)?) };
     let before = Suite::parse(&text, &path.display().to_string())?;
     if before.name != suite.name {
@@ -206,9 +256,9 @@ fn refuse_foreign(suite: &Suite, directory: &Path) -> Result<(), LabError> {
     Ok(())
 }
 
-/// A suite killed before its definition was written has left a lock, which is nobody's work.
+/// A suite killed before its definition was written has left a lock, which is nobody's work; neither are shards.
 fn refuse_existing_but_lock(directory: &Path) -> Result<(), Error> {
-    let only_lock = std::fs::read_dir(directory)
-        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == LOCK));
-    if only_lock { Ok(()) } else { refuse_existing(directory) }
+    let nobodys = |entry: std::fs::DirEntry| entry.file_name() == LOCK || Shard::is_name(&entry.file_name());
+    let only_those = std::fs::read_dir(directory).is_ok_and(|entries| entries.flatten().all(nobodys));
+    if only_those { Ok(()) } else { refuse_existing(directory) }
 }

@@ -1,8 +1,10 @@
 //! The one table of a suite: for every preset the means over seeds, and at every level its difference from the baseline on
 //! the same problems and seeds. What it claims, these differences and the criteria of its hypotheses, is decided together.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
+use hardy_model::files::{write_atomically, write_json};
+use hardy_train::error::Error;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -99,6 +101,17 @@ impl SuiteTable {
             hypotheses.map(|(one, criteria)| Judgement::of(one.claim.clone(), criteria)).collect();
         let (name, seeds, baseline) = (suite.name.clone(), suite.seeds.clone(), runs[baseline].0.clone());
         Ok(Self { name, baseline, seeds, n: first.n, metric, presets, hypotheses }.decided())
+    }
+
+    /// Writes it into a suite's directory: `table.json` and `table.md`.
+    ///
+    /// # Errors
+    /// A file that can not be written.
+    pub fn keep(&self, directory: &Path) -> Result<(), LabError> {
+        let json = serde_json::to_value(self).unwrap_or_default();
+        write_json(&directory.join("table.json"), &json).map_err(Error::from)?;
+        let markdown = self.markdown();
+        Ok(write_atomically(&directory.join("table.md"), markdown.as_bytes()).map_err(Error::from)?)
     }
 
     /// The table with everything that it claims decided together.

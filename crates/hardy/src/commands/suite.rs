@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hardy_lab::suite::{Schedule, Suite, SuiteTable, execute};
-use hardy_model::files::{write_atomically, write_json};
+use hardy_lab::{
+    shard::Shard,
+    suite::{Member, Schedule, Suite, execute},
+};
 use serde::Serialize;
 
 use crate::{
@@ -29,7 +31,9 @@ not depend on --jobs.
 
 Examples:
   hardy suite hw-noise --jobs 2
-  hardy suite forward-backward --set train.steps=40 --out runs/short";
+  hardy suite forward-backward --set train.steps=40 --out runs/short
+  hardy suite hw-noise --shard 2/4 --out runs/hw
+  srun hardy suite hw-noise --shard auto --out /shared/hw";
 
 /// Arguments of `hardy suite`.
 #[derive(Debug, Args)]
@@ -52,11 +56,40 @@ pub struct Arguments {
     /// Change a key of every configuration, as in train.steps=10; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Make a share of the runs, as in 2/4, in a directory of its own within the suite's; `hardy merge` joins the shares.
+    /// auto/4 takes the number from a Slurm array (1 to 4) or an indexed Kubernetes job; auto takes both from a whole Slurm
+    /// array. Without --shard the environment is not read, and all runs are made
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Check everything and write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// What came of a share.
+#[derive(Serialize)]
+struct Shared {
+    shard: Shard,
+    directory: PathBuf,
+    runs: Vec<String>,
+}
+
+impl Shared {
+    fn new(shard: Shard, schedule: &Schedule) -> Self {
+        let runs = schedule.members().iter().map(Member::label).collect();
+        Self { shard, directory: schedule.directory().to_owned(), runs }
+    }
+
+    fn text(&self, suite: &Path) -> String {
+        let (runs, shard, suite) = (self.runs.len(), self.shard, suite.display());
+        let of = shard.of();
+        format!(
+            "shard {shard}: {runs} runs, in {}\nwhen all are made: hardy merge {suite}/shard-*-of-{of} --out {suite}\n",
+            self.directory.display()
+        )
+    }
 }
 
 /// What a suite would do.
@@ -81,6 +114,10 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         config.build = Some(build_info::table());
         add_rules(config, &rules)
     })?;
+    let schedule = match args.shard {
+        Some(shard) => schedule.share(shard, &build_info::table(), hardy_numerics::simd::level())?,
+        None => schedule,
+    };
     let device = args.device.device();
     let steps = schedule.steps::<Backend>(&device)?;
     if args.dry_run {
@@ -90,19 +127,16 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut teller = Teller::new(&schedule, &steps);
     execute::<Backend>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
     drop(teller);
+    if let Some(shard) = schedule.shard() {
+        let done = Shared::new(shard, &schedule);
+        return output.show(&done, |_| done.text(&directory));
+    }
     let table = schedule.table()?;
-    keep(&table, &directory)?;
+    table.keep(&directory)?;
     output.show(&table, |width| {
         let files = directory.join("table.{json,md}");
         format!("{}table: {}\n", table.render(width), files.display())
     })
-}
-
-/// Writes the table into the suite's directory.
-fn keep(table: &SuiteTable, directory: &Path) -> Result<(), Failure> {
-    let json = serde_json::to_value(table).map_err(|error| Failure::run(error.to_string()))?;
-    write_json(&directory.join("table.json"), &json)?;
-    Ok(write_atomically(&directory.join("table.md"), table.markdown().as_bytes())?)
 }
 
 fn dry_run(schedule: &Schedule, steps: &[u64], output: Output) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ mod probe;
 mod quantize;
 mod runs;
 mod scan;
+mod shards;
 mod suite;
 mod support;
 mod tokens;

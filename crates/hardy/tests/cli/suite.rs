@@ -26,7 +26,7 @@ n = 6
 noise_levels = [0.0, 0.05]
 ";
 const NOISE: &str = "[[noise]]\nerror = { kind = \"relative_gaussian\", scale = 0.2 }\nops = [\"linear\"]\n";
-const SUITE: &str = "\
+pub const SUITE: &str = "\
 name = \"small\"
 presets = [\"clean.toml\", \"noise.toml\"]
 seeds = [0, 1]
@@ -37,7 +37,7 @@ criterion = [{ preset = \"noise\", against = \"clean\", level = 0.05, at_most = 
 ";
 
 /// A suite of two presets and two seeds; gives its file.
-fn suite(dir: &Path, text: &str) -> PathBuf {
+pub fn suite(dir: &Path, text: &str) -> PathBuf {
     fs::write(dir.join("clean.toml"), format!("name = \"clean\"\n{RUN}")).unwrap();
     fs::write(dir.join("noise.toml"), format!("name = \"noise\"\n{RUN}{NOISE}")).unwrap();
     let path = dir.join("small.toml");
