@@ -80,7 +80,7 @@ impl Comparison {
         let unknown = runs.iter().filter(|(_, record)| record.conditions.is_none());
         let mut comparison = Self {
             baseline: baseline.0.into(),
-            metric: baseline.1.metric,
+            metric: baseline.1.metric.clone(),
             runs: runs_compared,
             conditions_unknown: unknown.map(|(name, _)| (*name).to_owned()).collect(),
         };
@@ -119,7 +119,7 @@ impl Comparison {
     #[must_use]
     pub fn render(&self, width: usize) -> String {
         let mut parts: Vec<_> =
-            self.runs.iter().map(|run| run.render(&self.baseline, self.metric, width)).collect();
+            self.runs.iter().map(|run| run.render(&self.baseline, &self.metric, width)).collect();
         if !self.conditions_unknown.is_empty() {
             parts.push(wrap(&self.caution(), width, 0));
         }
@@ -164,15 +164,14 @@ impl RunComparison {
         Ok(Self { name: run.0.into(), levels, not_shared })
     }
 
-    fn render(&self, baseline: &str, metric: Metric, width: usize) -> String {
+    fn render(&self, baseline: &str, metric: &Metric, width: usize) -> String {
         let table = self.table(baseline);
-        let (name, metric) = (&self.name, metric.name());
-        let title =
-            format!("{name} against {baseline}, {metric} accuracy, the same problems, 95 % intervals");
+        let name = &self.name;
+        let title = format!("{name} against {baseline}, {metric}, the same problems, 95 % intervals");
         let mut out = wrap(&title, width, 0);
         if table.width() <= width {
             let legend = "difference: in points. right in one only: problems that only the first, and only the second, gets \
-                          right. p: exact McNemar (of several draws, that of the interval). Holm: corrected for all \
+                          right. p: exact McNemar (of scores the permutation test, of several draws that of the interval). Holm: corrected for all \
                           differences shown. needed: problems to resolve the difference seen (5 %, power 0.8).";
             out += &format!("\n{}\n{}\n", table.render(), wrap(legend, width, 0));
         }
@@ -226,7 +225,7 @@ impl LevelComparison {
         let names = [named(run), named(baseline)];
         let sides = [(&names[0], run), (&names[1], baseline)]
             .map(|(name, (_, record, level))| [Side { name, record, level }]);
-        let metric = baseline.1.metric;
+        let metric = &baseline.1.metric;
         let test = pair(&sides[0], &sides[1], metric, allowed)?;
         let mean = |side: &[Side<'_>]| scores(&answers(side, metric)).mean();
         Ok(Self {

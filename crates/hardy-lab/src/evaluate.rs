@@ -1,21 +1,24 @@
-//! Evaluation: greedy answers to the same problems at every level and under every draw of its error, scored strictly and
-//! flexibly, each level with the plan it ran under and the receipts of what was injected.
+//! Evaluation: answers to the same problems at every level and under every draw of its error, greedy ones or several that
+//! are sampled, scored strictly and flexibly and by whatever graders are asked for, each level with the plan it ran under
+//! and the receipts of what was injected.
 
 mod level;
+
+use std::fmt;
 
 use hardy_model::{Generation, Sample, Sampler, generate};
 use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Receipt, Site};
 use hardy_train::{
     data::Problem,
     error::Error,
-    reward::{Extraction, extract, score},
+    reward::{Extraction, Judge, Response, extract, score},
 };
 
 use crate::{
     error::LabError,
     record::{
-        Conditions, DrawRecord, EvalRecord, LevelRecord, Metric, ProblemRecord, data_fingerprint, draw_of,
-        text_hash,
+        Conditions, DrawRecord, EvalRecord, LevelRecord, Metric, ProblemRecord, SampleRecord,
+        data_fingerprint, draw_of, text_hash,
     },
     setting::Setting,
 };
@@ -46,8 +49,59 @@ pub struct Evaluation<'a, B: NoisyBackend> {
     pub batch: usize,
     /// Draws of the error at every level that has one; at least 1.
     pub draws: usize,
-    /// Which answers count as right.
-    pub metric: Metric,
+    /// What answers are judged by.
+    pub metric: &'a Metric,
+    /// The graders of that metric.
+    pub judge: &'a Judge,
+    /// How answers are drawn.
+    pub sampling: Sampling,
+}
+
+/// How answers are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Answers to every problem; at least 1.
+    pub samples: usize,
+    /// 0 always takes the most probable token.
+    pub temperature: f32,
+    /// The nucleus; 1 keeps all tokens.
+    pub top_p: f32,
+}
+
+impl Sampling {
+    /// One answer of the most probable tokens.
+    pub const GREEDY: Self = Self { samples: 1, temperature: 0.0, top_p: 1.0 };
+
+    /// Refuses several answers that would all be the same.
+    ///
+    /// # Errors
+    /// They would.
+    pub fn check(self) -> Result<(), LabError> {
+        if self.samples <= 1 || self.temperature > 0.0 {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "{} samples of the most probable tokens are all the same; give a temperature above 0, such as 0.6",
+            self.samples
+        ))
+        .into())
+    }
+
+    fn sampler(self) -> Sampler {
+        if self.temperature == 0.0 {
+            return Sampler::GREEDY;
+        }
+        Sampler { temperature: self.temperature, top_p: self.top_p, ..Sampler::GREEDY }
+    }
+}
+
+impl fmt::Display for Sampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.temperature == 0.0 {
+            return f.write_str("greedy");
+        }
+        write!(f, "temperature {}, top-p {}, {} a problem", self.temperature, self.top_p, self.samples)
+    }
 }
 
 impl<B: NoisyBackend> Evaluation<'_, B> {
@@ -63,7 +117,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         let level = |level: &Level| self.level(level, |done| progress(level, done));
         let records = levels.iter().map(level).collect::<Result<_, _>>()?;
         let record = EvalRecord {
-            metric: self.metric,
+            metric: self.metric.clone(),
             conditions: Some(self.conditions()),
             ..EvalRecord::new(self.model.to_owned(), self.data.to_owned(), self.seed, self.step, records)
         };
@@ -73,7 +127,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
 
     /// Answers at a level, over all draws of its error.
     pub fn answers(&self, level: &Level) -> usize {
-        self.setting.problems.len() * self.draws_of(level)
+        self.setting.problems.len() * self.sampling.samples * self.draws_of(level)
     }
 
     /// A level without rules has nothing that could be drawn again.
@@ -85,18 +139,26 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         let Setting { policy, problems, wording } = self.setting;
         Conditions {
             wording: wording.to_owned(),
+            system: policy.system.clone(),
             chat_template: policy.template.as_ref().map(|template| text_hash([template.source()])),
             max_new_tokens: self.max_new_tokens,
-            sampling: "greedy".to_owned(),
+            sampling: self.sampling.to_string(),
             precision: "f32".to_owned(),
             data_fingerprint: data_fingerprint(problems),
+            graders: self.graders(),
         }
+    }
+
+    /// The graders of a score.
+    fn graders(&self) -> Option<String> {
+        let score = matches!(self.metric, Metric::Score(_));
+        score.then(|| serde_json::to_string(self.judge.rewards()).unwrap_or_default())
     }
 
     fn level(&self, level: &Level, mut progress: impl FnMut(usize)) -> Result<LevelRecord, LabError> {
         let mut draws = Vec::new();
         for draw in 0..self.draws_of(level) {
-            let before = draw * self.setting.problems.len();
+            let before = draw * self.setting.problems.len() * self.sampling.samples;
             draws.push(self.draw(level, draw, |done| progress(before + done))?);
         }
         let mut draws = draws.into_iter();
@@ -120,36 +182,54 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         let Setting { policy, problems, wording } = self.setting;
         let plan = draw_of(&level.plan, draw);
         let bound = bind(&level.label, &plan, &policy.decoder.blueprint.sites)?;
-        let prompts = policy.prompts(problems, wording, 1)?;
+        // A program that died is better noticed before the answers are made.
+        self.judge.check()?;
+        let prompts = policy.prompts(problems, wording, self.sampling.samples)?;
         let how = Generation {
             max_new_tokens: self.max_new_tokens,
             stop: policy.stop(),
-            sampler: Sampler::GREEDY,
+            sampler: self.sampling.sampler(),
             batch: self.batch,
             key: Generation::key(plan.seed, Phase::Eval.name(), EVAL_STEP),
         };
         let noise = bound.noise(Phase::Eval, EVAL_STEP);
         let samples = generate(&policy.decoder, &prompts, &how, &noise, progress);
-        let answers =
-            problems.iter().zip(&samples).map(|(problem, samples)| self.judge(problem, &samples[0]));
+        let answers = problems.iter().zip(&samples).map(|(problem, samples)| self.judged(problem, samples));
         let problems = answers.collect::<Result<Vec<_>, LabError>>()?;
+        self.judge.check()?;
         Ok(DrawRecord { draw, seed: plan.seed, problems, receipts: receipts(&bound)? })
     }
 
-    fn judge(&self, problem: &Problem, sample: &Sample) -> Result<ProblemRecord, LabError> {
+    fn judged(&self, problem: &Problem, samples: &[Sample]) -> Result<ProblemRecord, LabError> {
+        let asked = self.setting.policy.prompt_text(problem, self.setting.wording)?;
+        let mut answers = samples.iter().map(|sample| self.answer(problem, &asked, sample));
+        let nothing = || LabError::Empty { what: format!("problem {}", problem.id) };
+        let first = answers.next().ok_or_else(nothing)??;
+        let samples = answers.collect::<Result<_, LabError>>()?;
+        Ok(ProblemRecord { id: problem.id, truth: problem.truth.clone(), first, samples })
+    }
+
+    fn answer(&self, problem: &Problem, asked: &str, sample: &Sample) -> Result<SampleRecord, LabError> {
         let response = self.setting.policy.tokenizer.decode(&sample.ids, true).map_err(Error::from)?;
-        let truth = problem.truth();
-        let right = |how| score(&response, &truth, how) == 1.0;
-        Ok(ProblemRecord {
-            id: problem.id,
+        let (tokens, truth, extra) = (sample.ids.len(), &problem.truth, &problem.extra);
+        let right = |how| score(&response, truth, how) == 1.0;
+        let earned = match self.metric {
+            Metric::Score(_) => {
+                let response = Response { prompt: asked, text: &response, tokens, truth, extra };
+                Some(self.judge.score(&response)?)
+            }
+            Metric::Strict | Metric::Flexible => None,
+        };
+        Ok(SampleRecord {
             strict: right(Extraction::Strict),
             flexible: right(Extraction::Flexible),
             answer: extract(&response, Extraction::Strict)
                 .or_else(|| extract(&response, Extraction::Flexible)),
-            tokens: sample.ids.len(),
+            tokens,
             non_finite: sample.non_finite,
             truncated: Some(!sample.stopped),
-            truth,
+            score: earned.as_ref().map(|earned| earned.reward.into()),
+            metrics: earned.map(|earned| earned.named).unwrap_or_default(),
             response,
         })
     }

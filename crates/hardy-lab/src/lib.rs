@@ -8,6 +8,8 @@
 pub mod compare;
 pub mod error;
 pub mod evaluate;
+pub mod export;
+pub mod forecast;
 pub mod format;
 pub mod html;
 pub mod nll;
@@ -32,7 +34,7 @@ pub mod text_table;
 
 pub use compare::Comparison;
 pub use error::LabError;
-pub use record::{EvalRecord, LevelRecord, Metric, ProblemRecord};
+pub use record::{EvalRecord, LevelRecord, Metric, ProblemRecord, SampleRecord};
 pub use robustness::{RobustnessTable, Verdict};
 pub use run_records::{RunRecords, read_run};
 pub use setting::Setting;

@@ -26,7 +26,7 @@ pub struct Side<'a> {
 pub fn pair(
     first: &[Side<'_>],
     second: &[Side<'_>],
-    metric: Metric,
+    metric: &Metric,
     allowed: &[String],
 ) -> Result<PairedTest, LabError> {
     for (one, other) in first.iter().zip(second) {
@@ -40,8 +40,8 @@ pub fn pair(
 
 /// The answers of a side.
 #[must_use]
-pub fn answers(side: &[Side<'_>], metric: Metric) -> Answers {
-    side.iter().map(|one| one.level.right(metric)).collect()
+pub fn answers(side: &[Side<'_>], metric: &Metric) -> Answers {
+    side.iter().map(|one| one.level.values(metric)).collect()
 }
 
 /// Checks that two sides can be held against each other.
@@ -109,7 +109,7 @@ mod tests {
         let side = |name: &'static str, record| [(name, record)];
         let one = side("a", first).map(|(name, record)| Side { name, record, level: &record.levels[0] });
         let other = side("b", second).map(|(name, record)| Side { name, record, level: &record.levels[0] });
-        pair(&one, &other, Metric::Strict, allowed)
+        pair(&one, &other, &Metric::Strict, allowed)
     }
 
     fn message(first: &EvalRecord, second: &EvalRecord) -> String {
@@ -145,6 +145,8 @@ mod tests {
     fn sides_that_were_asked_otherwise_are_refused_unless_that_is_allowed() {
         let conditions = |wording: &str| Conditions {
             wording: wording.into(),
+            system: None,
+            graders: None,
             chat_template: None,
             max_new_tokens: 8,
             sampling: "greedy".into(),

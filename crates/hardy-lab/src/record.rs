@@ -5,16 +5,18 @@
 mod conditions;
 mod level;
 mod metric;
+mod sample;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::LabError;
+use crate::{error::LabError, statistics::scores};
 
 pub use conditions::{CONDITIONS, Conditions, data_fingerprint, text_hash};
 pub use level::{DrawRecord, LevelRecord, draw_of};
 pub use metric::Metric;
+pub use sample::{ProblemRecord, SampleRecord};
 
 /// The layout that this version writes. Schema 1, without conditions, draws and what was cut off, is still read.
 pub const SCHEMA: u32 = 2;
@@ -37,38 +39,13 @@ pub struct EvalRecord {
     pub n: usize,
     /// The seed of the noise.
     pub seed: u64,
-    /// Which answers count as right.
+    /// What answers are judged by.
     pub metric: Metric,
     /// What else decides an answer; records of schema 1 do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Conditions>,
     /// One entry per noise level, in the order asked for.
     pub levels: Vec<LevelRecord>,
-}
-
-/// The outcome of one problem.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProblemRecord {
-    /// The problem's number in its data set; pairs are made by it.
-    pub id: u64,
-    /// Whether the answer is right and in the rewarded form.
-    pub strict: bool,
-    /// Whether the answer is right in any form.
-    pub flexible: bool,
-    /// The answer that was extracted, if any.
-    pub answer: Option<String>,
-    /// The true answer.
-    pub truth: String,
-    /// All that the model wrote.
-    pub response: String,
-    /// Tokens of the response.
-    pub tokens: usize,
-    /// Whether it ended because the next token's logits were not finite.
-    #[serde(default)]
-    pub non_finite: bool,
-    /// Whether it was cut off before it ended by itself; records of schema 1 do not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<bool>,
 }
 
 impl EvalRecord {
@@ -125,6 +102,26 @@ impl EvalRecord {
         self.levels.iter().find(|level| level.noise == Some(0.0)).or_else(|| self.levels.first())
     }
 
+    /// What an evaluation comes to, as `METRIC/LEVEL` with its value: both accuracies, the score where there is one, and
+    /// where problems were answered several times the chances `pass@K/LEVEL`.
+    #[must_use]
+    pub fn scalars(&self) -> Vec<(String, f64)> {
+        let of_level = |level: &LevelRecord| {
+            let mut found =
+                vec![("strict".to_owned(), level.accuracy), ("flexible".to_owned(), level.flexible_accuracy)];
+            if let Metric::Score(name) = &self.metric {
+                found.push((name.clone(), scores(&vec![level.values(&self.metric)]).mean()));
+            }
+            let chances = level.pass_at(&self.metric).into_iter();
+            found.extend(chances.map(|(k, chance)| (format!("pass@{k}"), chance)));
+            found
+                .into_iter()
+                .map(|(name, value)| (format!("{name}/{}", level.label), value))
+                .collect::<Vec<_>>()
+        };
+        self.levels.iter().flat_map(of_level).collect()
+    }
+
     /// Checks what a judgement relies on: at least one level, no empty one, no problem twice, and receipts wherever
     /// noise was asked for.
     ///
@@ -164,17 +161,16 @@ pub(crate) mod made_up {
     }
 
     pub fn problem(id: u64, right: bool) -> ProblemRecord {
-        ProblemRecord {
-            id,
+        let first = SampleRecord {
             strict: right,
             flexible: right,
             answer: Some(if right { id } else { id + 1 }.to_string()),
-            truth: id.to_string(),
             response: format!("#### {id}"),
             tokens: 3,
-            non_finite: false,
             truncated: Some(false),
-        }
+            ..SampleRecord::default()
+        };
+        ProblemRecord { id, truth: id.to_string(), first, samples: Vec::new() }
     }
 
     pub fn record(levels: Vec<LevelRecord>) -> EvalRecord {
@@ -215,7 +211,7 @@ mod tests {
         }
         let read: EvalRecord = serde_json::from_value(old).unwrap();
         assert_eq!((read.metric, read.conditions.is_none()), (Metric::Strict, true));
-        assert_eq!(read.levels[0].cut_off(Metric::Strict), None);
+        assert_eq!(read.levels[0].cut_off(&Metric::Strict), None);
         assert_eq!(read.levels[0].added(), "");
     }
 
@@ -223,7 +219,7 @@ mod tests {
     fn accuracy_is_counted_from_the_problems() {
         let level = level(0.0, 8, |i| i < 6);
         assert_eq!((level.accuracy, level.flexible_accuracy), (0.75, 0.75));
-        assert_eq!(level.right(Metric::Strict)[0].iter().filter(|&&right| right).count(), 6);
+        assert_eq!(level.values(&Metric::Strict)[0].iter().sum::<f64>(), 6.0);
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub fn html(runs: &[RunRecords]) -> Result<String, LabError> {
     let title = format!("Hardy: {}", names.join(", "));
     let body = [
         header(&entries),
+        section("Where learning may be impossible", &warnings(&entries)),
         section("What survives", &headline::html(&entries)),
         section("Are the differences real?", &comparison::html(&comparisons)),
         section("Accuracy over training", &evaluations::over_steps(&entries)),
@@ -92,6 +93,18 @@ fn about(entry: &Entry) -> String {
     let text =
         format!("model {}, evaluated on {n} problems of {}, after step {step}", record.model, record.data);
     escape(&text)
+}
+
+/// What the first steps of the runs warned of; empty where they did not.
+fn warnings(entries: &[Entry]) -> String {
+    let of_run = |entry: &Entry| {
+        let lines = entry.run.warnings.iter();
+        lines
+            .map(|warning| format!("<li>{}: {}</li>", escape(entry.name), escape(warning)))
+            .collect::<String>()
+    };
+    let items: String = entries.iter().map(of_run).collect();
+    if items.is_empty() { items } else { format!("<ul>{items}</ul>") }
 }
 
 fn footer(entries: &[Entry]) -> String {

@@ -79,7 +79,7 @@ pub struct RobustnessTable {
     pub step: Option<u64>,
     /// Problems per level.
     pub n: usize,
-    /// Which answers count as right.
+    /// What answers are judged by.
     pub metric: Metric,
     /// The label of the level that the others are held against.
     pub against: String,
@@ -107,6 +107,9 @@ pub struct LevelRow {
     /// The accuracy under each draw of the error, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draws: Vec<f64>,
+    /// Where problems were answered several times, the chance that one of `k` answers is right, with `k`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_at: Vec<(usize, f64)>,
     /// The loss; `None` at the level that the others are held against.
     pub loss: Option<Loss>,
 }
@@ -149,7 +152,7 @@ impl RobustnessTable {
             data: record.data.clone(),
             step: record.step,
             n: clean.problems.len(),
-            metric: record.metric,
+            metric: record.metric.clone(),
             against: clean.label.clone(),
             levels,
         };
@@ -169,9 +172,8 @@ impl RobustnessTable {
         let body = if table.width() <= width { table.render() } else { self.stacked(width) };
         let step = self.step.map(|step| format!(", step {step}")).unwrap_or_default();
         let n = format::count(self.n as u64);
-        let metric = self.metric.name();
-        let title =
-            format!("{}{step} on {}: {metric} accuracy, {n} problems, 95 % intervals", self.model, self.data);
+        let metric = &self.metric;
+        let title = format!("{}{step} on {}: {metric}, {n} problems, 95 % intervals", self.model, self.data);
         let legend = format!(
             "lost: {} minus this level, in points, on the same problems. kept: this level over {0}. cut off: answers that \
              were cut off and are not right, which are among those lost. p: {}, with Holm for all levels shown. needed: \
@@ -185,7 +187,17 @@ impl RobustnessTable {
     }
 
     fn test(&self) -> &'static str {
-        if self.several_draws() { "that of the interval" } else { "exact McNemar" }
+        match (self.several_draws(), &self.metric, self.several_samples()) {
+            (true, ..) => "that of the interval",
+            (_, Metric::Score(_), _) | (.., true) => {
+                "the paired permutation test, of right and wrong McNemar's"
+            }
+            _ => "exact McNemar",
+        }
+    }
+
+    fn several_samples(&self) -> bool {
+        self.levels.iter().any(|level| !level.pass_at.is_empty())
     }
 
     fn several_draws(&self) -> bool {
@@ -204,51 +216,49 @@ impl RobustnessTable {
     fn wide(&self) -> TextTable {
         use Align::{Left, Right};
         let draws = self.several_draws();
+        let (other, samples) = (self.other(), self.several_samples());
         let columns = [
-            ("level", Left),
-            ("accuracy", Left),
-            (self.other().name(), Right),
-            ("cut off", Right),
-            ("lost", Left),
-            ("kept", Left),
-            ("p (Holm)", Right),
-            ("needed", Right),
-            ("verdict", Left),
-            ("draws", Left),
+            (true, "level", Left),
+            (true, if other.is_some() { "accuracy" } else { "score" }, Left),
+            (other.is_some(), other.as_ref().map_or("", Metric::name), Right),
+            (true, "cut off", Right),
+            (true, "lost", Left),
+            (true, "kept", Left),
+            (true, "p (Holm)", Right),
+            (true, "needed", Right),
+            (true, "verdict", Left),
+            (draws, "draws", Left),
+            (samples, "pass@k", Left),
         ];
-        let mut table = TextTable::new(&columns[..columns.len() - usize::from(!draws)]);
+        let shown = columns.map(|(shown, ..)| shown);
+        let names: Vec<_> =
+            columns.iter().filter(|(shown, ..)| *shown).map(|(_, name, align)| (*name, *align)).collect();
+        let mut table = TextTable::new(&names);
         for row in &self.levels {
             let accuracy = format::percent_with_interval(row.accuracy, row.interval);
-            let head =
-                [row.label.clone(), accuracy, format::percent(self.other_accuracy(row)), row.cut_off_cell()];
+            let other = self.other_accuracy(row).map(format::percent).unwrap_or_default();
+            let head = [row.label.clone(), accuracy, other, row.cut_off_cell()];
             let dash = || "–".to_owned();
             let tail = row
                 .loss
                 .as_ref()
                 .map_or_else(|| [dash(), dash(), dash(), dash(), String::new()], Loss::cells);
-            table.row(
-                head.into_iter()
-                    .chain(tail)
-                    .chain([row.draws_cell()])
-                    .take(columns.len() - usize::from(!draws)),
-            );
+            let cells = head.into_iter().chain(tail).chain([row.draws_cell(), row.pass_at_cell()]);
+            table.row(cells.zip(shown).filter(|(_, shown)| *shown).map(|(cell, _)| cell));
         }
         table
     }
 
-    /// The metric that the table does not judge by.
-    pub(crate) fn other(&self) -> Metric {
-        match self.metric {
-            Metric::Strict => Metric::Flexible,
-            Metric::Flexible => Metric::Strict,
-        }
+    /// The form of accuracy that the table does not judge by.
+    pub(crate) fn other(&self) -> Option<Metric> {
+        self.metric.other()
     }
 
     /// The accuracy by [`Self::other`].
-    pub(crate) fn other_accuracy(&self, row: &LevelRow) -> f64 {
-        match self.metric {
-            Metric::Strict => row.flexible_accuracy,
-            Metric::Flexible => row.strict_accuracy,
+    pub(crate) fn other_accuracy(&self, row: &LevelRow) -> Option<f64> {
+        match self.other()? {
+            Metric::Flexible => Some(row.flexible_accuracy),
+            _ => Some(row.strict_accuracy),
         }
     }
 
@@ -256,9 +266,15 @@ impl RobustnessTable {
         let mut out = String::new();
         for row in &self.levels {
             let accuracy = format::percent_with_interval(row.accuracy, row.interval);
-            let other = format!("{} {}", self.other().name(), format::percent(self.other_accuracy(row)));
+            let other = self.other().zip(self.other_accuracy(row));
+            let other = other
+                .map(|(metric, x)| format!(", {} {}", metric.name(), format::percent(x)))
+                .unwrap_or_default();
             let cut = row.cut_off_cell();
-            out += &wrap(&format!("{}: {accuracy}, {other}, cut off {cut}", row.label), width, 0);
+            out += &wrap(&format!("{}: {accuracy}{other}, cut off {cut}", row.label), width, 0);
+            if !row.pass_at.is_empty() {
+                out += &wrap(&row.pass_at_cell(), width, 2);
+            }
             if let Some(loss) = &row.loss {
                 let [lost, kept, p, needed, verdict] = loss.cells();
                 out += &wrap(&format!("lost {lost}, kept {kept}"), width, 2);
@@ -280,9 +296,9 @@ impl fmt::Display for RobustnessTable {
 
 impl LevelRow {
     fn new(record: &EvalRecord, clean: &LevelRecord, level: &LevelRecord) -> Result<Self, LabError> {
-        let metric = record.metric;
+        let metric = &record.metric;
         let loss = if std::ptr::eq(clean, level) { None } else { Some(Loss::new(record, clean, level)?) };
-        let side = scores(&vec![level.right(metric)]);
+        let side = scores(&vec![level.values(metric)]);
         Ok(Self {
             label: level.label.clone(),
             noise: level.noise,
@@ -292,6 +308,7 @@ impl LevelRow {
             flexible_accuracy: level.flexible_accuracy,
             cut_off: level.cut_off(metric),
             draws: if level.draws.is_empty() { Vec::new() } else { side.columns },
+            pass_at: level.pass_at(metric),
             loss,
         })
     }
@@ -299,6 +316,12 @@ impl LevelRow {
     /// The share that was cut off and is not right, as printed.
     pub(crate) fn cut_off_cell(&self) -> String {
         self.cut_off.map_or_else(|| "unknown".to_owned(), format::percent)
+    }
+
+    /// The chances that one of k answers is right, as printed.
+    pub(crate) fn pass_at_cell(&self) -> String {
+        let one = |(k, chance): &(usize, f64)| format!("pass@{k} {}", format::percent(*chance));
+        self.pass_at.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
     /// The least and largest accuracy of a draw and their number, as printed.
@@ -317,7 +340,7 @@ impl Loss {
         let names = [clean, level].map(|side| format!("level {}", side.label));
         let sides =
             [(&names[0], clean), (&names[1], level)].map(|(name, level)| [Side { name, record, level }]);
-        let metric = record.metric;
+        let metric = &record.metric;
         let test = pair(&sides[0], &sides[1], metric, &[])?;
         let [all, kept] = [0, 1].map(|side| scores(&answers(&sides[side], metric)));
         let columns = all.columns.len().max(kept.columns.len());

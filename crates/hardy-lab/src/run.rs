@@ -13,10 +13,12 @@ use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     admission::Asking,
     builtin, checkpoint,
-    config::{RunConfig, refuse_existing},
-    data::{self, Problem, Split, check_truths},
+    config::{EvalSection, RunConfig, graders_of, refuse_existing},
+    data::{self, Problem, Split, answers_for, check_truths},
+    early_word::EarlyWord,
     error::Error,
     policy::Policy,
+    reward::Judge as Graders,
     scan_file::ScanFile,
     step_record::StepRecord,
     trainer::{Trainer, step_counts, training_problems},
@@ -24,7 +26,8 @@ use hardy_train::{
 
 use crate::{
     error::LabError,
-    evaluate::{EVAL_DATA_SEED, Evaluation, Level},
+    evaluate::{EVAL_DATA_SEED, Evaluation, Level, Sampling},
+    forecast::Forecast,
     record::{EvalRecord, Metric},
     report, run_records, scan,
     setting::Setting,
@@ -71,27 +74,40 @@ struct Prepared<B: NoisyBackend> {
 /// What a run would do.
 #[derive(Clone, Debug)]
 pub struct DryRun {
-    /// Its steps.
-    pub steps: u64,
+    /// What it will take.
+    pub forecast: Forecast,
     /// What may not be meant.
     pub warnings: Vec<String>,
 }
 
-/// Checks a configuration as far as can be without writing: its model, data and plan.
+/// Checks a configuration as far as can be without writing: its model, data and plan. Gives its steps.
+///
+/// # Errors
+/// What would stop the run from starting.
+pub fn check<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<u64, LabError> {
+    Ok(prepare::<B>(config, device)?.trainer.total_steps)
+}
+
+/// Checks a configuration as far as can be without writing, its model, data and plan, and forecasts what it will take.
 ///
 /// # Errors
 /// What would stop the run from starting.
 pub fn dry_run<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<DryRun, LabError> {
-    let Prepared { trainer, warnings, .. } = prepare::<B>(config, device)?;
-    Ok(DryRun { steps: trainer.total_steps, warnings })
+    let Prepared { trainer, eval_problems, levels, warnings, .. } = prepare::<B>(config, device)?;
+    let forecast = Forecast::new(config, &trainer, &levels, eval_problems.len())?;
+    Ok(DryRun { forecast, warnings })
 }
 
 fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Prepared<B>, LabError> {
+    sampling(config).check()?;
     let problems = training_problems(config)?;
-    let eval_problems = data::load(&config.data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval.n))
-        .map_err(Error::from)?;
+    let judged_by = graders_of(&config.rewards(), &config.metric())?;
+    let source = config.data.source(&config.data.eval, answers_for(&judged_by));
+    let eval_problems =
+        data::load(&source, Split::Eval, EVAL_DATA_SEED, Some(config.eval.n)).map_err(Error::from)?;
     let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
-    let policy = policy.with_max_positions(config.model.max_positions);
+    let policy =
+        policy.with_max_positions(config.model.max_positions).with_system(config.data.system.clone());
     let ([problems, eval_problems], warnings) = admit(config, &policy, [problems, eval_problems])?;
     let (total, per_epoch) = step_counts(config, problems.len())?;
     let scan = scan::for_run(config, &policy, &problems)?;
@@ -118,18 +134,26 @@ fn admit<B: NoisyBackend>(
 ) -> Result<([Vec<Problem>; 2], Vec<String>), LabError> {
     let (data, RunConfig { train: how, eval: judged, .. }) = (&config.data, config);
     let mut warnings = Vec::new();
-    for (source, problems) in [(&data.train, &train), (&data.eval, &eval)] {
-        warnings.extend(check_truths(source, problems).map_err(Error::from)?);
+    let rewards = config.rewards();
+    let judged_by = graders_of(&rewards, &config.metric())?;
+    for (source, problems, graders) in [(&data.train, &train, &rewards), (&data.eval, &eval, &judged_by)] {
+        warnings.extend(check_truths(source, problems, graders).map_err(Error::from)?);
     }
     let answer = config.eval_max_new_tokens();
     let train = policy.admit(train, &Asking::new(data, &data.train, how.max_new_tokens))?;
     let eval = policy.admit(eval, &Asking::new(data, &data.eval, answer))?;
     let responses = (how.prompts_per_step * how.samples_per_prompt).min(how.rollout_batch);
     policy.refuse_large_cache(how.prompts_per_step, train.longest, (responses, how.max_new_tokens))?;
-    let answers = judged.batch.min(eval.problems.len());
+    let answers = judged.batch.min(eval.problems.len() * judged.samples);
     policy.refuse_large_cache(answers, eval.longest, (answers, answer))?;
-    warnings.extend([train.warning, eval.warning].into_iter().flatten());
+    warnings.extend([train.warnings, eval.warnings].into_iter().flatten());
     Ok(([train.problems, eval.problems], warnings))
+}
+
+/// How the answers of evaluations are drawn.
+fn sampling(config: &RunConfig) -> Sampling {
+    let EvalSection { samples, temperature, top_p, .. } = config.eval;
+    Sampling { samples, temperature, top_p }
 }
 
 /// The policy with the adapters that the configuration asks for.
@@ -174,18 +198,21 @@ pub fn run<B: NoisyBackend>(
     let (from, total) = (trainer.steps, trainer.total_steps);
     tell(Event::Started { name: &config.name, directory, from, total });
     let mut log = Log::open(directory, from)?;
-    let judge = Judge { config, directory, problems: &eval_problems, levels: &levels };
+    let (metric, graders) = (Metric::from(config.metric()), trainer.judge.by_metric(&config.metric())?);
+    let judge = Judge { metric, graders, config, directory, problems: &eval_problems, levels: &levels };
     let mut last = match judge.existing(from) {
         Some(record) if from > 0 => record,
         _ => judge.evaluate_and_keep(&trainer, &mut log, tell)?,
     };
-    let mut learned_nothing = false;
+    let (mut learned_nothing, mut early) = (false, EarlyWord::default());
     while trainer.steps < total {
-        let record = trainer
+        let mut record = trainer
             .step(|done, of| tell(Event::Rollout(done, of)))
             .map_err(|error| name_last_good(error, directory))?;
+        record.warnings = early.of(&record, config);
         log.write(&record)?;
         tell(Event::Step(&record, total));
+        record.warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
         if record.updates + record.skipped_updates == 0 && !learned_nothing {
             learned_nothing = true;
             tell(Event::Warning(&nothing_to_learn(&record)));
@@ -254,7 +281,7 @@ pub fn run_arms<B: NoisyBackend>(
     }
     // What is wrong with a later arm should be known before the first one has run for hours.
     for arm in &arms {
-        dry_run::<B>(arm, device)?;
+        check::<B>(arm, device)?;
     }
     let mut outcomes = Vec::new();
     for arm in &arms {
@@ -270,6 +297,8 @@ pub fn run_arms<B: NoisyBackend>(
 
 /// Evaluates a trainer and keeps the record and a checkpoint.
 struct Judge<'a> {
+    metric: Metric,
+    graders: Graders,
     config: &'a RunConfig,
     directory: &'a Path,
     problems: &'a [Problem],
@@ -305,7 +334,9 @@ impl Judge<'_> {
             max_new_tokens: config.eval_max_new_tokens(),
             batch: config.eval.batch,
             draws: config.eval.draws,
-            metric: Metric::from(config.metric()),
+            metric: &self.metric,
+            judge: &self.graders,
+            sampling: sampling(config),
         };
         let record = evaluation.run(self.levels, |level, done| {
             tell(Event::Evaluating(&level.label, done, evaluation.answers(level)));
@@ -358,16 +389,12 @@ impl Log {
 }
 
 impl Log {
-    /// Both accuracies of every level as scalars `eval/METRIC/LEVEL`.
+    /// Both accuracies, and the score where there is one, of every level as scalars `eval/METRIC/LEVEL`; of several answers
+    /// to a problem the chances `eval/pass@K/LEVEL`.
     fn evaluated(&mut self, record: &EvalRecord) -> Result<(), LabError> {
-        let (step, now) = (record.step.unwrap_or_default(), SystemTime::now());
-        for level in &record.levels {
-            for (metric, value) in
-                [(Metric::Strict, level.accuracy), (Metric::Flexible, level.flexible_accuracy)]
-            {
-                let tag = format!("eval/{}/{}", metric.name(), level.label);
-                self.board.scalar(&tag, step, value as f32, now)?;
-            }
+        for (tag, value) in record.scalars() {
+            let step = record.step.unwrap_or_default();
+            self.board.scalar(&format!("eval/{tag}"), step, value as f32, SystemTime::now())?;
         }
         self.board.flush()
     }

@@ -27,6 +27,8 @@ pub struct RunRecords {
     pub evaluations: BTreeMap<u64, EvalRecord>,
     /// The metrics in order of step; of a step that was repeated after a resume, the last.
     pub metrics: Vec<Metrics>,
+    /// What the first steps warned of.
+    pub warnings: Vec<String>,
     /// The entries of `receipts.json`; empty where there is no such file.
     pub receipts: Vec<Receipt>,
 }
@@ -56,13 +58,15 @@ pub fn read_run(directory: &Path) -> Result<RunRecords, LabError> {
         Some(name) => name.to_owned(),
         None => directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
     };
+    let (metrics, warnings) = read_metrics(&directory.join("metrics.jsonl"))?;
     Ok(RunRecords {
         directory: directory.into(),
         name,
         config,
         config_text,
         evaluations: read_evaluations(directory)?,
-        metrics: read_metrics(&directory.join("metrics.jsonl"))?,
+        metrics,
+        warnings,
         receipts: read_receipts(&directory.join("receipts.json"))?,
     })
 }
@@ -108,15 +112,19 @@ fn step_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok()
 }
 
-fn read_metrics(path: &Path) -> Result<Vec<Metrics>, LabError> {
+/// The metrics of every step, and what the early ones warned of.
+fn read_metrics(path: &Path) -> Result<(Vec<Metrics>, Vec<String>), LabError> {
     let text = read_if_there(path)?.unwrap_or_default();
     let mut by_step = BTreeMap::new();
+    let mut warnings: Vec<String> = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
         if line.trim().is_empty() {
             continue;
         }
         match serde_json::from_str::<BTreeMap<String, serde_json::Value>>(line) {
             Ok(values) => {
+                let told = values.get("warnings").and_then(serde_json::Value::as_array).into_iter().flatten();
+                warnings.extend(told.filter_map(|warning| warning.as_str().map(str::to_owned)));
                 let numbers: Metrics =
                     values.iter().filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect();
                 by_step.insert(numbers.get("step").map_or(i as u64, |step| *step as u64), numbers);
@@ -126,7 +134,7 @@ fn read_metrics(path: &Path) -> Result<Vec<Metrics>, LabError> {
             Err(e) => return Err(LabError::json(path, i + 1, &e)),
         }
     }
-    Ok(by_step.into_values().collect())
+    Ok((by_step.into_values().collect(), warnings))
 }
 
 fn read_receipts(path: &Path) -> Result<Vec<Receipt>, LabError> {

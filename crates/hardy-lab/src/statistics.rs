@@ -1,5 +1,6 @@
-//! Statistics of right and wrong answers. Accuracies and differences are fractions here, and become points only where
-//! they are printed.
+//! Statistics of answers that are right or wrong, or that have a score. Accuracies and differences are fractions here, and
+//! become points, hundredths, only where they are printed. Scores that are more than right and wrong are judged by the
+//! bootstrap and the paired permutation test instead of Newcombe's interval and McNemar's test.
 //!
 //! The unit of evidence is a difference on the same problems: one estimate, one interval, one p-value. What could have
 //! fallen out otherwise is doubted: the problems always, and beside them the *columns*, which are a preset's seeds, or the
@@ -53,6 +54,7 @@ mod mcnemar;
 mod mean;
 mod paired_test;
 mod peak;
+mod resample;
 mod retention;
 mod sample_size;
 mod scores;
@@ -68,8 +70,9 @@ pub use mcnemar::mcnemar_exact;
 pub use mean::mean_interval;
 pub use paired_test::{ALPHA, Answers, CONFIDENCE, POWER, PairedTest, scores};
 pub use peak::peak;
+pub use resample::sign_flip_test;
 pub use retention::retention;
-pub use sample_size::{mcnemar_sample_size, two_proportion_sample_size};
+pub use sample_size::{mcnemar_sample_size, paired_mean_sample_size, two_proportion_sample_size};
 pub use scores::Scores;
 pub use wilson::wilson;
 

@@ -3,23 +3,22 @@
 use std::fs;
 use std::path::Path;
 
-use hardy_lab::{EvalRecord, LevelRecord, ProblemRecord, RunRecords, read_run, report};
+use hardy_lab::{EvalRecord, LevelRecord, ProblemRecord, RunRecords, SampleRecord, read_run, report};
 use serde_json::json;
 
 const TRAP: &str = "</pre><script>alert(\"&\")</script>";
 
 fn level(label: &str, noise: Option<f64>, right: impl Fn(u64) -> bool) -> LevelRecord {
-    let problem = |id: u64| ProblemRecord {
-        id,
+    let answer = |id: u64| SampleRecord {
         strict: right(id),
         flexible: true,
         answer: Some(TRAP.into()),
-        truth: "3".into(),
         response: format!("{TRAP} #### 3"),
         tokens: 9,
-        non_finite: false,
         truncated: Some(id % 20 == 19),
+        ..SampleRecord::default()
     };
+    let problem = |id: u64| ProblemRecord { id, truth: "3".into(), first: answer(id), samples: Vec::new() };
     let receipt = json!({
         "site": "model.layers.0.mlp", "op": "linear", "point": "output", "phase": "eval", "pass": "forward",
         "rule": 1, "kind": "relative_gaussian", "calls": 4, "elements": 4096, "non_finite": 3, "asked": noise,

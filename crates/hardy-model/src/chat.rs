@@ -4,6 +4,8 @@
 
 mod clock;
 
+pub use clock::strftime;
+
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;

@@ -43,8 +43,20 @@ pub struct Admitted {
     pub problems: Vec<Problem>,
     /// Tokens of the longest prompt.
     pub longest: usize,
-    /// What should be said about those that were left out.
-    pub warning: Option<String>,
+    /// What should be said about those that were left out, or are not asked as was said.
+    pub warnings: Vec<String>,
+}
+
+/// What to say of questions that are conversations, to which no wording is applied.
+fn unworded(problems: &[Problem], asking: &Asking<'_>) -> Option<String> {
+    let own = problems.iter().filter(|problem| !problem.messages.is_empty()).count();
+    (own > 0 && asking.wording != "{question}").then(|| {
+        format!(
+            "{}: {own} of {} questions are messages and are asked as they stand; `data.prompt` is not applied to them",
+            asking.source,
+            problems.len()
+        )
+    })
 }
 
 impl<B: NoisyBackend> Policy<B> {
@@ -55,11 +67,12 @@ impl<B: NoisyBackend> Policy<B> {
     /// problem that is left.
     pub fn admit(&self, problems: Vec<Problem>, asking: &Asking<'_>) -> Result<Admitted> {
         let most = self.longest_prompt(asking)?;
+        let mut warnings: Vec<String> = unworded(&problems, asking).into_iter().collect();
         let length = |problem: &Problem| Ok(self.prompt_ids(problem, asking.wording)?.len());
         let lengths = problems.par_iter().map(length).collect::<Result<Vec<usize>>>()?;
         let longest = lengths.iter().copied().max().unwrap_or_default();
         if longest <= most {
-            return Ok(Admitted { problems, longest, warning: None });
+            return Ok(Admitted { problems, longest, warnings });
         }
         let (kept, long): (Vec<_>, Vec<_>) = problems.into_iter().zip(lengths).partition(|(_, n)| *n <= most);
         let what = self.too_long(asking, most, (&long, kept.len()), longest);
@@ -69,7 +82,8 @@ impl<B: NoisyBackend> Policy<B> {
         }
         let longest = kept.iter().map(|(_, length)| *length).max().unwrap_or_default();
         let problems = kept.into_iter().map(|(problem, _)| problem).collect();
-        Ok(Admitted { problems, longest, warning: Some(format!("{}: left out: {what}", asking.source)) })
+        warnings.push(format!("{}: left out: {what}", asking.source));
+        Ok(Admitted { problems, longest, warnings })
     }
 
     /// Tokens that a prompt may have.

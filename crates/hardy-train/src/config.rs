@@ -2,6 +2,7 @@
 
 mod aqn;
 mod data;
+mod reward;
 mod scale;
 pub mod settings;
 mod train;
@@ -16,13 +17,13 @@ use toml::{Table, Value};
 use crate::{
     error::{Error, Result},
     presets,
-    reward::Extraction,
     scan_file::ScanFile,
     toml_errors::{self, TomlError},
 };
 
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
 pub use data::{DataSection, Overlong};
+pub use reward::{RewardKind, RewardSection, WHOLE_REWARD, graders_of, parse_rewards};
 pub use scale::SCALES;
 use settings::{Checked, Kind};
 pub use train::{KlReference, OldLogProbs, OnNonfinite, TrainSection};
@@ -54,6 +55,9 @@ pub struct RunConfig {
     /// How to train.
     #[serde(default)]
     pub train: TrainSection,
+    /// What responses are rewarded for; `train.reward` where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reward: Vec<RewardSection>,
     /// The rules of the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub noise: Vec<Rule>,
@@ -105,10 +109,16 @@ pub struct EvalSection {
     pub batch: usize,
     /// Independent draws of the error at every level that has one; intervals doubt them as they doubt the problems.
     pub draws: usize,
-    /// Which answers count as right where one number is wanted: `strict` or `flexible`; `train.reward` where it is left
-    /// out.
+    /// Answers to every problem, of which the mean counts and the chances pass@k are told; several need a temperature.
+    pub samples: usize,
+    /// Sampling temperature of the answers; 0 always takes the most probable token.
+    pub temperature: f32,
+    /// Nucleus of the answers; 1 keeps all tokens.
+    pub top_p: f32,
+    /// What answers are judged by where one number is wanted: `strict`, `flexible`, `math`, `multiple_choice`, the name of a
+    /// `[[reward]]`, or `reward` for all of them; what is rewarded where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metric: Option<Extraction>,
+    pub metric: Option<String>,
 }
 
 impl Default for EvalSection {
@@ -120,6 +130,9 @@ impl Default for EvalSection {
             max_new_tokens: None,
             batch: 256,
             draws: 1,
+            samples: 1,
+            temperature: 0.0,
+            top_p: 1.0,
             metric: None,
         }
     }
@@ -180,9 +193,23 @@ impl RunConfig {
         Ok(Plan { rules, seed: self.seed, streams: self.streams })
     }
 
-    /// Which answers count as right in evaluation: those that are rewarded, unless `eval.metric` says otherwise.
-    pub fn metric(&self) -> Extraction {
-        self.eval.metric.unwrap_or(self.train.reward)
+    /// What responses are rewarded for: the `[[reward]]`s, else `train.reward`.
+    pub fn rewards(&self) -> Vec<RewardSection> {
+        match &self.reward[..] {
+            [] => vec![RewardSection::of(self.train.reward.unwrap_or_default())],
+            rewards => rewards.to_vec(),
+        }
+    }
+
+    /// What answers are judged by in evaluation: what is rewarded, unless `eval.metric` says otherwise.
+    pub fn metric(&self) -> String {
+        match (&self.eval.metric, &self.rewards()[..]) {
+            (Some(metric), _) => {
+                RewardKind::plain(metric).map_or_else(|| metric.clone(), |kind| kind.name().to_owned())
+            }
+            (None, [only]) => only.name().to_owned(),
+            (None, _) => WHOLE_REWARD.to_owned(),
+        }
     }
 
     /// Tokens after which an answer is cut off in evaluation.
@@ -193,7 +220,11 @@ impl RunConfig {
     /// The configuration with everything said that it leaves to its algorithm.
     pub fn resolved(&self) -> Self {
         let eval = EvalSection { metric: Some(self.metric()), ..self.eval.clone() };
-        Self { train: self.train.resolved(), eval, ..self.clone() }
+        let mut train = self.train.resolved();
+        if self.reward.is_empty() {
+            train.reward.get_or_insert_default();
+        }
+        Self { train, eval, ..self.clone() }
     }
 
     /// The configuration, resolved, as TOML.
@@ -228,6 +259,25 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Checks what is rewarded and judged by.
+    fn check_rewards(&self) -> Result<()> {
+        reward::check(&self.reward)?;
+        if !self.reward.is_empty() && self.train.reward.is_some() {
+            return Err(Error::config(
+                "`train.reward` and [[reward]] both say what is rewarded, and one of them must go",
+            ));
+        }
+        if let Some(kind) = self.train.reward.filter(|kind| RewardKind::plain(kind.name()).is_none()) {
+            let kind = kind.name();
+            return Err(Error::config(format!(
+                "`train.reward` is \"{kind}\", which needs more than its name: write [[reward]] with kind = \"{kind}\""
+            )));
+        }
+        graders_of(&self.rewards(), &self.metric())
+            .map_err(|error| Error::config(format!("`eval.metric`: {error}")))?;
+        Ok(())
+    }
+
     fn checked(self) -> Result<Self> {
         if self.model.path.is_empty() {
             return Err(Error::config(
@@ -236,6 +286,7 @@ impl RunConfig {
         }
         self.data.check(true)?;
         self.train.check()?;
+        self.check_rewards()?;
         self.check_tokens()?;
         if self.eval.noise_levels.is_empty() {
             return Err(Error::config("`eval.noise_levels` is empty; 0.0 is the clean model"));

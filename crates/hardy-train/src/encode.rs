@@ -16,25 +16,52 @@ pub fn sample_sequence(problem: u64, sample: usize) -> u64 {
     prompt_sequence(problem) + 1 + sample as u64
 }
 
-/// The prompt's text for a question, in `template` where there is one; `wording` holds `{question}`.
+/// The prompt's text for a problem: a conversation in `template` where there is one, else what is said in it with blank
+/// lines between. `wording` holds `{question}`.
 ///
 /// # Errors
 /// A chat template that refuses it.
-pub fn prompt_text(template: Option<&ChatTemplate>, question: &str, wording: &str) -> Result<String> {
-    let content = wording.replace("{question}", question);
+pub fn prompt_text(
+    template: Option<&ChatTemplate>,
+    system: Option<&str>,
+    problem: &Problem,
+    wording: &str,
+) -> Result<String> {
+    let messages = conversation(system, problem, wording);
     match template {
-        Some(template) => Ok(template.render(&[Message::user(content)], true)?),
-        None => Ok(content),
+        Some(template) => Ok(template.render(&messages, true)?),
+        None => Ok(messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n\n")),
     }
 }
 
+/// The conversation of the data set as it stands, or the question as it is worded; `system` speaks first where nobody else
+/// speaks for the system.
+fn conversation(system: Option<&str>, problem: &Problem, wording: &str) -> Vec<Message> {
+    let mut messages = match &problem.messages[..] {
+        [] => vec![Message::user(wording.replace("{question}", &problem.question))],
+        own => own.to_vec(),
+    };
+    if let Some(system) = system.filter(|_| messages.iter().all(|message| message.role != "system")) {
+        messages.insert(0, Message { role: "system".to_owned(), content: system.to_owned() });
+    }
+    messages
+}
+
 impl<B: NoisyBackend> Policy<B> {
+    /// The text that asks for `problem`; `wording` holds `{question}`.
+    ///
+    /// # Errors
+    /// A chat template that refuses it.
+    pub fn prompt_text(&self, problem: &Problem, wording: &str) -> Result<String> {
+        prompt_text(self.template.as_ref(), self.system.as_deref(), problem, wording)
+    }
+
     /// The tokens that ask for `problem`, at least one, all of which the model has; `wording` holds `{question}`.
     ///
     /// # Errors
     /// A chat template or tokenizer that refuses the question, an empty prompt, or a token that the model does not have.
     pub fn prompt_ids(&self, problem: &Problem, wording: &str) -> Result<Vec<u32>> {
-        let text = prompt_text(self.template.as_ref(), &problem.question, wording)?;
+        let text = self.prompt_text(problem, wording)?;
         let ids = self.encode(&text, problem)?;
         if ids.is_empty() {
             return Err(problem
@@ -127,4 +154,32 @@ pub fn most_positions(most: usize) -> String {
         "but the model was made for {most} (max_position_embeddings in config.json); `model.max_positions` or \
          --max-positions allows more"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use hardy_model::chat::CHATML;
+
+    use super::*;
+    use crate::data::Place;
+
+    #[test]
+    fn a_conversation_is_asked_as_it_stands_and_a_question_as_it_is_worded() {
+        let plain = Problem::new(0, "2+2?".into(), "#### 4".into(), Place::Made(0));
+        let said = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let turns = vec![said("system", "s"), said("user", "u")];
+        let own = Problem { messages: turns, ..plain.clone() };
+        let template = ChatTemplate::new(CHATML).unwrap();
+        let text = |problem: &Problem, system, template| {
+            prompt_text(template, system, problem, "Q: {question}").unwrap()
+        };
+        assert_eq!(text(&plain, None, None), "Q: 2+2?");
+        assert_eq!(text(&plain, Some("Be brief."), None), "Be brief.\n\nQ: 2+2?");
+        assert_eq!(text(&own, Some("Be brief."), None), "s\n\nu");
+        let chat = text(&plain, Some("Be brief."), Some(&template));
+        assert!(
+            chat.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ: 2+2?"),
+            "{chat}"
+        );
+    }
 }

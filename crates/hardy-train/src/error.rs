@@ -70,6 +70,9 @@ pub enum Error {
         /// Why, and what would be right.
         reason: String,
     },
+    /// A reward program that does not answer as it should.
+    #[error("{0}; once it is mended, --resume goes on from the last checkpoint")]
+    Reward(String),
     /// Noise that was asked for and never happened.
     #[error("{0}: a result without the noise that it asks for is no result")]
     Unfired(String),
@@ -92,6 +95,7 @@ impl Error {
             self,
             Self::NotFinite { .. }
                 | Self::NoUpdate { .. }
+                | Self::Reward(_)
                 | Self::Unfired(_)
                 | Self::Model(hardy_model::Error::Write { .. })
         )

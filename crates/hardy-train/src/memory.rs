@@ -183,7 +183,8 @@ fn longest_prompt(config: &RunConfig, dir: &std::path::Path) -> Result<usize> {
     let step = problems.len().div_ceil(MEASURED).max(1);
     let mut longest = 1;
     for problem in problems.iter().step_by(step) {
-        let text = prompt_text(template.as_ref(), &problem.question, &config.data.prompt)?;
+        let system = config.data.system.as_deref();
+        let text = prompt_text(template.as_ref(), system, problem, &config.data.prompt)?;
         longest = longest.max(tokenizer.encode(&text)?.len());
     }
     Ok(longest)

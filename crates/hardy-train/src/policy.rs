@@ -24,6 +24,8 @@ pub struct Policy<B: NoisyBackend> {
     pub tokenizer: Tokenizer,
     /// How a question becomes a prompt; without one, the question is the prompt.
     pub template: Option<ChatTemplate>,
+    /// The system's message, where a problem has none of its own.
+    pub system: Option<String>,
     /// The longest sequence that it is given, in tokens: what the model was made for, or what somebody vouched for.
     pub max_positions: usize,
 }
@@ -68,6 +70,7 @@ impl<B: NoisyBackend> Policy<B> {
             decoder,
             tokenizer: Tokenizer::from_dir(&texts)?,
             template: ChatTemplate::from_dir(&texts)?,
+            system: None,
         })
     }
 
@@ -75,6 +78,12 @@ impl<B: NoisyBackend> Policy<B> {
     #[must_use]
     pub fn with_max_positions(self, most: Option<usize>) -> Self {
         Self { max_positions: most.unwrap_or(self.max_positions), ..self }
+    }
+
+    /// The same policy, asked under a system's message.
+    #[must_use]
+    pub fn with_system(self, system: Option<String>) -> Self {
+        Self { system, ..self }
     }
 
     /// Writes a directory that exists: a whole Hugging Face model, or only the adapters where there are any.

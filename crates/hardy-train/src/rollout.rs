@@ -1,5 +1,7 @@
 //! Sampled responses with what they were worth, and the groups of them that can not teach anything.
 
+use std::collections::BTreeMap;
+
 use crate::sequence::Sequence;
 
 /// A response to a problem, with what it was worth.
@@ -21,6 +23,8 @@ pub struct Rollout {
     pub scores: [f32; 2],
     /// The score that is rewarded.
     pub score: f32,
+    /// What its graders said beside that, by name.
+    pub named: BTreeMap<String, f64>,
     /// The soft penalty for its length, at most 0.
     pub penalty: f32,
 }
@@ -78,9 +82,20 @@ mod tests {
 
     fn rollout(group: usize, score: f32, penalty: f32) -> Rollout {
         let sequence = Sequence { ids: vec![1, 2], prompt_length: 1, prompt: 0, sample: 1 };
-        let (text, log_probs) = (String::new(), vec![-1.0]);
+        let (text, log_probs, named) = (String::new(), vec![-1.0], BTreeMap::new());
         let scores = [score; 2];
-        Rollout { group, sequence, text, log_probs, stopped: true, non_finite: false, scores, score, penalty }
+        Rollout {
+            group,
+            sequence,
+            text,
+            log_probs,
+            stopped: true,
+            non_finite: false,
+            scores,
+            score,
+            named,
+            penalty,
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a training step says of itself: one line of `metrics.jsonl`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One line of `metrics.jsonl`. Keys of durations and rates end in `_seconds` and `_per_second`. What is said of
@@ -15,6 +17,10 @@ pub struct StepRecord {
     pub reward_mean: f64,
     /// Its standard deviation.
     pub reward_std: f64,
+    /// Mean score of each of several graders, and of whatever a reward program said, of all responses sampled, as
+    /// `reward/NAME`.
+    #[serde(flatten)]
+    pub rewards: BTreeMap<String, f64>,
     /// Share of all responses sampled that are right in the rewarded form.
     pub strict_accuracy: f64,
     /// Share of them that are right in any form.
@@ -106,4 +112,7 @@ pub struct StepRecord {
     pub step_seconds: f64,
     /// Tokens a second.
     pub tokens_per_second: f64,
+    /// Why nothing may be learned, where that can be seen.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
 }

@@ -17,10 +17,11 @@ use crate::{
     advantage,
     algorithm::Algorithm,
     config::{DataSection, OldLogProbs, RunConfig, TrainSection},
-    data::{self, Problem, Split},
+    data::{self, Problem, Split, answers_for},
     error::{Error, Result},
     learning_rate::LearningRate,
     policy::{Policy, columns, log_probs},
+    reward::Judge,
     rollout::{Rollout, groups},
     sampler::steps_per_epoch,
     sequence::Packed,
@@ -49,6 +50,8 @@ pub struct Trainer<B: NoisyBackend> {
     reference: Option<Decoder<B>>,
     /// Whether adapters drop inputs in training.
     dropout: bool,
+    /// What responses earn.
+    pub judge: Judge,
     problems: Vec<Problem>,
     train: TrainSection,
     data: DataSection,
@@ -60,7 +63,7 @@ impl<B: NoisyBackend> Trainer<B> {
     /// Makes ready what `config` asks for: its data, its plan bound to the policy's sites, its optimizer.
     ///
     /// # Errors
-    /// Data that can not be read, or a plan that does not fit the model.
+    /// Data that can not be read, a plan that does not fit the model, or a reward program that can not be started.
     pub fn new(
         config: &RunConfig,
         policy: Policy<B>,
@@ -75,6 +78,7 @@ impl<B: NoisyBackend> Trainer<B> {
             dropout: policy.decoder.blueprint.adapters.as_ref().is_some_and(|held| held.lora.dropout > 0.0),
             learning_rate: train.learning_rate(total_steps),
             data: config.data.clone(),
+            judge: Judge::new(&config.rewards())?,
             seed: config.seed,
             steps: 0,
             nonfinite_in_row: 0,
@@ -85,6 +89,11 @@ impl<B: NoisyBackend> Trainer<B> {
             problems,
             train,
         })
+    }
+
+    /// The problems that are learned from.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// One step: rollouts, rewards, advantages, and an update for every minibatch. `progress` is told how many of
@@ -195,5 +204,6 @@ pub fn step_counts(config: &RunConfig, problems: usize) -> Result<(usize, usize)
 /// # Errors
 /// A data set that can not be read.
 pub fn training_problems(config: &RunConfig) -> Result<Vec<Problem>> {
-    Ok(data::load(&config.data.train, Split::Train, config.seed, config.data.train_problems)?)
+    let source = config.data.source(&config.data.train, answers_for(&config.rewards()));
+    Ok(data::load(&source, Split::Train, config.seed, config.data.train_problems)?)
 }

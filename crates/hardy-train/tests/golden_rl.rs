@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hardy_train::advantage::{dr_grpo, grpo};
 use hardy_train::algorithm::{Algorithm, Defaults};
-use hardy_train::data::read_jsonl;
+use hardy_train::data::{Answers, Columns, read_jsonl};
 use hardy_train::objective::{Clip, KlEstimator, Mean, Tokens, clipped_surrogate, kl_penalty};
 use hardy_train::reward::{Extraction, extract, overlong_penalty, score};
 use hardy_train::schedule::Schedule;
@@ -189,8 +189,10 @@ fn golden_gsm8k_files_are_read_and_every_worked_answer_is_rewarded() {
             println!("skipped: {} does not exist", path.display());
             continue;
         }
-        for problem in read_jsonl(&path).expect("GSM8K can be read") {
-            let reward = score(&problem.answer, &problem.truth(), Extraction::Strict);
+        for problem in read_jsonl(path.to_str().unwrap(), &Columns::default(), Answers::Numbered)
+            .expect("GSM8K can be read")
+        {
+            let reward = score(&problem.answer, &problem.truth, Extraction::Strict);
             assert_eq!(reward, 1.0, "{name}: {}", problem.answer);
         }
     }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Conditions {
     /// How a question is asked, with `{question}` in it.
     pub wording: String,
+    /// The system's message, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The chat template's hash; `None` where the question is the whole prompt.
     pub chat_template: Option<String>,
     /// Tokens after which an answer is cut off.
@@ -19,11 +22,14 @@ pub struct Conditions {
     pub precision: String,
     /// The hash of the problems and their worked answers.
     pub data_fingerprint: String,
+    /// The graders of a score, as JSON; `None` where answers are right or wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graders: Option<String>,
 }
 
 /// The names of all conditions, as `--allow` takes them.
-pub const CONDITIONS: [&str; 6] =
-    ["wording", "chat-template", "max-new-tokens", "sampling", "precision", "data"];
+pub const CONDITIONS: [&str; 8] =
+    ["wording", "system", "chat-template", "max-new-tokens", "sampling", "precision", "data", "graders"];
 
 impl Conditions {
     /// The first condition that differs from `other` and is not among `allowed`: its name and both values.
@@ -38,11 +44,13 @@ impl Conditions {
     fn values(&self) -> [String; CONDITIONS.len()] {
         [
             format!("{:?}", self.wording),
+            self.system.as_ref().map_or_else(|| "none".to_owned(), |text| format!("{text:?}")),
             self.chat_template.clone().unwrap_or_else(|| "none".to_owned()),
             self.max_new_tokens.to_string(),
             self.sampling.clone(),
             self.precision.clone(),
             self.data_fingerprint.clone(),
+            self.graders.clone().unwrap_or_else(|| "none".to_owned()),
         ]
     }
 }
@@ -72,11 +80,13 @@ mod tests {
     fn the_first_condition_that_differs_is_named_unless_it_is_allowed() {
         let one = Conditions {
             wording: "{question}".into(),
+            system: None,
             chat_template: None,
             max_new_tokens: 64,
             sampling: "greedy".into(),
             precision: "f32".into(),
             data_fingerprint: text_hash(["a", "b"]),
+            graders: None,
         };
         let other = Conditions { max_new_tokens: 256, ..one.clone() };
         assert_eq!(one.first_difference(&one, &[]), None);

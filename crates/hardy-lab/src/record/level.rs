@@ -6,7 +6,7 @@ use hardy_ops::{Plan, Receipt, Rule};
 use hardy_train::plan_file::parse_plan;
 use serde::{Deserialize, Serialize};
 
-use super::{Metric, ProblemRecord};
+use super::{Metric, ProblemRecord, SampleRecord};
 use crate::{error::LabError, evaluate::rules_toml};
 
 /// The outcome at one level. Its identity is its whole plan; two runs that stand on hardware of their own are held against
@@ -74,9 +74,9 @@ impl LevelRecord {
     pub fn counted(mut self) -> Self {
         self.problems.sort_by_key(|problem| problem.id);
         self.draws.iter_mut().for_each(|draw| draw.problems.sort_by_key(|problem| problem.id));
-        self.accuracy = self.share(|problem| problem.strict).unwrap_or(0.0);
-        self.flexible_accuracy = self.share(|problem| problem.flexible).unwrap_or(0.0);
-        self.non_finite = self.columns().flatten().filter(|problem| problem.non_finite).count();
+        self.accuracy = self.share(|answer| answer.strict).unwrap_or(0.0);
+        self.flexible_accuracy = self.share(|answer| answer.flexible).unwrap_or(0.0);
+        self.non_finite = self.all().filter(|answer| answer.non_finite).count();
         self
     }
 
@@ -85,29 +85,48 @@ impl LevelRecord {
         std::iter::once(&self.problems[..]).chain(self.draws.iter().map(|draw| &draw.problems[..]))
     }
 
-    /// Which answers are right, draw by draw in order of `id`.
+    /// What the answers to every problem are worth on average, draw by draw in order of `id`.
     #[must_use]
-    pub fn right(&self, metric: Metric) -> Vec<Vec<bool>> {
+    pub fn values(&self, metric: &Metric) -> Vec<Vec<f64>> {
         let column = |problems: &[ProblemRecord]| {
-            let by_id: BTreeMap<u64, bool> = problems.iter().map(|p| (p.id, p.right(metric))).collect();
+            let by_id: BTreeMap<u64, f64> = problems.iter().map(|p| (p.id, p.value(metric))).collect();
             by_id.into_values().collect()
         };
         self.columns().map(column).collect()
     }
 
+    /// Every answer, of every draw.
+    fn all(&self) -> impl Iterator<Item = &SampleRecord> {
+        self.columns().flatten().flat_map(ProblemRecord::answers)
+    }
+
     /// The share of all answers, of every draw, of which `what` holds; `None` where there is none.
-    pub fn share(&self, what: impl Fn(&ProblemRecord) -> bool) -> Option<f64> {
-        let total: usize = self.columns().map(<[ProblemRecord]>::len).sum();
-        let found = self.columns().flatten().filter(|problem| what(problem)).count();
+    pub fn share(&self, what: impl Fn(&SampleRecord) -> bool) -> Option<f64> {
+        let total = self.all().count();
+        let found = self.all().filter(|answer| what(answer)).count();
         (total > 0).then(|| found as f64 / total as f64)
     }
 
     /// The share of answers that were cut off and are not right; `None` where the record does not say.
     #[must_use]
-    pub fn cut_off(&self, metric: Metric) -> Option<f64> {
-        let known = self.columns().flatten().all(|problem| problem.truncated.is_some());
-        let cut = |problem: &ProblemRecord| problem.truncated == Some(true) && !problem.right(metric);
+    pub fn cut_off(&self, metric: &Metric) -> Option<f64> {
+        let known = self.all().all(|answer| answer.truncated.is_some());
+        let cut = |answer: &SampleRecord| answer.truncated == Some(true) && !answer.right(metric);
         if known { self.share(cut) } else { None }
+    }
+
+    /// Where problems were answered several times, the mean chance that one of `k` answers is right, for 1, 2, 4, … and all
+    /// of them; see [`ProblemRecord::pass_at`].
+    #[must_use]
+    pub fn pass_at(&self, metric: &Metric) -> Vec<(usize, f64)> {
+        let most = self.columns().flatten().map(|problem| problem.answers().count()).min().unwrap_or(0);
+        let powers = (0..usize::BITS).map(|power| 1 << power).take_while(|&k| k < most);
+        let at = |k: usize| {
+            let problems = self.columns().flatten();
+            let chances: Vec<f64> = problems.filter_map(|problem| problem.pass_at(k, metric)).collect();
+            (k, chances.iter().sum::<f64>() / chances.len() as f64)
+        };
+        if most < 2 { Vec::new() } else { powers.chain([most]).map(at).collect() }
     }
 
     /// What the level adds to the hardware that the run stands on, in one form for equal rules.

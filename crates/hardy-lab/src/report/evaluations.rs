@@ -91,8 +91,14 @@ fn point(x: f64, record: &EvalRecord, level: &LevelRecord) -> Option<Point> {
     if level.problems.is_empty() {
         return None;
     }
-    let side = scores(&vec![level.right(record.metric)]);
+    let side = scores(&vec![level.values(&record.metric)]);
     Some(Point { x, y: 100.0 * side.mean(), interval: Some(accuracy(&side, CONFIDENCE).scaled(100.0)) })
+}
+
+/// Accuracies are drawn from 0 to 100 %; scores beyond that as far as they go.
+fn bounds(series: &[Series]) -> (f64, f64) {
+    let mut points = series.iter().flat_map(|one| &one.points);
+    if points.all(|point| (0.0..=100.0).contains(&point.y)) { (0.0, 100.0) } else { (f64::MIN, f64::MAX) }
 }
 
 fn chart(title: String, x_label: &str, style: Style, size: (f64, f64), series: Vec<Series>) -> Chart {
@@ -100,7 +106,7 @@ fn chart(title: String, x_label: &str, style: Style, size: (f64, f64), series: V
         title,
         x_label: x_label.into(),
         y_unit: " %",
-        y_bounds: (0.0, 100.0),
+        y_bounds: bounds(&series),
         x_ticks: vec![],
         x_unit: "",
         size,

@@ -12,11 +12,11 @@ pub fn html(entries: &[Entry]) -> String {
     let mut columns = vec!["run"];
     columns.extend(labels.iter().map(String::as_str));
     let rows: Vec<_> = entries.iter().enumerate().map(|(i, entry)| row(i, entry, &labels)).collect();
-    let metrics: BTreeSet<&str> = entries.iter().map(|entry| entry.table.metric.name()).collect();
-    let metric = capitalised(&metrics.into_iter().collect::<Vec<_>>().join(" and "));
+    let metrics: BTreeSet<String> = entries.iter().map(|entry| entry.table.metric.to_string()).collect();
+    let metric = capitalised(&escape(&metrics.into_iter().collect::<Vec<_>>().join(" and ")));
     let chart = figure("Accuracy against noise, with 95 % intervals", &evaluations::against_noise(entries));
     format!(
-        "<div class=\"stack\">{}</div><p class=\"quiet\">{metric} accuracy, with its interval; below it, what is lost against the \
+        "<div class=\"stack\">{}</div><p class=\"quiet\">{metric}, with its interval; below it, what is lost against the \
          level without added noise on the same problems, in points, with Holm's p over all that this page claims. Cut off: \
          answers that were cut off and are not right. Robust: less than 1 point lost; moderately robust: up to 3; not \
          resolved: the interval does not decide.</p>{}",
@@ -58,12 +58,18 @@ fn cell(table: &RobustnessTable, level: &LevelRow) -> String {
         "{label}<b class=\"big\">{}</b> <span>[{low}, {high}]</span>",
         format::percent(level.accuracy)
     );
-    let other = format!("{} {}", table.other().name(), format::percent(table.other_accuracy(level)));
+    let other = table.other().zip(table.other_accuracy(level));
+    let other =
+        other.map(|(metric, x)| format!("{} {}, ", metric.name(), format::percent(x))).unwrap_or_default();
     let draws = match level.draws.len() {
         0 => String::new(),
         _ => format!("<small>draws {}</small>", level.draws_cell()),
     };
-    let more = format!("<small>{other}, cut off {}</small>{draws}", level.cut_off_cell());
+    let samples = match level.pass_at.len() {
+        0 => String::new(),
+        _ => format!("<small>{}</small>", level.pass_at_cell()),
+    };
+    let more = format!("<small>{other}cut off {}</small>{draws}{samples}", level.cut_off_cell());
     let Some(loss) = &level.loss else {
         return format!("{accuracy}{more}");
     };

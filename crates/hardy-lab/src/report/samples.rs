@@ -28,16 +28,18 @@ fn noisiest(record: &EvalRecord) -> Option<&LevelRecord> {
 
 fn samples(record: &EvalRecord, level: &LevelRecord) -> String {
     let clean = record.clean_level().filter(|clean| !std::ptr::eq(*clean, level));
+    let is_right = |problem: &ProblemRecord| problem.first.right(&record.metric);
     let right_when_clean = |problem: &ProblemRecord| {
-        clean.is_some_and(|clean| clean.problems.iter().any(|other| other.id == problem.id && other.strict))
+        clean
+            .is_some_and(|clean| clean.problems.iter().any(|other| other.id == problem.id && is_right(other)))
     };
-    let (right, wrong): (Vec<_>, Vec<_>) = level.problems.iter().partition(|problem| problem.strict);
+    let (right, wrong): (Vec<_>, Vec<_>) = level.problems.iter().partition(|problem| is_right(problem));
     let mut wrong: Vec<_> = wrong.into_iter().map(|problem| (right_when_clean(problem), problem)).collect();
     wrong.sort_by_key(|(lost, _)| !lost);
     let wrong = wrong.into_iter().take(EACH).map(|(lost, problem)| {
-        let fate = match (lost, problem.flexible) {
-            _ if problem.truncated == Some(true) && lost => "cut off, right without added noise",
-            _ if problem.truncated == Some(true) => "cut off",
+        let fate = match (lost, problem.first.flexible) {
+            _ if problem.first.truncated == Some(true) && lost => "cut off, right without added noise",
+            _ if problem.first.truncated == Some(true) => "cut off",
             (true, _) => "wrong, right without added noise",
             (false, true) => "right, but not in the rewarded form",
             (false, false) => "wrong",
@@ -49,10 +51,12 @@ fn samples(record: &EvalRecord, level: &LevelRecord) -> String {
 }
 
 fn card(problem: &ProblemRecord, class: &str, fate: &str) -> String {
-    let answer = problem.answer.as_deref().unwrap_or("none found");
-    let facts = format!("answer {answer}, truth {}, {} tokens", problem.truth, problem.tokens);
-    let shown: String = problem.response.chars().take(LONGEST).collect();
-    let more = if shown.len() < problem.response.len() { " …" } else { "" };
+    let first = &problem.first;
+    let answer = first.answer.as_deref().unwrap_or("none found");
+    let score = first.score.map(|score| format!("score {score}, ")).unwrap_or_default();
+    let facts = format!("{score}answer {answer}, truth {}, {} tokens", problem.truth, first.tokens);
+    let shown: String = first.response.chars().take(LONGEST).collect();
+    let more = if shown.len() < first.response.len() { " …" } else { "" };
     format!(
         "<article><p><b>Problem {}</b> <span class=\"tag {class}\">{fate}</span></p>\
          <p class=\"quiet\">{}</p><pre>{}{more}</pre></article>",

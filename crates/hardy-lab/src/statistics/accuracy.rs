@@ -1,11 +1,13 @@
-//! The interval of an accuracy: Wilson's of one column; of several in doubt of problems and columns alike.
+//! The interval of an accuracy: Wilson's of one column; of several in doubt of problems and columns alike. That of a mean
+//! score is the bootstrap's.
 
 use super::{Interval, Scores, contrast::Contrast};
 
-/// The interval of the mean of `scores` at a two-sided `confidence`; both ends in [0, 1].
+/// The interval of the mean of `scores` at a two-sided `confidence`; both ends in [0, 1] of a proportion.
 #[must_use]
 pub fn accuracy(scores: &Scores, confidence: f64) -> Interval {
-    Contrast::new(scores, scores, 0.0).interval(confidence).within(0.0, 1.0)
+    let interval = Contrast::new(scores, scores, 0.0).interval(confidence);
+    if scores.proportions { interval.within(0.0, 1.0) } else { interval }
 }
 
 #[cfg(test)]

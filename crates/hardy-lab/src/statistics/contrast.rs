@@ -1,6 +1,7 @@
 //! The interval of `first − weight·second` on the same problems and columns. Over problems it is Newcombe's hybrid score
 //! interval for paired data (Newcombe 1998, Statistics in Medicine 17: 2635–2650, method 10), on as many problems as the
-//! variance of their means is worth; the doubt of the columns is added ([`super::doubt`]).
+//! variance of their means is worth; of scores that are more than right and wrong it is the bootstrap's ([`super::resample`]).
+//! The doubt of the columns is added ([`super::doubt`]).
 //!
 //! Weight 1 is a difference, weight 0 the first side's accuracy; a ratio is the weight whose interval holds 0 (Fieller
 //! 1954, J. R. Stat. Soc. B 16: 175–185).
@@ -9,12 +10,13 @@ use super::{
     Interval, Scores,
     doubt::Doubt,
     normal_quantile,
+    resample::{RESAMPLES, Resampled},
     scores::{mean, variance},
     wilson::score_interval,
 };
 
 /// `first − weight·second`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Contrast<'a> {
     first: &'a Scores,
     second: &'a Scores,
@@ -22,16 +24,33 @@ pub(crate) struct Contrast<'a> {
     doubt: Doubt,
     correlation: f64,
     worth: [f64; 2],
+    /// What the problems show when they are drawn again, where scores are more than right and wrong.
+    resampled: Option<Resampled>,
 }
 
 impl<'a> Contrast<'a> {
     pub fn new(first: &'a Scores, second: &'a Scores, weight: f64) -> Self {
         assert_eq!(first.problems.len(), second.problems.len(), "the same problems");
         assert_eq!(first.columns.len(), second.columns.len(), "the same columns");
-        let pairs = first.columns.iter().zip(&second.columns);
-        let doubt = Doubt::of(&pairs.map(|(a, b)| a - weight * b).collect::<Vec<f64>>());
+        let doubt = Self::doubt(first, second, weight);
         let (correlation, worth) = (correlation(first, second), [worth(first), worth(second)]);
-        Self { first, second, weight, doubt, correlation, worth }
+        let resampled = (!(first.proportions && second.proportions)).then(|| Resampled::new(first, second));
+        Self { first, second, weight, doubt, correlation, worth, resampled }
+    }
+
+    /// The same sides under another weight.
+    pub fn reweighted(&self, weight: f64) -> Self {
+        Self { weight, doubt: Self::doubt(self.first, self.second, weight), ..self.clone() }
+    }
+
+    fn doubt(first: &Scores, second: &Scores, weight: f64) -> Doubt {
+        let pairs = first.columns.iter().zip(&second.columns);
+        Doubt::of(&pairs.map(|(a, b)| a - weight * b).collect::<Vec<f64>>())
+    }
+
+    /// Whether both sides are proportions.
+    pub fn is_of_proportions(&self) -> bool {
+        self.resampled.is_none()
     }
 
     pub fn estimate(&self) -> f64 {
@@ -46,6 +65,14 @@ impl<'a> Contrast<'a> {
     /// The largest chance at which the interval excludes `value`: what a test of that value gives. 1 where the estimate
     /// is `value`.
     pub fn p_against(&self, value: f64) -> f64 {
+        if self.resampled.is_some() {
+            // So many draws can not show less.
+            return self.largest_excluding(value).max(1.0 / (1 + RESAMPLES) as f64);
+        }
+        self.largest_excluding(value)
+    }
+
+    fn largest_excluding(&self, value: f64) -> f64 {
         let apart = |exponent: f64| !self.missed_by(exponent.exp()).contains(value);
         // The logarithm of the chance is sought; beyond e⁻³⁰ it does not matter.
         let (mut excluded, mut held) = (-1e-9, -30.0);
@@ -61,6 +88,12 @@ impl<'a> Contrast<'a> {
 
     /// The interval whose ends are missed together with chance `tail`.
     fn missed_by(&self, tail: f64) -> Interval {
+        if let Some(resampled) = &self.resampled {
+            let (estimate, columns) = (self.estimate(), self.doubt.half(tail));
+            let [below, above] =
+                resampled.reach(self.weight, estimate, tail).map(|reach| reach.hypot(columns));
+            return Interval { low: estimate - below, high: estimate + above };
+        }
         let z = -normal_quantile(tail / 2.0);
         let [(a, of_a), (b, of_b)] = [(self.first, self.worth[0]), (self.second, self.worth[1])]
             .map(|(side, worth)| (side.mean(), score_interval(side.mean(), worth, z)));

@@ -2,14 +2,16 @@
 
 use super::{Interval, Scores, contrast::Contrast};
 
-/// The interval of the first side's accuracy minus the second's at a two-sided `confidence`; fractions in [−1, 1].
+/// The interval of the first side's mean minus the second's at a two-sided `confidence`; in [−1, 1] of proportions.
 ///
 /// # Panics
 ///
 /// When the sides have other numbers of problems or columns.
 #[must_use]
 pub fn difference(first: &Scores, second: &Scores, confidence: f64) -> Interval {
-    Contrast::new(first, second, 1.0).interval(confidence).within(-1.0, 1.0)
+    let contrast = Contrast::new(first, second, 1.0);
+    let interval = contrast.interval(confidence);
+    if contrast.is_of_proportions() { interval.within(-1.0, 1.0) } else { interval }
 }
 
 /// The two-sided p-value of the claim that the difference is not `value`: below α just where the interval of confidence

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, Interval, Scores, difference, mcnemar_exact, mcnemar_sample_size, p_against};
+use super::{
+    Claim, Interval, Scores, difference, mcnemar_exact, mcnemar_sample_size, p_against,
+    paired_mean_sample_size, scores::is_right_or_wrong, sign_flip_test,
+};
 
 /// The confidence of every interval that Hardy prints.
 pub const CONFIDENCE: f64 = 0.95;
@@ -12,7 +15,7 @@ pub const ALPHA: f64 = 0.05;
 /// The power for which sample sizes are given.
 pub const POWER: f64 = 0.8;
 
-/// One difference in accuracy, first side minus second, judged on the same problems and, where there are several, in the
+/// One difference in accuracy or mean score, first side minus second, judged on the same problems and, where there are several, in the
 /// same columns: seeds, or draws of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedTest {
@@ -20,15 +23,16 @@ pub struct PairedTest {
     pub n: u64,
     /// Columns: 1 where nothing but the problems is doubted.
     pub columns: u64,
-    /// Answers that only the first side gets right, over all columns.
+    /// Answers that only the first side gets right, or that score higher there, over all columns.
     pub b: u64,
-    /// Answers that only the second side gets right.
+    /// Answers that only the second side gets right, or that score higher there.
     pub c: u64,
-    /// The first side's accuracy minus the second's, in points.
+    /// The first side's accuracy or mean score minus the second's, in points: hundredths.
     pub difference_points: f64,
     /// Its 95 % interval, in points.
     pub interval_points: Interval,
-    /// That it is not 0: McNemar's exact test of one column; of several the test that agrees with the interval.
+    /// That it is not 0: McNemar's exact test of one column, of scores the permutation test by sign flips; of several
+    /// columns the test that agrees with the interval.
     #[serde(flatten)]
     pub claim: Claim,
     /// Problems needed to resolve a difference as large as the one seen, at 5 % and power 0.8; `None` when it is 0, or
@@ -36,8 +40,8 @@ pub struct PairedTest {
     pub needed: Option<u64>,
 }
 
-/// The answers of one side: of every seed, of every draw of the error, whether each problem is right.
-pub type Answers = Vec<Vec<Vec<bool>>>;
+/// The answers of one side: of every seed, of every draw of the error, each problem's score, 1 and 0 for right and wrong.
+pub type Answers = Vec<Vec<Vec<f64>>>;
 
 impl PairedTest {
     /// Judges two sides. The columns are the seeds; of a single run its draws, all of which share the answers of a side
@@ -55,8 +59,17 @@ impl PairedTest {
         let [only_first, only_second] = discordant(first, second);
         let interval = difference(&a, &b, CONFIDENCE);
         let one = columns == 1;
-        let p = if one { mcnemar_exact(only_first, only_second) } else { p_against(&a, &b, 0.0) };
-        let needed = one.then(|| mcnemar_sample_size(only_first, only_second, n, ALPHA, POWER)).flatten();
+        let differences = || a.problems.iter().zip(&b.problems).map(|(a, b)| a - b).collect::<Vec<f64>>();
+        let (p, needed) = match (one, a.proportions && b.proportions) {
+            (false, _) => (p_against(&a, &b, 0.0), None),
+            (true, true) => (
+                mcnemar_exact(only_first, only_second),
+                mcnemar_sample_size(only_first, only_second, n, ALPHA, POWER),
+            ),
+            (true, false) => {
+                (sign_flip_test(&differences()), paired_mean_sample_size(&differences(), ALPHA, POWER))
+            }
+        };
         Self {
             n,
             columns: columns as u64,
@@ -70,29 +83,26 @@ impl PairedTest {
     }
 }
 
-/// Right is 1 and wrong 0; where there are several seeds, each is the mean over its draws.
+/// Where there are several seeds, each is the mean over its draws.
 #[must_use]
 pub fn scores(answers: &Answers) -> Scores {
-    let draws = |seed: &Vec<Vec<bool>>| -> Vec<Vec<f64>> {
-        seed.iter().map(|draw| draw.iter().map(|&right| f64::from(u8::from(right))).collect()).collect()
+    let scores = match &answers[..] {
+        [only] => Scores::of(only),
+        several => Scores::of(&several.iter().map(|seed| Scores::of(seed).problems).collect::<Vec<_>>()),
     };
-    match &answers[..] {
-        [only] => Scores::of(&draws(only)),
-        several => {
-            Scores::of(&several.iter().map(|seed| Scores::of(&draws(seed)).problems).collect::<Vec<_>>())
-        }
-    }
+    let proportions = answers.iter().flatten().flatten().all(|&score| is_right_or_wrong(score));
+    Scores { proportions, ..scores }
 }
 
-/// Answers that only the first, and only the second side gets right.
+/// Answers that score higher on the first, and on the second side.
 fn discordant(first: &Answers, second: &Answers) -> [u64; 2] {
     let mut counts = [0, 0];
     for (one, other) in first.iter().zip(second) {
         for draw in 0..one.len().max(other.len()) {
-            let at = |side: &'_ [Vec<bool>]| side[draw.min(side.len() - 1)].clone();
-            for pair in at(one).into_iter().zip(at(other)) {
-                counts[0] += u64::from(pair == (true, false));
-                counts[1] += u64::from(pair == (false, true));
+            let at = |side: &'_ [Vec<f64>]| side[draw.min(side.len() - 1)].clone();
+            for (one, other) in at(one).into_iter().zip(at(other)) {
+                counts[0] += u64::from(one > other);
+                counts[1] += u64::from(other > one);
             }
         }
     }
@@ -103,8 +113,27 @@ fn discordant(first: &Answers, second: &Answers) -> [u64; 2] {
 mod tests {
     use super::*;
 
-    fn first(right: usize, n: usize) -> Vec<bool> {
-        (0..n).map(|i| i < right).collect()
+    fn first(right: usize, n: usize) -> Vec<f64> {
+        (0..n).map(|i| f64::from(u8::from(i < right))).collect()
+    }
+
+    #[test]
+    fn scores_are_judged_by_permutation_and_bootstrap_under_the_same_rule() {
+        let low: Vec<f64> = (0..200).map(|i| f64::from(i % 10) / 10.0).collect();
+        let moved =
+            |by: f64| low.iter().enumerate().map(|(i, x)| x + by + 0.2 * f64::from(i as u32 % 3)).collect();
+        let test = PairedTest::of(&vec![vec![moved(-0.1)]], &vec![vec![low.clone()]]);
+        assert!((test.difference_points - 9.9).abs() < 0.1 && test.claim.resolved, "{test:?}");
+        assert!(
+            test.claim.p < 2e-4 && test.interval_points.low > 5.0 && test.needed.is_some_and(|n| n < 200)
+        );
+        let none = PairedTest::of(&vec![vec![moved(-0.2)]], &vec![vec![low.clone()]]);
+        assert!(
+            none.claim.p > 0.05 && !none.claim.resolved && none.interval_points.contains(0.0),
+            "{none:?}"
+        );
+        let equal = PairedTest::of(&vec![vec![low.clone()]], &vec![vec![low]]);
+        assert_eq!((equal.claim.p, equal.claim.resolved, equal.b, equal.needed), (1.0, false, 0, None));
     }
 
     #[test]

@@ -11,11 +11,10 @@ pub fn peak(evaluations: &[Scores], confidence: f64) -> Option<(usize, Interval)
     let each = 1.0 - (1.0 - confidence) / evaluations.len().max(1) as f64;
     let means: Vec<f64> = evaluations.iter().map(Scores::mean).collect();
     let best = (0..means.len()).rev().max_by(|&a, &b| means[a].total_cmp(&means[b]))?;
-    let none = Interval { low: 0.0, high: 0.0 };
     let highest = evaluations
         .iter()
         .map(|scores| accuracy(scores, each))
-        .fold(none, |all, one| Interval { low: all.low.max(one.low), high: all.high.max(one.high) });
+        .reduce(|all, one| Interval { low: all.low.max(one.low), high: all.high.max(one.high) })?;
     Some((best, highest))
 }
 

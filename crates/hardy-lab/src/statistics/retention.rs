@@ -15,7 +15,8 @@ const UNBOUNDED: f64 = 1e3;
 #[must_use]
 pub fn retention(noisy: &Scores, clean: &Scores, confidence: f64) -> Option<Interval> {
     let ratio = noisy.mean() / clean.mean();
-    let holds = |rho: f64| Contrast::new(noisy, clean, rho).interval(confidence).contains(0.0);
+    let contrast = Contrast::new(noisy, clean, 1.0);
+    let holds = |rho: f64| contrast.reweighted(rho).interval(confidence).contains(0.0);
     let mut beyond = 2.0 * ratio.max(0.5);
     while holds(beyond) {
         beyond *= 2.0;

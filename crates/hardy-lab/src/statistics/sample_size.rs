@@ -1,7 +1,10 @@
 //! How many problems a difference needs: two independent evaluations, and the paired one that Hardy makes. Pairing
 //! needs fewer, because problems on which both sides agree drop out of the variance.
 
-use super::{mcnemar_exact, normal_quantile};
+use super::{
+    mcnemar_exact, normal_quantile,
+    scores::{mean, variance},
+};
 
 /// Problems in each of two independent evaluations, so that a two-sided test at level `alpha` sees the difference
 /// between accuracies `p1` and `p2` with probability `power`:
@@ -45,6 +48,20 @@ pub fn mcnemar_sample_size(b: u64, c: u64, n: u64, alpha: f64, power: f64) -> Op
     let normal = problems((z_alpha * discordant.sqrt() + z_power * spread.sqrt()) / difference)?;
     let floor = (fewest_discordant(alpha) as f64 / discordant).ceil() as u64;
     Some(normal.max(floor))
+}
+
+/// Problems in a paired evaluation of scores, so that a two-sided test at level `alpha` sees, with probability `power`, a
+/// mean difference as large as that of `differences`: `⌈(z_{1−α/2} + z_power)²·s² / d̄²⌉`, and as many as the exact test of
+/// signs needs at least. `None` where the mean is 0.
+///
+/// # Panics
+///
+/// When `alpha` or `power` is not in (0, 1).
+#[must_use]
+pub fn paired_mean_sample_size(differences: &[f64], alpha: f64, power: f64) -> Option<u64> {
+    let (z_alpha, z_power) = quantiles(alpha, power);
+    let normal = problems((z_alpha + z_power) * variance(differences).sqrt() / mean(differences))?;
+    Some(normal.max(fewest_discordant(alpha)))
 }
 
 /// The smallest number of discordant problems, all to one side, whose exact p-value is below `alpha`.

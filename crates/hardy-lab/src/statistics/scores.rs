@@ -4,10 +4,12 @@
 /// The scores of one side at one level.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// For every problem its mean over the columns, in [0, 1].
+    /// For every problem its mean over the columns.
     pub problems: Vec<f64>,
-    /// For every column its mean over the problems, in [0, 1].
+    /// For every column its mean over the problems.
     pub columns: Vec<f64>,
+    /// Whether every score is 1 or 0, so that means are proportions; else they are drawn again ([`super::resample`]).
+    pub proportions: bool,
 }
 
 impl Scores {
@@ -25,6 +27,7 @@ impl Scores {
         Self {
             problems: (0..n).map(over_columns).collect(),
             columns: columns.iter().map(|column| mean(column)).collect(),
+            proportions: columns.iter().flatten().all(|&x| is_right_or_wrong(x)),
         }
     }
 
@@ -42,6 +45,11 @@ impl Scores {
             _ => self.clone(),
         }
     }
+}
+
+/// Whether a score is 1 or 0.
+pub(crate) fn is_right_or_wrong(score: f64) -> bool {
+    score == 0.0 || score == 1.0
 }
 
 /// The arithmetic mean; 0 of nothing.

@@ -234,7 +234,9 @@ mod tests {
 
     /// One seed of 1,000 problems in which the first side gets `gained` more right and `lost` fewer.
     fn sides(gained: usize, lost: usize) -> [Answers; 2] {
-        let right = |from: usize, to: usize| vec![vec![(0..1000).map(|i| from <= i && i < to).collect()]];
+        let right = |from: usize, to: usize| {
+            vec![vec![(0..1000).map(|i| f64::from(u8::from(from <= i && i < to))).collect()]]
+        };
         [right(lost, 500 + gained), right(0, 500)]
     }
 
@@ -287,8 +289,8 @@ mod tests {
         // 7 points seen, and an interval from about 2 to 12: at least 5 is open.
         let least = Criterion { at_least: Some(5.0), ..criterion() };
         let (first, second): (Answers, Answers) = (
-            vec![vec![(0..200).map(|i| !(114..=190).contains(&i)).collect()]],
-            vec![vec![(0..200).map(|i| i < 109).collect()]],
+            vec![vec![(0..200).map(|i| f64::from(u8::from(!(114..=190).contains(&i)))).collect()]],
+            vec![vec![(0..200).map(|i| f64::from(u8::from(i < 109))).collect()]],
         );
         let test = PairedTest::of(&first, &second);
         assert!(test.difference_points >= 5.0 && test.claim.p < 0.05);

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     format,
-    record::Metric,
     statistics::PairedTest,
     text_table::{Align, TextTable, wrap},
 };
@@ -63,12 +62,10 @@ impl SuiteTable {
     }
 
     fn columns(&self) -> [String; COLUMNS] {
-        let other = match self.metric {
-            Metric::Strict => Metric::Flexible,
-            Metric::Flexible => Metric::Strict,
+        let accuracy = match self.metric.other() {
+            Some(other) => format!("final accuracy, {} ({})", self.metric.name(), other.name()),
+            None => format!("final {}", self.metric),
         };
-        let (metric, other) = (self.metric.name(), other.name());
-        let accuracy = format!("final accuracy, {metric} ({other})");
         let names = [
             "preset",
             "level",
@@ -113,7 +110,8 @@ fn dash() -> String {
 /// A row; the preset's name and peak stand in its first only.
 fn row(name: &str, peak: Option<&Peak>, cell: &LevelCell, first: bool) -> Vec<String> {
     let once = |text: String| if first { text } else { String::new() };
-    let accuracy = format!("{} ({})", percent(&cell.accuracy), format::percent(cell.other_accuracy));
+    let other = cell.other_accuracy.map(|other| format!(" ({})", format::percent(other))).unwrap_or_default();
+    let accuracy = format!("{}{other}", percent(&cell.accuracy));
     let cut_off = cell.cut_off.map_or_else(|| "unknown".to_owned(), format::percent);
     let peak = peak.map_or_else(dash, |peak| format!("{} at step {}", percent(&peak.accuracy), peak.step));
     let kept = cell.retention.as_ref().map_or_else(dash, percent);

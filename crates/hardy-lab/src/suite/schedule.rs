@@ -17,8 +17,7 @@ use hardy_train::{
 use super::{Member, Suite, definition::is_a_directory_name, share::Whole, table::SuiteTable};
 use crate::{
     error::LabError,
-    record::Metric,
-    run::{dry_run, is_finished},
+    run::{check, is_finished},
     shard::{Allow, Manifest, Shard},
 };
 
@@ -153,7 +152,7 @@ impl Schedule {
         let mut known: BTreeMap<&str, u64> = BTreeMap::new();
         for member in &self.members {
             if !known.contains_key(member.preset.as_str()) {
-                known.insert(&member.preset, dry_run::<B>(&member.config, device)?.steps);
+                known.insert(&member.preset, check::<B>(&member.config, device)?);
             }
         }
         Ok(self.members.iter().map(|member| known[member.preset.as_str()]).collect())
@@ -203,7 +202,9 @@ fn check_alike(config: &RunConfig, baseline: &RunConfig) -> Result<(), LabError>
             ("eval.n", config.eval.n.to_string()),
             ("eval.max_new_tokens", config.eval_max_new_tokens().to_string()),
             ("eval.draws", config.eval.draws.to_string()),
-            ("eval.metric", Metric::from(config.metric()).name().to_owned()),
+            ("eval.metric", config.metric()),
+            ("eval.samples", config.eval.samples.to_string()),
+            ("eval.temperature", config.eval.temperature.to_string()),
         ]
     };
     let mut pairs = asked(config).into_iter().zip(asked(baseline));

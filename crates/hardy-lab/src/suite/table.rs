@@ -32,7 +32,7 @@ pub struct SuiteTable {
     pub seeds: Vec<u64>,
     /// Problems of an evaluation.
     pub n: usize,
-    /// Which answers count as right.
+    /// What answers are judged by.
     pub metric: Metric,
     /// One row a preset.
     pub presets: Vec<PresetRow>,
@@ -60,8 +60,8 @@ pub struct LevelCell {
     pub noise: Option<f64>,
     /// Accuracy at the last step, in [0, 1].
     pub accuracy: Spread,
-    /// The same by the other metric.
-    pub other_accuracy: f64,
+    /// The same in the other form of accuracy; a score has none.
+    pub other_accuracy: Option<f64>,
     /// The share of answers that were cut off and are not right; `None` where a record does not say.
     pub cut_off: Option<f64>,
     /// That over the level's without added noise; `None` there, or where a seed has nothing to retain.
@@ -87,12 +87,12 @@ impl SuiteTable {
             record.check()?;
         }
         let first = runs[baseline].1[0].last().1;
-        let metric = first.metric;
+        let metric = first.metric.clone();
         let row = |(at, own): (usize, &Runs)| {
-            PresetRow::new(own, (at != baseline).then_some(&runs[baseline]), metric)
+            PresetRow::new(own, (at != baseline).then_some(&runs[baseline]), &metric)
         };
         let presets = runs.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
-        let judge = |criterion: &Criterion| judged(criterion, runs, metric);
+        let judge = |criterion: &Criterion| judged(criterion, runs, &metric);
         let criteria =
             suite.hypothesis.iter().map(|one| one.criterion.iter().map(judge).collect::<Result<_, _>>());
         let criteria = criteria.collect::<Result<Vec<Vec<JudgedCriterion>>, LabError>>()?;
@@ -130,7 +130,7 @@ impl SuiteTable {
 }
 
 impl PresetRow {
-    fn new(own: &Runs, baseline: Option<&Runs>, metric: Metric) -> Result<Self, LabError> {
+    fn new(own: &Runs, baseline: Option<&Runs>, metric: &Metric) -> Result<Self, LabError> {
         let levels = own.1[0].last().1.levels.iter();
         let levels =
             levels.map(|level| LevelCell::new(own, level, baseline, metric)).collect::<Result<_, _>>()?;
@@ -139,12 +139,12 @@ impl PresetRow {
 }
 
 /// The best of the steps at which every seed was evaluated.
-fn peak(runs: &[RunRecords], metric: Metric) -> Option<Peak> {
+fn peak(runs: &[RunRecords], metric: &Metric) -> Option<Peak> {
     let steps = runs.iter().map(|run| run.evaluations.keys().copied().collect::<BTreeSet<u64>>());
     let shared = steps.reduce(|a, b| &a & &b)?;
     let at = |step: u64| {
         let clean = runs.iter().map(|run| run.evaluations[&step].clean_level());
-        let right = clean.map(|level| Some(level?.right(metric))).collect::<Option<Vec<_>>>()?;
+        let right = clean.map(|level| Some(level?.values(metric))).collect::<Option<Vec<_>>>()?;
         let seeds = right.iter().map(|seed| scores(&vec![seed.clone()]).mean()).collect();
         Some((step, scores(&right), seeds))
     };
@@ -156,17 +156,17 @@ impl LevelCell {
         (name, runs): &Runs,
         level: &LevelRecord,
         baseline: Option<&Runs>,
-        metric: Metric,
+        metric: &Metric,
     ) -> Result<Self, LabError> {
         let own = sides(name, runs, level)?;
         let (all, seeds) = (scores(&answers(&own, metric)), accuracies(&own, metric));
         let mean_of = |what: fn(&LevelRecord) -> f64| {
             own.iter().map(|side| what(side.level)).sum::<f64>() / own.len() as f64
         };
-        let other_accuracy = match metric {
-            Metric::Strict => mean_of(|level| level.flexible_accuracy),
-            Metric::Flexible => mean_of(|level| level.accuracy),
-        };
+        let other_accuracy = metric.other().map(|other| match other {
+            Metric::Flexible => mean_of(|level| level.flexible_accuracy),
+            _ => mean_of(|level| level.accuracy),
+        });
         let cut = own.iter().map(|side| side.level.cut_off(metric)).sum::<Option<f64>>();
         let clean = if level.noise == Some(0.0) { None } else { clean_sides(name, runs) };
         let retention = clean.and_then(|clean| {
@@ -220,12 +220,12 @@ fn clean_sides<'a>(name: &'a str, runs: &'a [RunRecords]) -> Option<Vec<Side<'a>
 }
 
 /// The accuracy of every seed.
-fn accuracies(sides: &[Side<'_>], metric: Metric) -> Vec<f64> {
-    sides.iter().map(|side| scores(&vec![side.level.right(metric)]).mean()).collect()
+fn accuracies(sides: &[Side<'_>], metric: &Metric) -> Vec<f64> {
+    sides.iter().map(|side| scores(&vec![side.level.values(metric)]).mean()).collect()
 }
 
 /// Judges a criterion by the runs of a suite, by itself.
-fn judged(criterion: &Criterion, runs: &[Runs], metric: Metric) -> Result<JudgedCriterion, LabError> {
+fn judged(criterion: &Criterion, runs: &[Runs], metric: &Metric) -> Result<JudgedCriterion, LabError> {
     let side = |name: &String| {
         let (name, runs) = runs.iter().find(|(preset, _)| preset == name).ok_or_else(|| {
             let known = runs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");

@@ -176,7 +176,8 @@ impl Tally {
 
 /// Every column as a seed.
 fn seeds(columns: &[Vec<bool>]) -> Answers {
-    columns.iter().map(|column| vec![column.clone()]).collect()
+    let score = |&right: &bool| f64::from(u8::from(right));
+    columns.iter().map(|column| vec![column.iter().map(score).collect()]).collect()
 }
 
 fn scores(columns: &[Vec<bool>]) -> Scores {

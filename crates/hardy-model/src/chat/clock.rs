@@ -31,8 +31,10 @@ pub(super) fn set(environment: &mut Environment<'_>, seconds: i64) {
     environment.add_function("strftime_now", move |format: String| strftime(&format, seconds));
 }
 
-/// The directives of Python's `strftime` that templates use; others stay as they are.
-fn strftime(format: &str, seconds: i64) -> String {
+/// A time in UTC, in seconds since 1970, by the directives of Python's `strftime` that templates use; others stay as they
+/// are.
+#[must_use]
+pub fn strftime(format: &str, seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
     let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days + 3).rem_euclid(7) as usize]);

@@ -2,21 +2,33 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    data::{Answers, Columns, Source},
+    error::{Error, Result},
+};
 
 /// The problems to learn from and to be judged by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
-    /// `builtin:arith`, or a GSM8K-style `.jsonl` file.
+    /// `builtin:arith`, or a file of JSON lines or Parquet, laid out as GSM8K or as verl does.
     pub train: String,
     /// The same, for evaluation.
     pub eval: String,
     /// Problems of an epoch; a file's first ones, or all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_problems: Option<usize>,
-    /// What is asked, with `{question}` for the problem's text.
+    /// The column of the question, text or messages; `question` or `prompt` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// The column of the answer; `answer` or verl's `reward_model.ground_truth` where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// What is asked, with `{question}` for the problem's text; questions that are messages are asked as they stand.
     pub prompt: String,
+    /// The system's message, where a problem has none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The longest prompt, in tokens; where it is left out, what the model leaves beside the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_prompt_tokens: Option<usize>,
@@ -36,6 +48,12 @@ pub enum Overlong {
 }
 
 impl DataSection {
+    /// One of the section's files, and how it is read.
+    pub fn source<'a>(&self, spec: &'a str, answers: Answers) -> Source<'a> {
+        let columns = Columns { question: self.question.clone(), answer: self.answer.clone() };
+        Source { spec, columns, answers }
+    }
+
     /// Checks that what is asked holds the question, and that nobody is judged on toy arithmetic who learned from a file:
     /// where a model is `judged`, both sources are of one kind.
     ///
@@ -77,7 +95,10 @@ impl Default for DataSection {
             train: arith.clone(),
             eval: arith,
             train_problems: None,
+            question: None,
+            answer: None,
             prompt: "{question}".to_owned(),
+            system: None,
             max_prompt_tokens: None,
             overlong_prompts: Overlong::Refuse,
         }

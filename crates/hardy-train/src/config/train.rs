@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     algorithm::Algorithm,
+    config::RewardKind,
     learning_rate::{Decay, LearningRate},
     objective::{Clip, KlEstimator, Mean},
-    reward::Extraction,
 };
 
 /// Where the log-probabilities under the old policy come from.
@@ -100,8 +100,9 @@ pub struct TrainSection {
     /// Truncated importance sampling: the largest weight π_train/π_rollout of a token; where it is left out, all weigh 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tis_cap: Option<f32>,
-    /// Which answers are rewarded.
-    pub reward: Extraction,
+    /// Which answers are rewarded; `strict` where neither this nor a `[[reward]]` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardKind>,
     /// The last tokens below `max_new_tokens` over which the soft overlong penalty falls; 0 for no penalty, the
     /// algorithm's where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +163,7 @@ impl Default for TrainSection {
             aggregation: None,
             old_log_probs: OldLogProbs::Recompute,
             tis_cap: None,
-            reward: Extraction::Strict,
+            reward: None,
             overlong_buffer: None,
             overlong_factor: 1.0,
             filter_truncated: false,

@@ -15,17 +15,7 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
-    /// One line of the file holds no problem.
-    #[error("{path}:{line}: {reason}")]
-    Line {
-        /// The path as it was given.
-        path: String,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A problem that can not be put to the model.
+    /// A line or row that holds no problem, or one that can not be put to the model.
     #[error("{place}: {reason}")]
     Problem {
         /// Where the problem stands.
@@ -39,4 +29,15 @@ pub enum DataError {
     /// Zero problems were asked for.
     #[error("data source `{0}`: 0 problems were asked for; ask for at least 1")]
     NoneAsked(String),
+}
+
+impl DataError {
+    /// A file that can not be read at all.
+    pub(super) fn unreadable(path: &str, error: &std::io::Error) -> Self {
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        };
+        Self::File { path: path.to_owned(), reason }
+    }
 }

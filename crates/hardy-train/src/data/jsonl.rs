@@ -1,31 +1,23 @@
-//! GSM8K-style JSON lines: one object a line with the strings `question` and `answer`.
+//! JSON lines: one object a line.
 //!
 //! Every line is checked before any problem is given out, so that a bad line is found at the start and not in step 80.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Place, Problem, truth_of};
+use super::{Answers, Columns, DataError, Place, Problem, layout::kind};
 
-/// Reads all problems of the file at `path`, in order; blank lines are skipped and other fields ignored.
+/// Reads all problems of the file at `path`, in order; blank lines are skipped.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, is not UTF-8 or holds no problem; a line that is not a JSON object, lacks `question` or
-/// `answer`, has one that is not a string, or whose answer has no number after a `####`.
-pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Problem>, DataError> {
-    let path = path.as_ref();
-    let name = path.display().to_string();
-    let file_error = |reason: String| DataError::File { path: name.clone(), reason };
-    let bytes = fs::read(path).map_err(|error| {
-        file_error(match error.kind() {
-            std::io::ErrorKind::NotFound => "no such file".into(),
-            _ => format!("cannot be read: {error}"),
-        })
-    })?;
+/// A file that cannot be read, is not UTF-8 or holds no problem; a line that is not a JSON object, or holds no problem as
+/// `columns` and `answers` want it.
+pub fn read_jsonl(path: &str, columns: &Columns, answers: Answers) -> Result<Vec<Problem>, DataError> {
+    let file_error = |reason: String| DataError::File { path: path.to_owned(), reason };
+    let bytes = fs::read(path).map_err(|error| DataError::unreadable(path, &error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         file_error(format!(
             "not UTF-8 text (byte {}); JSON lines are expected",
@@ -33,15 +25,12 @@ pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Problem>, DataError> {
         ))
     })?;
     let mut problems = Vec::new();
-    let file: Arc<str> = name.as_str().into();
+    let file: Arc<str> = path.into();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let (question, answer) = parse_line(line).map_err(|reason| DataError::Line {
-            path: name.clone(),
-            line: index + 1,
-            reason,
-        })?;
         let place = Place::Line(Arc::clone(&file), index + 1);
-        problems.push(Problem { id: problems.len() as u64, question, answer, place });
+        let id = problems.len() as u64;
+        let problem = object(line).and_then(|object| columns.problem(&object, answers, id, place.clone()));
+        problems.push(problem.map_err(|reason| DataError::Problem { place, reason })?);
     }
     if problems.is_empty() {
         return Err(file_error("holds no problem; one JSON object a line is expected".into()));
@@ -49,33 +38,11 @@ pub fn read_jsonl(path: impl AsRef<Path>) -> Result<Vec<Problem>, DataError> {
     Ok(problems)
 }
 
-/// The question and the answer of one line, or what is wrong with it.
-fn parse_line(line: &str) -> Result<(String, String), String> {
-    let object = match serde_json::from_str(line) {
-        Ok(Value::Object(object)) => object,
-        Ok(other) => {
-            return Err(format!("expected an object with `question` and `answer`, found {}", kind(&other)));
-        }
-        Err(error) => return Err(not_json(&error)),
-    };
-    let question = field(&object, "question")?;
-    let answer = field(&object, "answer")?;
-    match truth_of(&answer) {
-        None => Err("`answer` has no `####`; it should end in `#### N`".into()),
-        Some(truth) if truth.is_empty() => Err("`answer` has nothing after its last `####`".into()),
-        Some(_) => Ok((question, answer)),
-    }
-}
-
-fn field(object: &Map<String, Value>, name: &str) -> Result<String, String> {
-    match object.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("`{name}` should be a string, found {}", kind(other))),
-        None if object.is_empty() => Err(format!("lacks the field `{name}`; the object is empty")),
-        None => {
-            let found: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
-            Err(format!("lacks the field `{name}`; found {}", found.join(", ")))
-        }
+fn object(line: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(format!("expected an object with `question` and `answer`, found {}", kind(&other))),
+        Err(error) => Err(not_json(&error)),
     }
 }
 
@@ -84,17 +51,6 @@ fn not_json(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or_default();
     format!("not JSON: {message} at column {}", error.column())
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]
@@ -106,7 +62,8 @@ mod tests {
         let path = dir.path().join("data.jsonl");
         fs::write(&path, content).unwrap();
         let strip = format!("{}/", dir.path().display());
-        read_jsonl(&path).map_err(|error| error.to_string().replace(&strip, ""))
+        read_jsonl(path.to_str().unwrap(), &Columns::default(), Answers::Numbered)
+            .map_err(|error| error.to_string().replace(&strip, ""))
     }
 
     #[test]
@@ -114,7 +71,7 @@ mod tests {
         let text = "\n{\"question\":\"q\",\"answer\":\"#### 1\",\"more\":0}\r\n  \n{\"question\":\"r\",\"answer\":\"#### 2\"}";
         let problems = read(text.as_bytes()).unwrap();
         assert_eq!(
-            problems.iter().map(|p| (p.id, p.truth())).collect::<Vec<_>>(),
+            problems.iter().map(|p| (p.id, p.truth.clone())).collect::<Vec<_>>(),
             [(0, "1".to_string()), (1, "2".to_string())]
         );
     }
@@ -160,6 +117,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        assert_eq!(read_jsonl("no/such.jsonl").unwrap_err().to_string(), "no/such.jsonl: no such file");
+        let error = read_jsonl("no/such.jsonl", &Columns::default(), Answers::Text).unwrap_err();
+        assert_eq!(error.to_string(), "no/such.jsonl: no such file");
     }
 }

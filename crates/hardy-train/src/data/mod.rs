@@ -6,6 +6,7 @@
 pub mod arith;
 mod error;
 mod jsonl;
+mod layout;
 mod permutation;
 mod problem;
 mod source;
@@ -15,7 +16,8 @@ mod truths;
 pub use arith::Arith;
 pub use error::DataError;
 pub use jsonl::read_jsonl;
+pub use layout::{Answers, Columns, answers_for};
 pub use problem::{Place, Problem, Split, list_places, truth_of};
-pub use source::{DEFAULT_PROBLEMS, load};
+pub use source::{DEFAULT_PROBLEMS, Source, load};
 pub use style::{AnswerStyle, REWARDED_SHARE, styled_answer};
 pub use truths::check_truths;

@@ -4,7 +4,9 @@
 
 use std::{fmt, sync::Arc};
 
+use hardy_model::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::DataError;
 
@@ -26,10 +28,16 @@ pub enum Split {
 pub struct Problem {
     /// Its index in its source and split; the same every time the source is read.
     pub id: u64,
-    /// The question, as the model sees it.
+    /// The question; of a conversation, what the user said last.
     pub question: String,
-    /// The worked answer, ending in `#### N`.
+    /// The conversation that asks for it, where the data set has one; it is put to the model as it stands.
+    pub messages: Vec<Message>,
+    /// The worked answer, which may end in `#### N`; the truth where the data set has none.
     pub answer: String,
+    /// What a response is held against.
+    pub truth: String,
+    /// What else the data set says, for reward programs.
+    pub extra: Value,
     /// Where it stands, for messages.
     pub place: Place,
 }
@@ -41,6 +49,15 @@ pub enum Place {
     Made(u64),
     /// On a line of a file, from 1.
     Line(Arc<str>, usize),
+    /// In a row of a Parquet file, from 0.
+    Row {
+        /// The file.
+        file: Arc<str>,
+        /// Its row group, from 0.
+        group: usize,
+        /// The row in the file.
+        row: usize,
+    },
 }
 
 impl Place {
@@ -49,6 +66,7 @@ impl Place {
         match self {
             Self::Made(number) => ("problem", *number),
             Self::Line(_, line) => ("line", *line as u64),
+            Self::Row { row, .. } => ("row", *row as u64),
         }
     }
 }
@@ -58,6 +76,7 @@ impl fmt::Display for Place {
         match self {
             Self::Made(number) => write!(f, "problem {number}"),
             Self::Line(file, line) => write!(f, "{file}:{line}"),
+            Self::Row { file, group, row } => write!(f, "{file}: row {row} (row group {group})"),
         }
     }
 }
@@ -73,9 +92,10 @@ pub fn list_places<'a>(places: impl IntoIterator<Item = &'a Place>) -> String {
 }
 
 impl Problem {
-    /// The number to be found, without commas, `$` and spaces; empty where the answer has no `####`.
-    pub fn truth(&self) -> String {
-        truth_of(&self.answer).unwrap_or_default()
+    /// A question and its worked answer, whose truth is the number after `####`.
+    pub fn new(id: u64, question: String, answer: String, place: Place) -> Self {
+        let truth = truth_of(&answer).unwrap_or_default();
+        Self { id, question, messages: Vec::new(), answer, truth, extra: Value::Null, place }
     }
 
     /// Why it can not be put to a model.
@@ -109,9 +129,9 @@ mod tests {
     #[test]
     fn steps_are_what_comes_before_the_closing_line() {
         let answer = "12+7=19\n19*2=38\n#### 38".into();
-        let problem = Problem { id: 0, question: String::new(), answer, place: Place::Made(0) };
+        let problem = Problem::new(0, String::new(), answer, Place::Made(0));
         assert_eq!(problem.steps(), "12+7=19\n19*2=38");
-        assert_eq!(problem.truth(), "38");
+        assert_eq!(problem.truth, "38");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl AnswerStyle {
 
 /// The worked answer of `problem`, closed in the style that [`AnswerStyle::choose`] gives for `index`.
 pub fn styled_answer(problem: &Problem, index: u64, rewarded_share: f64, seed: u64) -> String {
-    let closing = AnswerStyle::choose(index, rewarded_share, seed).closing(&problem.truth());
+    let closing = AnswerStyle::choose(index, rewarded_share, seed).closing(&problem.truth);
     match problem.steps() {
         "" => closing,
         steps => format!("{steps}\n{closing}"),
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn only_the_closing_line_differs() {
         let answer = "12+7=19\n19*2=38\n#### 38".into();
-        let problem = Problem { id: 3, question: "q".into(), answer, place: Place::Made(3) };
+        let problem = Problem::new(3, "q".into(), answer, Place::Made(3));
         for index in 0..50 {
             let answer = styled_answer(&problem, index, 0.15, 0);
             assert!(answer.starts_with("12+7=19\n19*2=38\n"), "{answer}");

@@ -1,17 +1,22 @@
 //! Answers that no response can match, found before hours are spent on them: `3/4`, `50%`, words.
 
 use super::{DataError, Problem, list_places};
-use crate::reward::gsm8k::can_match;
+use crate::config::RewardSection;
 
-/// Says which problems of `source` the reward can never give anything for; `None` where there are none.
+/// Says which problems of `source` the graders of `rewards` can never give anything for; `None` where there are none.
 ///
 /// # Errors
 /// No problem can be matched at all.
-pub fn check_truths(source: &str, problems: &[Problem]) -> Result<Option<String>, DataError> {
-    let odd: Vec<&Problem> = problems.iter().filter(|problem| !can_match(&problem.truth())).collect();
+pub fn check_truths(
+    source: &str,
+    problems: &[Problem],
+    rewards: &[RewardSection],
+) -> Result<Option<String>, DataError> {
+    let can_match = |problem: &&Problem| rewards.iter().any(|reward| reward.kind.can_match(&problem.truth));
+    let odd: Vec<&Problem> = problems.iter().filter(|problem| !can_match(problem)).collect();
     let Some(first) = odd.first() else { return Ok(None) };
-    let (all, truth) = (problems.len(), first.truth());
-    let why = "the reward compares numbers such as 38, -7 or 1.5 to the character";
+    let (all, truth) = (problems.len(), &first.truth);
+    let why = rewards.first().map_or("nothing is rewarded", |reward| reward.kind.wants());
     if odd.len() == all {
         let reason =
             format!("none of its {all} problems can be matched: the first answer is `{truth}`, and {why}");

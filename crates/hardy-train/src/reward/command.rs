@@ -2,12 +2,12 @@
 //! out. What it may not do (hang, die, answer twice, answer without a number) ends the step with the response named.
 //!
 //! In: `{"id": 7, "prompt": …, "response": …, "truth": …, "extra": …}`. Out: `{"reward": 0.5}`, with any further numbers
-//! as named metrics, and with `"id": 7` if the program echoes it, which is then checked.
+//! as named metrics (`true` counts 1), and with `"id": 7` if the program echoes it, which is then checked.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
@@ -53,7 +53,7 @@ pub struct Answer {
 pub struct Grader {
     name: String,
     child: Child,
-    stdin: ChildStdin,
+    questions: SyncSender<String>,
     lines: Receiver<Result<String, String>>,
     last_words: Arc<Mutex<Vec<u8>>>,
     limit: Duration,
@@ -76,17 +76,27 @@ impl Grader {
             .spawn()
             .map_err(|error| format!("`{name}` can not be started: {error}"))?;
         let closed = || format!("`{name}`: its pipes could not be opened");
-        let (stdin, stdout, stderr) = match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+        let (mut stdin, stdout, stderr) = match (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        {
             (Some(stdin), Some(stdout), Some(stderr)) => (stdin, stdout, stderr),
             _ => return Err(closed()),
         };
         // One line ahead at most, so that a program that floods its output waits.
         let (send, lines) = sync_channel(1);
         thread::spawn(move || read_lines(BufReader::new(stdout), &send));
+        // A program that does not read would block whoever writes more than its pipe holds.
+        let (questions, to_ask) = sync_channel::<String>(1);
+        thread::spawn(move || {
+            while let Ok(line) = to_ask.recv() {
+                if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
+                    return;
+                }
+            }
+        });
         let last_words = Arc::default();
         let keep = Arc::clone(&last_words);
         thread::spawn(move || keep_last(stderr, &keep));
-        Ok(Self { name, child, stdin, lines, last_words, limit, asked: 0 })
+        Ok(Self { name, child, questions, lines, last_words, limit, asked: 0 })
     }
 
     /// Asks for the reward of one response.
@@ -104,7 +114,7 @@ impl Grader {
         self.refuse_unasked().map_err(|what| wrong(self, &what))?;
         let mut line = serde_json::to_string(&question).unwrap_or_default();
         line.push('\n');
-        if self.stdin.write_all(line.as_bytes()).and_then(|()| self.stdin.flush()).is_err() {
+        if self.questions.send(line).is_err() {
             let what = self.death();
             return Err(wrong(self, &what));
         }
@@ -121,6 +131,20 @@ impl Grader {
             }
         };
         parse(&said, question.id).map_err(|what| wrong(self, &what))
+    }
+
+    /// Checks that the program runs and has written nothing unasked; `patience` is how long a line may be under way.
+    ///
+    /// # Errors
+    /// It ended, or wrote a line more than it was asked for.
+    pub fn check(&mut self, patience: Duration) -> Result<(), String> {
+        let said = match self.lines.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => return Ok(()),
+            Ok(Ok(line)) => format!("wrote a line that nothing was asked for: {:?}", beginning(&line)),
+            Ok(Err(what)) => what,
+            Err(RecvTimeoutError::Disconnected) => self.death(),
+        };
+        Err(format!("`{}` {said}", self.name))
     }
 
     /// A line before anything was asked would be taken for the answer to the next question.
@@ -202,7 +226,9 @@ fn parse(line: &str, id: u64) -> Result<Answer, String> {
         return Err(format!("must give `reward` as a finite number, but wrote {shown:?}"));
     };
     let metrics = object.into_iter().filter(|(key, _)| key != "reward" && key != "id");
-    let metrics = metrics.filter_map(|(key, value)| Some((key, value.as_f64()?))).collect();
+    let number =
+        |value: Value| value.as_f64().or_else(|| value.as_bool().map(|yes| f64::from(u8::from(yes))));
+    let metrics = metrics.filter_map(|(key, value)| Some((key, number(value)?))).collect();
     Ok(Answer { reward, metrics })
 }
 
@@ -289,6 +315,23 @@ mod tests {
         ask(&mut twice, "r").unwrap();
         thread::sleep(Duration::from_millis(300));
         assert!(ask(&mut twice, "s").unwrap_err().contains("nothing was asked for"));
+    }
+
+    #[test]
+    fn a_line_too_many_is_noticed_at_the_end_at_the_latest() {
+        let mut twice = answering(r#"echo '{"reward": 1}'; echo '{"reward": 0}'"#);
+        let shifted = (0..3).find_map(|_| ask(&mut twice, "r").err());
+        let found = shifted.or_else(|| twice.check(Duration::from_millis(500)).err());
+        assert!(found.is_some_and(|error| error.contains("nothing was asked for")));
+        let mut once = answering(r#"echo '{"reward": 1}'"#);
+        ask(&mut once, "r").unwrap();
+        assert_eq!(once.check(Duration::from_millis(50)), Ok(()));
+    }
+
+    #[test]
+    fn a_program_that_does_not_read_is_not_waited_for() {
+        let mut deaf = grader("sleep 60", 0.2);
+        assert!(ask(&mut deaf, &"long ".repeat(200_000)).unwrap_err().contains("did not answer within"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod gsm8k;
+pub mod judge;
 pub mod length;
 pub mod math;
 pub mod multiple_choice;
@@ -9,4 +10,5 @@ pub mod overlong;
 pub mod pattern;
 
 pub use gsm8k::{Extraction, extract, score};
+pub use judge::{Judge, Response, Score};
 pub use overlong::overlong_penalty;

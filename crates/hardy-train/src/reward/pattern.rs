@@ -8,6 +8,18 @@ pub fn score(response: &str, truth: &str, pattern: &Regex) -> f32 {
     if extract(response, pattern).is_some_and(|answer| answer.trim() == truth.trim()) { 1.0 } else { 0.0 }
 }
 
+/// The pattern that a text writes.
+///
+/// # Errors
+/// A text that is no regular expression, with what is wrong about it.
+pub fn parse(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let error = error.to_string();
+        let reason = error.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or(&error);
+        format!("`pattern` {text:?} is no regular expression: {reason}")
+    })
+}
+
 /// The first group of the last match, or all of it where the pattern has no group.
 pub fn extract<'a>(response: &'a str, pattern: &Regex) -> Option<&'a str> {
     let last = pattern.captures_iter(response).last()?;

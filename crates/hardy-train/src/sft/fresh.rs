@@ -1,13 +1,15 @@
 //! A model from nothing: a tokenizer trained on the data, and weights that are a function of the seed.
 
 use hardy_model::{
-    Blueprint, ChatTemplate, Decoder, HostTensor, Message, ModelConfig, ParameterSpec, Qwen2Sizes, Tokenizer,
+    Blueprint, ChatTemplate, Decoder, HostTensor, ModelConfig, ParameterSpec, Qwen2Sizes, Tokenizer,
 };
 use hardy_numerics::{NoiseKey, Row, fill_gaussian};
 use hardy_ops::NoisyBackend;
 
 use super::{NewModel, SftConfig, trainer::worked_answer};
-use crate::{data::Problem, error::Result, machine::refuse_beyond_memory, policy::Policy};
+use crate::{
+    data::Problem, encode::prompt_text, error::Result, machine::refuse_beyond_memory, policy::Policy,
+};
 
 /// The special tokens of a tokenizer from nothing: end of text and padding, and those of a chat.
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
@@ -26,8 +28,8 @@ pub(super) fn fresh<B: NoisyBackend>(
     let template = ChatTemplate::new(&sizes.chat_template)?;
     let texts = problems.iter().take(TOKENIZER_TEXTS).enumerate();
     let text = |(index, problem): (usize, &Problem)| {
-        let messages = [Message::user(problem.question.clone())];
-        Ok(template.render(&messages, true)? + &worked_answer(config, problem, index))
+        let prompt = prompt_text(Some(&template), config.data.system.as_deref(), problem, "{question}")?;
+        Ok(prompt + &worked_answer(config, problem, index))
     };
     let texts = texts.map(text).collect::<Result<Vec<String>>>()?;
     let mut tokenizer = Tokenizer::train(&texts, sizes.vocab_size, &SPECIAL)?;
@@ -54,6 +56,7 @@ pub(super) fn fresh<B: NoisyBackend>(
         decoder: Decoder::from_host(blueprint, tensors, device),
         tokenizer,
         template: Some(template),
+        system: config.data.system.clone(),
         max_positions: sizes.max_positions,
     })
 }

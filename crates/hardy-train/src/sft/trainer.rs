@@ -10,7 +10,7 @@ use crate::{
     adamw::AdamW,
     admission::Asking,
     builtin,
-    data::{self, Problem, Split, styled_answer},
+    data::{self, Answers, Problem, Split, styled_answer},
     diagnosis::not_finite,
     error::Result,
     gradients::Gradients,
@@ -45,16 +45,20 @@ impl<B: NoisyBackend> SftTrainer<B> {
     /// Files that can not be used, or a plan that does not fit.
     pub fn new(config: SftConfig, device: &B::Device) -> Result<Self> {
         let data = &config.data;
-        let problems = data::load(&data.train, Split::Train, config.seed, data.train_problems)?;
+        // Only a closing line in another style needs to know the number.
+        let answers = if config.rewarded_share.is_some() { Answers::Numbered } else { Answers::Text };
+        let source = data.source(&data.train, answers);
+        let problems = data::load(&source, Split::Train, config.seed, data.train_problems)?;
         let policy = match (&config.model.new, &config.model.path) {
             (Some(sizes), _) => fresh(sizes, &config, &problems, device)?,
             (None, path) => {
                 Policy::from_dir(&builtin::resolve(path.as_deref().unwrap_or_default())?, device)?
                     .with_max_positions(config.model.max_positions)
+                    .with_system(data.system.clone())
             }
         };
         let admitted = policy.admit(problems, &Asking::new(data, &data.train, 1))?;
-        let warnings = admitted.warning.into_iter().collect();
+        let warnings = admitted.warnings;
         let problems = admitted.problems;
         refuse_unreadable(&policy, &config, &problems)?;
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };

@@ -1,5 +1,7 @@
 //! What a step says of itself, from its rollouts and its updates: the one place where its record is filled.
 
+use std::collections::BTreeMap;
+
 use hardy_ops::{NoisyBackend, Rule};
 
 use super::{Trainer, tally::Updates};
@@ -36,6 +38,7 @@ impl<B: NoisyBackend> Trainer<B> {
             epoch: self.steps / per_epoch + 1,
             reward_mean,
             reward_std: variance.sqrt(),
+            rewards: named_means(sampled),
             strict_accuracy: mean(&|rollout| rollout.scores[0].into()),
             flexible_accuracy: mean(&|rollout| rollout.scores[1].into()),
             overlong_penalty_mean: penalised.then(|| mean(&|rollout| rollout.penalty.into())),
@@ -73,6 +76,7 @@ impl<B: NoisyBackend> Trainer<B> {
             train_seconds: step_seconds - rollout_seconds,
             step_seconds,
             tokens_per_second: tokens as f64 / step_seconds,
+            warnings: Vec::new(),
         }
     }
 
@@ -86,6 +90,16 @@ impl<B: NoisyBackend> Trainer<B> {
 fn mean<'a>(rollouts: impl Iterator<Item = &'a Rollout>, of: &dyn Fn(&Rollout) -> f64) -> f64 {
     let (sum, n) = rollouts.fold((0.0, 0.0), |(sum, n), rollout| (sum + of(rollout), n + 1.0));
     sum / n
+}
+
+/// The mean of everything that graders name, over the responses of which they name it.
+fn named_means(sampled: &Sampled) -> BTreeMap<String, f64> {
+    let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (name, x) in sampled.all().flat_map(|rollout| &rollout.named) {
+        let (sum, n) = sums.entry(name).or_default();
+        (*sum, *n) = (*sum + x, *n + 1.0);
+    }
+    sums.into_iter().map(|(name, (sum, n))| (format!("reward/{name}"), sum / n)).collect()
 }
 
 fn uniform_share(sampled: &Sampled) -> f64 {

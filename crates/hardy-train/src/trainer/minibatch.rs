@@ -101,6 +101,7 @@ mod tests {
             non_finite: length == 0,
             scores: [0.0; 2],
             score: 0.0,
+            named: Default::default(),
             penalty: 0.0,
         };
         let rollouts = [rollout(2), rollout(0), rollout(4)];

@@ -9,7 +9,7 @@ use crate::{
     data::Problem,
     encode::{prompt_sequence, sample_sequence},
     error::Result,
-    reward::{Extraction, overlong_penalty, score},
+    reward::{Extraction, Response, overlong_penalty, score},
     rollout::{Rollout, Sampled, groups, part_uniform},
     sampler::{further_prompts, prompts_at_step},
     sequence::Sequence,
@@ -50,6 +50,8 @@ impl<B: NoisyBackend> Trainer<B> {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Vec<Rollout>> {
         let train = &self.train;
+        // A program that died is better noticed before the answers are sampled.
+        self.judge.check()?;
         let problems: Vec<&Problem> = chosen.iter().map(|&index| &self.problems[index]).collect();
         let prompts =
             self.policy.prompts(problems.iter().copied(), &self.data.prompt, train.samples_per_prompt)?;
@@ -58,10 +60,13 @@ impl<B: NoisyBackend> Trainer<B> {
         let samples = generate(&self.policy.decoder, &prompts, &how, noise, |done| progress(done, total));
         let mut rollouts = Vec::with_capacity(total);
         for (index, ((prompt, samples), problem)) in prompts.iter().zip(samples).zip(problems).enumerate() {
+            let asked = self.policy.prompt_text(problem, &self.data.prompt)?;
             for (place, sample) in samples.into_iter().enumerate() {
-                rollouts.push(self.rollout(first_group + index, problem, &prompt.ids, place, sample)?);
+                let asked = (&asked[..], &prompt.ids[..]);
+                rollouts.push(self.rollout(first_group + index, problem, asked, place, sample)?);
             }
         }
+        self.judge.check()?;
         Ok(rollouts)
     }
 
@@ -80,13 +85,15 @@ impl<B: NoisyBackend> Trainer<B> {
         &self,
         group: usize,
         problem: &Problem,
-        prompt: &[u32],
+        (asked, prompt): (&str, &[u32]),
         index: usize,
         sample: Sample,
     ) -> Result<Rollout> {
         let text = self.policy.tokenizer.decode(&sample.ids, true)?;
-        let truth = problem.truth();
-        let scores = [Extraction::Strict, Extraction::Flexible].map(|how| score(&text, &truth, how));
+        let truth = &problem.truth;
+        let scores = [Extraction::Strict, Extraction::Flexible].map(|how| score(&text, truth, how));
+        let (tokens, extra) = (sample.ids.len(), &problem.extra);
+        let earned = self.judge.score(&Response { prompt: asked, text: &text, tokens, truth, extra })?;
         let sequence = Sequence {
             ids: [prompt, &sample.ids].concat(),
             prompt_length: prompt.len(),
@@ -100,7 +107,8 @@ impl<B: NoisyBackend> Trainer<B> {
             stopped: sample.stopped,
             non_finite: sample.non_finite,
             scores,
-            score: scores[usize::from(self.train.reward == Extraction::Flexible)],
+            score: earned.reward,
+            named: earned.named,
             penalty: self.penalty(sequence.response_length()),
             sequence,
         })

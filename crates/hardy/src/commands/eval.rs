@@ -12,48 +12,50 @@ use hardy_lab::{
 use hardy_model::files::write_json;
 use hardy_ops::{Phase, Plan};
 use hardy_train::{
-    admission::Asking,
-    config::{Overlong, RunConfig},
-    data::{self, Split, check_truths},
+    admission::{Admitted, Asking},
+    config::{Overlong, RewardSection, graders_of},
+    data::{self, Answers, Source, Split, answers_for, check_truths},
     error::Error,
     plan_file::{PlanFile, VARIABLE, read_plan},
+    reward::Judge,
 };
 use serde::Serialize;
 
 use crate::{
-    checkpoint_run::CheckpointRun,
     device::Backend,
     failure::Failure,
     model_source::ModelArgs,
     noise_args,
-    number_args::{explained, whole},
+    number_args::{explained, number, whole},
     output::{Output, note},
     progress::Progress,
 };
+
+mod asked;
+
+use asked::Asked;
 
 const EXAMPLE: &str = "\
 Level 0 is the clean model; every other level is held against it on the same problems. With --plan alone the levels \
 are the clean model and the plan. HARDY_NOISE adds rules to every level. Of a run's checkpoint, wording, token limit, \
 metric, data and number of problems are those of the run where they are not given. With --draws the error of every level is \
-drawn anew so many times, and intervals doubt the draws as they doubt the problems.
+drawn anew so many times, and intervals doubt the draws as they doubt the problems. With --samples and --temperature \
+every problem is answered several times: the mean counts (avg@K), and pass@k is told.
+
+A metric is `strict` or `flexible` (GSM8K), `math` (the last \\boxed{}), `multiple_choice`, `nll` (the mean negative \
+log-likelihood of the worked answers), `reward` (the weighted sum of the [[reward]]s of the checkpoint's run or of \
+--rewards), or the name of one of these.
 
 Examples:
   hardy eval --model builtin:tiny --data builtin:arith --n 200
   hardy eval --model runs/e5b/checkpoints/step-000080 --draws 5
+  hardy eval --model DIR --data test.parquet --samples 8 --temperature 0.6 --metric math
   hardy eval --model DIR --data test.jsonl --noise 0,0.02,0.05,0.1 --metric nll --json";
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Metric {
-    /// Right answers, as the run of the checkpoint rewarded them; else strict
-    Accuracy,
-    /// Answers that are right after `####`
-    Strict,
-    /// Answers that are right in any form
-    Flexible,
-    /// The mean negative log-likelihood of the worked answers
-    Nll,
-}
+/// The metric that stands for what the checkpoint's run, or --rewards, rewards.
+const AS_REWARDED: &str = "accuracy";
+/// The metric that is no judgement of answers.
+const NLL: &str = "nll";
 
 /// Which problems of a generated source.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -70,9 +72,16 @@ enum Which {
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
-    /// The problems: `builtin:arith`, or a GSM8K-style .jsonl file [default: those of the checkpoint's run]
+    /// The problems: `builtin:arith`, or JSON lines or Parquet in GSM8K's or verl's layout [default: those of the
+    /// checkpoint's run]
     #[arg(long, value_name = "FILE")]
     data: Option<String>,
+    /// The column of the question [default: as the checkpoint's run, else question or prompt]
+    #[arg(long, value_name = "COLUMN")]
+    question: Option<String>,
+    /// The column of the answer [default: as the checkpoint's run, else answer or reward_model.ground_truth]
+    #[arg(long, value_name = "COLUMN")]
+    answer: Option<String>,
     /// Scales of relative Gaussian error on linear layers and matmuls, one level each [default: 0,0.05,0.1]
     #[arg(
         long,
@@ -102,9 +111,34 @@ pub struct Arguments {
         value_parser = whole::<usize>("eval.draws")
     )]
     draws: Option<usize>,
-    /// What is measured
-    #[arg(long, value_enum, default_value = "accuracy")]
-    metric: Metric,
+    #[arg(
+        long,
+        help = explained("Answers to every problem [default: as the checkpoint's run, else 1]", "eval.samples"),
+        value_name = "K",
+        value_parser = whole::<usize>("eval.samples")
+    )]
+    samples: Option<usize>,
+    #[arg(
+        long,
+        help = explained("Sampling temperature [default: as the checkpoint's run, else 0: greedy]", "eval.temperature"),
+        value_name = "T",
+        value_parser = number("eval.temperature")
+    )]
+    temperature: Option<f64>,
+    #[arg(
+        long,
+        help = explained("Nucleus [default: as the checkpoint's run, else 1]", "eval.top_p"),
+        value_name = "P",
+        value_parser = number("eval.top_p")
+    )]
+    top_p: Option<f64>,
+    /// What is measured: strict, flexible, math, multiple_choice, nll, reward, or a [[reward]]'s name [default: as the
+    /// checkpoint's run or --rewards rewards, else strict]
+    #[arg(long, value_name = "METRIC", default_value = AS_REWARDED, hide_default_value = true)]
+    metric: String,
+    /// What answers are rewarded for: a TOML file with `[[reward]]` tables [default: as the checkpoint's run]
+    #[arg(long, value_name = "FILE")]
+    rewards: Option<PathBuf>,
     /// The seed of the noise [default: the plan's, else 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -129,20 +163,12 @@ pub struct Arguments {
     /// How a problem is asked, with `{question}` in it [default: as the checkpoint's run, else the question]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+    /// The system's message [default: as the checkpoint's run]
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
     /// Keep the record, with every answer, in a file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
-}
-
-/// How the model is asked: what was given, then what its run says, then the usual.
-#[derive(Debug)]
-struct Asked {
-    data: String,
-    n: usize,
-    wording: String,
-    max_new_tokens: usize,
-    draws: usize,
-    metric: hardy_lab::Metric,
 }
 
 /// A record and what follows from it.
@@ -170,7 +196,9 @@ struct Likelihoods<'a> {
 /// A model, data or plan that can not be used; noise that was asked for and never fired.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let (seed, levels) = args.levels()?;
-    let policy = args.model.policy()?;
+    let asked = args.asked()?;
+    let judge = Judge::new(&graders_of(&asked.rewards, asked.metric.name())?)?;
+    let policy = args.model.policy()?.with_system(asked.system.clone());
     for level in &levels {
         noise_args::bind(&level.plan, &policy.decoder.blueprint, Phase::Eval)?;
     }
@@ -178,13 +206,15 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         Which::Eval => Split::Eval,
         Which::Train => Split::Train,
     };
-    let asked = args.asked()?;
-    let problems = data::load(&asked.data, split, EVAL_DATA_SEED, Some(asked.n)).map_err(Error::from)?;
+    let is_nll = args.metric == NLL;
+    let answers = if is_nll { Answers::Text } else { answers_for(judge.rewards()) };
+    let source = Source { spec: &asked.data, columns: asked.columns.clone(), answers };
+    let problems = data::load(&source, split, EVAL_DATA_SEED, Some(asked.n)).map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &asked.wording };
-    if matches!(args.metric, Metric::Nll) {
+    if is_nll {
         return args.likelihood(&setting, &asked, seed, &levels, output);
     }
-    args.refuse_unanswerable(&setting, &asked)?;
+    args.refuse_unanswerable(&setting, &asked, judge.rewards())?;
     let evaluation = Evaluation {
         setting,
         model: &args.model.spec,
@@ -194,60 +224,14 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         max_new_tokens: asked.max_new_tokens,
         batch: args.batch,
         draws: asked.draws,
-        metric: asked.metric,
+        metric: &asked.metric,
+        judge: &judge,
+        sampling: asked.sampling,
     };
     args.accuracy(&evaluation, &levels, output)
 }
 
 impl Arguments {
-    /// What is asked; what comes from the run of a checkpoint is said on standard error.
-    fn asked(&self) -> Result<Asked, Failure> {
-        let run = CheckpointRun::of(&self.model.directory()?)?;
-        let config = run.as_ref().map(|run| &run.config);
-        let no_data =
-            || Failure::input("--data is missing: give `builtin:arith`, or a GSM8K-style .jsonl file");
-        let asked = Asked {
-            data: self.data.clone().or_else(|| config.map(|c| c.data.eval.clone())).ok_or_else(no_data)?,
-            n: self.n.or_else(|| config.map(|c| c.eval.n)).unwrap_or(200),
-            wording: self
-                .prompt
-                .clone()
-                .or_else(|| config.map(|c| c.data.prompt.clone()))
-                .unwrap_or_else(question),
-            max_new_tokens: self
-                .max_new_tokens
-                .or_else(|| config.map(RunConfig::eval_max_new_tokens))
-                .unwrap_or(256),
-            draws: self.draws.or_else(|| config.map(|c| c.eval.draws)).unwrap_or(1),
-            metric: match self.metric {
-                Metric::Flexible => hardy_lab::Metric::Flexible,
-                Metric::Strict | Metric::Nll => hardy_lab::Metric::Strict,
-                Metric::Accuracy => config.map(|c| c.metric().into()).unwrap_or_default(),
-            },
-        };
-        if let Some(run) = run {
-            self.tell(&run, &asked);
-        }
-        Ok(asked)
-    }
-
-    /// Says what was taken from the run.
-    fn tell(&self, run: &CheckpointRun, asked: &Asked) {
-        let taken = [
-            (self.data.is_none(), format!("data {}", asked.data)),
-            (self.n.is_none(), format!("{} problems", asked.n)),
-            (self.prompt.is_none(), format!("wording {:?}", asked.wording)),
-            (self.max_new_tokens.is_none(), format!("at most {} tokens", asked.max_new_tokens)),
-            (self.draws.is_none(), format!("draws {}", asked.draws)),
-            (matches!(self.metric, Metric::Accuracy), format!("{} accuracy", asked.metric.name())),
-        ];
-        let taken: Vec<String> =
-            taken.into_iter().filter(|(from_run, _)| *from_run).map(|(_, what)| what).collect();
-        if !taken.is_empty() {
-            note(&format!("as the run {}: {}", run.directory.display(), taken.join(", ")));
-        }
-    }
-
     /// The seed and the levels, with the rules of `HARDY_NOISE` in each.
     fn levels(&self) -> Result<(u64, Vec<Level>), Failure> {
         let plan = self.plan.as_deref().map(|path| Ok::<_, Failure>((path, read_plan(path)?))).transpose()?;
@@ -269,9 +253,14 @@ impl Arguments {
     }
 
     /// Refuses problems that the policy can not be given or that no answer can match, and warns where some can not.
-    fn refuse_unanswerable(&self, setting: &Setting<'_, Backend>, asked: &Asked) -> Result<(), Failure> {
+    fn refuse_unanswerable(
+        &self,
+        setting: &Setting<'_, Backend>,
+        asked: &Asked,
+        graders: &[RewardSection],
+    ) -> Result<(), Failure> {
         let Setting { policy, problems, wording } = setting;
-        let warning = check_truths(&asked.data, problems).map_err(Error::from)?;
+        let odd = check_truths(&asked.data, problems, graders).map_err(Error::from)?;
         let asking = Asking {
             source: &asked.data,
             wording,
@@ -279,10 +268,10 @@ impl Arguments {
             overlong: Overlong::Refuse,
             new_tokens: asked.max_new_tokens,
         };
-        let longest = policy.admit(problems.to_vec(), &asking)?.longest;
-        let answers = self.batch.min(problems.len());
+        let Admitted { longest, warnings, .. } = policy.admit(problems.to_vec(), &asking)?;
+        let answers = self.batch.min(problems.len() * asked.sampling.samples);
         policy.refuse_large_cache(answers, longest, (answers, asked.max_new_tokens))?;
-        warning.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        odd.iter().chain(&warnings).for_each(|warning| note(&format!("warning: {warning}")));
         Ok(())
     }
 
@@ -334,10 +323,6 @@ fn plan_level(path: &Path, file: PlanFile, seed: u64) -> Level {
 /// The rules of the environment stand under every level.
 fn on_environment(level: Level, environment: &PlanFile) -> Level {
     level.on(&environment.noise, VARIABLE)
-}
-
-fn question() -> String {
-    "{question}".to_owned()
 }
 
 fn likelihood_text(result: &Likelihoods<'_>) -> String {

@@ -13,7 +13,7 @@ use hardy_lab::{
 };
 use hardy_ops::{Ops, Pass, Rule};
 use hardy_train::{
-    data::{self, Split},
+    data::{self, Source, Split},
     error::Error,
 };
 
@@ -77,7 +77,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         plan.rules.push(Rule { pass: vec![Pass::Forward, Pass::Backward], ..Rule::noise(0.05) });
     }
     let policy = args.model.policy()?;
-    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
+    let problems = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
     if args.magnitudes {

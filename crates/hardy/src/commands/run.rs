@@ -20,8 +20,10 @@ use crate::{
     output::{Output, note},
 };
 
+mod planned;
 mod teller;
 
+use planned::Planned;
 use teller::Teller;
 pub use teller::evaluation;
 
@@ -56,7 +58,7 @@ pub struct Arguments {
     /// Go on from the last checkpoint in the run directory
     #[arg(long)]
     resume: bool,
-    /// Check everything and write nothing
+    /// Check everything, write nothing, and say what the run will take; its time from a probe of a few seconds
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -79,14 +81,6 @@ struct Arm {
     name: String,
     directory: PathBuf,
     table: RobustnessTable,
-}
-
-/// What a run would do.
-#[derive(Serialize)]
-struct Planned {
-    name: String,
-    directory: PathBuf,
-    steps: u64,
 }
 
 /// Trains, evaluates and reports.
@@ -119,15 +113,13 @@ fn dry_run(args: &Arguments, config: &RunConfig, directory: &Path, output: Outpu
         refuse_existing(directory)?;
     }
     let plan = |arm: &RunConfig| {
-        let lab::DryRun { steps, warnings } = lab::dry_run::<Backend>(arm, &args.device.device())?;
+        let lab::DryRun { forecast, warnings } = lab::dry_run::<Backend>(arm, &args.device.device())?;
         warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
-        Ok(Planned { name: arm.name.clone(), directory: own, steps })
+        Ok(Planned { name: arm.name.clone(), directory: own, forecast })
     };
     let planned = config.arms()?.iter().map(plan).collect::<Result<Vec<_>, LabError>>()?;
-    let line =
-        |p: &Planned| format!("{}: {} steps, would write {}\n", p.name, p.steps, p.directory.display());
-    output.show(&planned, |_| planned.iter().map(line).collect())
+    output.show(&planned, |_| planned.iter().map(Planned::text).collect())
 }
 
 /// Adds rules to a configuration and to those of its arms that have their own.

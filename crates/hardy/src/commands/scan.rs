@@ -16,7 +16,7 @@ use hardy_lab::{
 use hardy_model::files::write_json;
 use hardy_train::{
     config::refuse_existing,
-    data::{self, Split},
+    data::{self, Source, Split},
     error::Error,
     scan_file::{ScanFile, ScanRow, Thresholds, What},
 };
@@ -107,7 +107,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     let format = format_named(&args.format)?;
     args.out.as_deref().map_or(Ok(()), refuse_existing)?;
     let policy = args.model.policy()?;
-    let problems = data::load(&args.data, Split::Train, EVAL_DATA_SEED, Some(args.n));
+    let problems = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
     let found = scan(&setting, &args.model.spec, format, args.thresholds())?;

@@ -9,15 +9,16 @@ use std::{
 use clap::Args;
 use hardy_lab::{
     EvalRecord, Metric, Setting,
-    evaluate::{EVAL_DATA_SEED, Evaluation, Level},
+    evaluate::{EVAL_DATA_SEED, Evaluation, Level, Sampling},
     format,
 };
 use hardy_model::files::write_atomically;
 use hardy_train::{
     admission::{Admitted, Asking},
-    config::refuse_existing,
-    data::{self, Split, check_truths},
+    config::{RewardKind, RewardSection, refuse_existing},
+    data::{self, Answers, Split, check_truths},
     error::Error,
+    reward::Judge,
     sft::{SftConfig, SftRecord, SftTrainer},
 };
 use serde::Serialize;
@@ -149,11 +150,13 @@ fn held_out(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<Option<
         return Ok(None);
     }
     let data = &config.data;
-    let problems = data::load(&data.eval, Split::Eval, EVAL_DATA_SEED, Some(config.eval_problems));
+    let source = data.source(&data.eval, Answers::Numbered);
+    let problems = data::load(&source, Split::Eval, EVAL_DATA_SEED, Some(config.eval_problems));
     let problems = problems.map_err(Error::from)?;
-    let odd = check_truths(&data.eval, &problems).map_err(Error::from)?;
+    let graders = [RewardSection::of(RewardKind::Strict)];
+    let odd = check_truths(&data.eval, &problems, &graders).map_err(Error::from)?;
     let admitted = trainer.policy.admit(problems, &Asking::new(data, &data.eval, 1))?;
-    odd.iter().chain(&admitted.warning).for_each(|warning| note(&format!("warning: {warning}")));
+    odd.iter().chain(&admitted.warnings).for_each(|warning| note(&format!("warning: {warning}")));
     Ok(Some(admitted))
 }
 
@@ -165,6 +168,7 @@ fn evaluate(
 ) -> Result<EvalRecord, Failure> {
     let (data, problems) = (&config.data, &judged.problems);
     let room = trainer.policy.max_positions - judged.longest;
+    let judge = Judge::new(&[])?;
     let evaluation = Evaluation {
         setting: Setting { policy: &trainer.policy, problems, wording: &data.prompt },
         model: &config.name,
@@ -174,7 +178,9 @@ fn evaluate(
         max_new_tokens: MAX_NEW_TOKENS.min(room),
         batch: AT_ONCE,
         draws: 1,
-        metric: Metric::Strict,
+        metric: &Metric::Strict,
+        judge: &judge,
+        sampling: Sampling::GREEDY,
     };
     let mut progress = Progress::new("evaluation", problems.len());
     Ok(evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| progress.at(done))?)

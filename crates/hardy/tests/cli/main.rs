@@ -10,6 +10,7 @@ mod numbers;
 mod perturb;
 mod probe;
 mod quantize;
+mod rewards;
 mod runs;
 mod scan;
 mod shards;

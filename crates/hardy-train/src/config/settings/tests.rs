@@ -20,6 +20,7 @@ fn error(kind: Kind, text: &str) -> Option<String> {
 fn known(kind: Kind, section: &str) -> BTreeSet<String> {
     let text = match section {
         "" => "no_such_key = 1".to_owned(),
+        "reward" => "reward = [{ no_such_key = 1 }]".to_owned(),
         "noise" => "noise = [{ no_such_key = 1 }]".to_owned(),
         "noise.error" => "noise = [{ error = { no_such_key = 1 } }]".to_owned(),
         section => format!("{section}.no_such_key = 1"),
@@ -32,7 +33,9 @@ fn known(kind: Kind, section: &str) -> BTreeSet<String> {
 #[test]
 fn every_key_that_is_read_is_in_the_table() {
     let sections = |kind| match kind {
-        Kind::Run => &["", "model", "data", "train", "noise", "noise.error", "aqn", "lora", "eval"][..],
+        Kind::Run => {
+            &["", "model", "data", "train", "reward", "noise", "noise.error", "aqn", "lora", "eval"][..]
+        }
         Kind::Sft => &["", "model", "model.new", "data", "train", "noise", "noise.error"],
     };
     for kind in [Kind::Run, Kind::Sft] {
@@ -63,6 +66,9 @@ fn every_key_in_the_table_is_read() {
 
 /// A TOML line with `value` for a key.
 fn line(key: &str, value: &str) -> String {
+    if let Some(key) = key.strip_prefix("reward.") {
+        return format!("reward = [{{ {key} = {value} }}]");
+    }
     match key.strip_prefix("noise.") {
         Some(key) if key.starts_with("error.") => format!("noise = [{{ {key} = {value} }}]"),
         Some("at") => format!("noise = [{{ at = {value}, error = {{ kind = 'mxfp4' }} }}]"),

@@ -47,7 +47,7 @@ impl Arith {
         let size = self.size(which);
         let place = Permutation::new(size, hash(&[ORDER, self.split as u64, self.seed, which as u64]));
         let (question, answer) = self.render(which, place.at(round % size));
-        Problem { id: i, question, answer, place: Place::Made(i) }
+        Problem::new(i, question, answer, Place::Made(i))
     }
 
     /// The first `n` problems of the split.
@@ -217,8 +217,8 @@ mod tests {
             let values: Vec<i64> = problem.steps().lines().map(check_line).collect();
             prop_assert!((1..=3).contains(&values.len()));
             prop_assert!(values.iter().all(|value| (1..=99).contains(value)));
-            prop_assert_eq!(values.last().unwrap().to_string(), problem.truth());
-            prop_assert_eq!(score(&problem.answer, &problem.truth(), Extraction::Strict), 1.0);
+            prop_assert_eq!(values.last().unwrap().to_string(), problem.truth.as_str());
+            prop_assert_eq!(score(&problem.answer, &problem.truth, Extraction::Strict), 1.0);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a run tells while it goes on, on standard error.
 
-use hardy_lab::{EvalRecord, Metric, format, run::Event};
+use hardy_lab::{EvalRecord, format, run::Event, statistics::scores};
 use hardy_train::step_record::StepRecord;
 
 use crate::{output::note, progress::Progress};
@@ -65,10 +65,7 @@ fn step(record: &StepRecord, total: u64) -> String {
 /// The accuracy at every level of an evaluation in one line.
 pub fn evaluation(record: &EvalRecord) -> String {
     let level = |level: &hardy_lab::LevelRecord| {
-        let accuracy = match record.metric {
-            Metric::Strict => level.accuracy,
-            Metric::Flexible => level.flexible_accuracy,
-        };
+        let accuracy = scores(&vec![level.values(&record.metric)]).mean();
         let non_finite = match level.non_finite {
             0 => String::new(),
             n => format!(" ({n} answers ended, not finite)"),
@@ -77,5 +74,5 @@ pub fn evaluation(record: &EvalRecord) -> String {
     };
     let levels: Vec<String> = record.levels.iter().map(level).collect();
     let step = record.step.map(|step| format!(" after step {step}")).unwrap_or_default();
-    format!("evaluation{step}, {} accuracy: {}", record.metric.name(), levels.join(", "))
+    format!("evaluation{step}, {}: {}", record.metric, levels.join(", "))
 }
