@@ -6,7 +6,9 @@ mod comparison;
 mod configuration;
 mod curves;
 mod evaluations;
+mod flips;
 mod headline;
+mod heat;
 mod receipts;
 mod samples;
 
@@ -38,6 +40,17 @@ pub fn html(runs: &[RunRecords]) -> Result<String, LabError> {
         return Err(LabError::TooFew { what: "a report", least: 1, got: 0 });
     }
     let names = distinct_names(runs);
+    let title = format!("Hardy: {}", names.join(", "));
+    let all: Vec<&RunRecords> = runs.iter().collect();
+    Ok(page(&title, &(header(runs, &names) + &body(&all, &names)? + &footer(&all))))
+}
+
+/// Everything between the header and the footer: what a page on finished runs and one on runs that go on show alike.
+///
+/// # Errors
+///
+/// A run whose last evaluation cannot be judged.
+pub(crate) fn body(runs: &[&RunRecords], names: &[String]) -> Result<String, LabError> {
     let mut entries =
         names.iter().zip(runs).map(|(name, run)| Entry::new(name, run)).collect::<Result<Vec<_>, _>>()?;
     let mut comparisons = comparison::against_first(&entries);
@@ -45,20 +58,18 @@ pub fn html(runs: &[RunRecords]) -> Result<String, LabError> {
         entries.iter_mut().map(|entry| &mut entry.table),
         comparisons.iter_mut().filter_map(|one| one.as_mut().ok()),
     );
-    let title = format!("Hardy: {}", names.join(", "));
-    let body = [
-        header(&entries),
+    let sections = [
         section("Where learning may be impossible", &warnings(&entries)),
         section("What survives", &headline::html(&entries)),
         section("Are the differences real?", &comparison::html(&comparisons)),
         section("Accuracy over training", &evaluations::over_steps(&entries)),
         section("Training", &curves::html(&entries)),
-        section("What was really injected", &receipts::html(&entries)),
+        section("What was really injected", &(heat::html(&entries) + &receipts::html(&entries))),
+        section("Answers that flipped", &flips::html(&entries)),
         section("Sample responses", &samples::html(&entries)),
         section("Configuration", &configuration::html(&entries)),
-        footer(&entries),
     ];
-    Ok(page(&title, &body.concat()))
+    Ok(sections.concat())
 }
 
 /// Writes the page of [`html`] to a file, under a temporary name first.
@@ -79,17 +90,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn header(entries: &[Entry]) -> String {
-    let names: Vec<_> = entries.iter().map(|entry| escape(entry.name)).collect();
-    let mut models: Vec<_> = entries.iter().map(|entry| about(entry)).collect();
+fn header(runs: &[RunRecords], names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| escape(name)).collect();
+    let mut models: Vec<_> = runs.iter().map(about).collect();
     models.dedup();
     let about: String = models.iter().map(|line| format!("<p class=\"quiet\">{line}</p>")).collect();
     format!("<header><p class=\"brand\">Hardy report</p><h1>{}</h1>{about}</header>\n", names.join(" · "))
 }
 
-fn about(entry: &Entry) -> String {
-    let (step, record) = entry.run.last();
-    let n = crate::format::count(entry.table.n as u64);
+fn about(run: &RunRecords) -> String {
+    let (step, record) = run.last();
+    let n = crate::format::count(record.n as u64);
     let text =
         format!("model {}, evaluated on {n} problems of {}, after step {step}", record.model, record.data);
     escape(&text)
@@ -98,7 +109,7 @@ fn about(entry: &Entry) -> String {
 /// What the first steps of the runs warned of; empty where they did not.
 fn warnings(entries: &[Entry]) -> String {
     let of_run = |entry: &Entry| {
-        let lines = entry.run.warnings.iter();
+        let lines = entry.run.metrics.warnings.iter();
         lines
             .map(|warning| format!("<li>{}: {}</li>", escape(entry.name), escape(warning)))
             .collect::<String>()
@@ -107,8 +118,9 @@ fn warnings(entries: &[Entry]) -> String {
     if items.is_empty() { items } else { format!("<ul>{items}</ul>") }
 }
 
-fn footer(entries: &[Entry]) -> String {
-    let version = escape(&entries[0].run.last().1.hardy_version);
+/// What the numbers of a page mean; `runs` is not empty.
+pub(crate) fn footer(runs: &[&RunRecords]) -> String {
+    let version = escape(&runs[0].last().1.hardy_version);
     format!(
         "<footer class=\"quiet\">Intervals are 95 %: Wilson for accuracies, Newcombe (1998, method 10) for \
          differences on the same problems, in doubt of the draws of the error too where there are several. p is McNemar's, \

@@ -1,16 +1,16 @@
 //! Reading what a run left behind: its configuration, its evaluations, its metrics and its receipts. A run that was
 //! cut off while writing a line of metrics is still readable; anything else that is broken is named with its line.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hardy_ops::Receipt;
 
 use crate::error::LabError;
+use crate::metric_table::MetricTable;
+use crate::metrics_file::MetricsFile;
 use crate::record::EvalRecord;
-
-/// The numbers of one training step by name, from one line of `metrics.jsonl`; values that are no numbers are absent.
-pub type Metrics = BTreeMap<String, f64>;
 
 /// What one run directory holds.
 #[derive(Debug, Clone)]
@@ -25,10 +25,8 @@ pub struct RunRecords {
     pub config_text: String,
     /// The evaluations, by step; at least one.
     pub evaluations: BTreeMap<u64, EvalRecord>,
-    /// The metrics in order of step; of a step that was repeated after a resume, the last.
-    pub metrics: Vec<Metrics>,
-    /// What the first steps warned of.
-    pub warnings: Vec<String>,
+    /// The numbers of every step.
+    pub metrics: MetricTable,
     /// The entries of `receipts.json`; empty where there is no such file.
     pub receipts: Vec<Receipt>,
 }
@@ -53,33 +51,46 @@ impl RunRecords {
 ///
 /// When it is not a run directory (it has no `config.toml`), holds no evaluation, or one of its files is broken.
 pub fn read_run(directory: &Path) -> Result<RunRecords, LabError> {
+    Ok(RunRecords {
+        evaluations: read_evaluations(directory)?,
+        metrics: read_metrics(directory)?,
+        receipts: read_receipts(directory)?,
+        ..read_begun(directory)?
+    })
+}
+
+/// What a run that has just begun has: its name and its configuration.
+///
+/// # Errors
+///
+/// When it is not a run directory, or its configuration is broken.
+pub(crate) fn read_begun(directory: &Path) -> Result<RunRecords, LabError> {
     let (config, config_text) = read_config(directory)?;
     let name = match config.get("name").and_then(toml::Value::as_str) {
         Some(name) => name.to_owned(),
         None => directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
     };
-    let (metrics, warnings) = read_metrics(&directory.join("metrics.jsonl"))?;
     Ok(RunRecords {
         directory: directory.into(),
         name,
         config,
         config_text,
-        evaluations: read_evaluations(directory)?,
-        metrics,
-        warnings,
-        receipts: read_receipts(&directory.join("receipts.json"))?,
+        evaluations: BTreeMap::new(),
+        metrics: MetricTable::default(),
+        receipts: Vec::new(),
     })
 }
 
 /// Names for several runs that tell them apart: a name that occurs twice is followed by its directory.
 #[must_use]
-pub fn distinct_names(runs: &[RunRecords]) -> Vec<String> {
-    let occurs = |name: &str| runs.iter().filter(|run| run.name == name).count();
+pub fn distinct_names<R: Borrow<RunRecords>>(runs: &[R]) -> Vec<String> {
+    let runs = || runs.iter().map(Borrow::borrow);
+    let occurs = |name: &str| runs().filter(|run| run.name == name).count();
     let told_apart = |run: &RunRecords| match occurs(&run.name) {
         1 => run.name.clone(),
         _ => format!("{} ({})", run.name, run.directory.display()),
     };
-    runs.iter().map(told_apart).collect()
+    runs().map(told_apart).collect()
 }
 
 fn read_config(directory: &Path) -> Result<(toml::Table, String), LabError> {
@@ -92,19 +103,23 @@ fn read_config(directory: &Path) -> Result<(toml::Table, String), LabError> {
 }
 
 fn read_evaluations(directory: &Path) -> Result<BTreeMap<u64, EvalRecord>, LabError> {
+    let files = evaluation_files(directory)?;
+    if files.is_empty() {
+        return Err(LabError::NoEvaluation { path: directory.into() });
+    }
+    files.into_iter().map(|(step, path)| Ok((step, EvalRecord::read(&path)?))).collect()
+}
+
+/// The records of evaluations by step; none where there is no such folder yet.
+pub(crate) fn evaluation_files(directory: &Path) -> Result<BTreeMap<u64, PathBuf>, LabError> {
     let folder = directory.join("eval");
-    let nothing = || LabError::NoEvaluation { path: directory.into() };
     if !folder.is_dir() {
-        return Err(nothing());
+        return Ok(BTreeMap::new());
     }
-    let mut evaluations = BTreeMap::new();
-    for entry in std::fs::read_dir(&folder).map_err(LabError::file(&folder))? {
-        let path = entry.map_err(LabError::file(&folder))?.path();
-        if let Some(step) = step_of(&path) {
-            evaluations.insert(step, EvalRecord::read(&path)?);
-        }
-    }
-    if evaluations.is_empty() { Err(nothing()) } else { Ok(evaluations) }
+    let entries = std::fs::read_dir(&folder).map_err(LabError::file(&folder))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(LabError::file(&folder))?.path()));
+    let paths = paths.collect::<Result<Vec<PathBuf>, LabError>>()?;
+    Ok(paths.into_iter().filter_map(|path| Some((step_of(&path)?, path))).collect())
 }
 
 /// The step in `step-NNNNNN.json`; `None` for any other name.
@@ -112,34 +127,16 @@ fn step_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok()
 }
 
-/// The metrics of every step, and what the early ones warned of.
-fn read_metrics(path: &Path) -> Result<(Vec<Metrics>, Vec<String>), LabError> {
-    let text = read_if_there(path)?.unwrap_or_default();
-    let mut by_step = BTreeMap::new();
-    let mut warnings: Vec<String> = Vec::new();
-    for (i, line) in text.split_inclusive('\n').enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        match serde_json::from_str::<BTreeMap<String, serde_json::Value>>(line) {
-            Ok(values) => {
-                let told = values.get("warnings").and_then(serde_json::Value::as_array).into_iter().flatten();
-                warnings.extend(told.filter_map(|warning| warning.as_str().map(str::to_owned)));
-                let numbers: Metrics =
-                    values.iter().filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect();
-                by_step.insert(numbers.get("step").map_or(i as u64, |step| *step as u64), numbers);
-            }
-            // The run was cut off, or is still writing: a line without its end is not yet a line.
-            Err(_) if !line.ends_with('\n') => {}
-            Err(e) => return Err(LabError::json(path, i + 1, &e)),
-        }
-    }
-    Ok((by_step.into_values().collect(), warnings))
+fn read_metrics(directory: &Path) -> Result<MetricTable, LabError> {
+    let mut table = MetricTable::default();
+    MetricsFile::new(&directory.join("metrics.jsonl")).read_new(&mut table)?;
+    Ok(table)
 }
 
-fn read_receipts(path: &Path) -> Result<Vec<Receipt>, LabError> {
-    let Some(text) = read_if_there(path)? else { return Ok(vec![]) };
-    serde_json::from_str(&text).map_err(|e| LabError::json(path, e.line(), &e))
+pub(crate) fn read_receipts(directory: &Path) -> Result<Vec<Receipt>, LabError> {
+    let path = directory.join("receipts.json");
+    let Some(text) = read_if_there(&path)? else { return Ok(vec![]) };
+    serde_json::from_str(&text).map_err(|e| LabError::json(&path, e.line(), &e))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, LabError> {
@@ -186,7 +183,7 @@ mod tests {
         let lines = "{\"step\":1,\"kl\":0.1,\"note\":\"x\"}\n{\"step\":2,\"kl\":null}\n{\"step\":2,\"kl\":0.3}\n{\"st";
         write(directory.path().join("metrics.jsonl"), lines).unwrap();
         let metrics = read_run(directory.path()).unwrap().metrics;
-        assert_eq!(metrics.iter().map(|line| line["kl"]).collect::<Vec<_>>(), [0.1, 0.3]);
+        assert_eq!(metrics.values("kl").collect::<Vec<_>>(), [(1, 0.1), (2, 0.3)]);
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub const COLOURS: usize = 8;
 const SMOOTH_FROM: usize = 40;
 /// Points a line is thinned to; more would not be seen.
 const MOST_POINTS: usize = 600;
+/// Points of all lines of a chart together, as far as every line keeps [`LEAST_POINTS`].
+const MOST_IN_ALL: usize = 2400;
+const LEAST_POINTS: usize = 100;
+/// Up to so many lines are drawn with their every step, faint; more hide each other.
+const FAINT_LINES: usize = 4;
 const FONT_WIDTH: f64 = 6.6;
 const TOP: f64 = 10.0;
 const RIGHT: f64 = 14.0;
@@ -100,7 +105,7 @@ impl Chart {
         for (i, one) in series.iter().enumerate() {
             let _ = write!(out, "<g class=\"c{}\">", one.colour % COLOURS);
             match self.style {
-                Style::Line => plot.line(&mut out, one),
+                Style::Line => plot.line(&mut out, one, series.len()),
                 Style::Steps => plot.path(&mut out, "line", &steps(&one.points)),
                 Style::Band => plot.band(&mut out, one),
                 Style::ErrorBars => plot.error_bars(&mut out, one, dodge(i, series.len())),
@@ -176,13 +181,15 @@ impl Plot {
         );
     }
 
-    fn line(&self, out: &mut String, series: &Series) {
+    /// A line, one of `lines`.
+    fn line(&self, out: &mut String, series: &Series, lines: usize) {
+        let most = (MOST_IN_ALL / lines.max(1)).clamp(LEAST_POINTS, MOST_POINTS);
         let window = smoothing_window(series.points.len());
         let raw: Vec<(f64, f64)> = series.points.iter().map(|point| (point.x, point.y)).collect();
-        if window > 1 {
-            self.path(out, "line faint", &decimate::extremes(&raw, MOST_POINTS));
+        if window > 1 && lines <= FAINT_LINES {
+            self.path(out, "line faint", &decimate::extremes(&raw, most));
         }
-        self.path(out, "line", &decimate::extremes(&decimate::running_mean(&raw, window), MOST_POINTS));
+        self.path(out, "line", &decimate::extremes(&decimate::running_mean(&raw, window), most));
         if let [only] = series.points[..] {
             self.mark(out, &series.name, &only, 0.0);
         }
@@ -251,11 +258,14 @@ fn dodge(i: usize, count: usize) -> f64 {
 /// Corners of a line that keeps each value until the next point.
 fn steps(points: &[Point]) -> Vec<(f64, f64)> {
     let mut corners: Vec<(f64, f64)> = vec![];
-    for point in points {
-        if let Some((_, before)) = corners.last().copied().filter(|(_, before)| *before != point.y) {
+    for (i, point) in points.iter().enumerate() {
+        let before = corners.last().map(|(_, before)| *before);
+        if let Some(before) = before.filter(|before| *before != point.y) {
             corners.push((point.x, before));
         }
-        corners.push((point.x, point.y));
+        if before != Some(point.y) || i + 1 == points.len() {
+            corners.push((point.x, point.y));
+        }
     }
     corners
 }

@@ -54,6 +54,8 @@ pub enum Command {
     Compare(commands::compare::Arguments),
     /// Write one self-contained HTML page on runs
     Report(commands::report::Arguments),
+    /// Show runs in a browser while they go on
+    Watch(commands::watch::Arguments),
     /// Log-probabilities, loss, logits and gradients of a batch
     Score(commands::score::Arguments),
     /// Continue prompts

@@ -18,3 +18,4 @@ pub mod schedule;
 pub mod score;
 pub mod sft;
 pub mod suite;
+pub mod watch;

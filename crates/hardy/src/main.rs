@@ -57,6 +57,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Scan(args) => commands::scan::run(&args, output),
         Command::Compare(args) => commands::compare::run(&args, output),
         Command::Report(args) => commands::report::run(&args, output),
+        Command::Watch(args) => commands::watch::run(&args, output),
         Command::Score(args) => commands::score::run(&args, output),
         Command::Generate(args) => commands::generate::run(&args, output),
         Command::Quantize(args) => commands::quantize::run(&args, output),

@@ -9,10 +9,10 @@ use crate::run_records::RunRecords;
 #[must_use]
 pub fn csv(run: &RunRecords) -> String {
     let mut rows: BTreeMap<u64, BTreeMap<String, f64>> = BTreeMap::new();
-    for metrics in &run.metrics {
-        let step = metrics.get("step").copied().unwrap_or_default() as u64;
-        let values = metrics.iter().filter(|(key, _)| *key != "step");
-        rows.entry(step).or_default().extend(values.map(|(key, value)| (key.clone(), *value)));
+    for name in run.metrics.names().filter(|name| *name != "step") {
+        for (step, value) in run.metrics.values(name) {
+            rows.entry(step).or_default().insert(name.to_owned(), value);
+        }
     }
     for (step, record) in &run.evaluations {
         let scalars = record.scalars().into_iter().map(|(name, value)| (format!("eval/{name}"), value));

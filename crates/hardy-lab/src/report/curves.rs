@@ -101,15 +101,14 @@ fn chart(entries: &[Entry], curve: &Curve) -> Chart {
 }
 
 fn series(i: usize, entry: &Entry, curve: &Curve) -> Series {
-    let points = entry.run.metrics.iter().enumerate().filter_map(|(line, metrics)| {
-        let x = metrics.get("step").copied().unwrap_or(line as f64);
-        Some(Point { x, y: curve.factor * metrics.get(curve.key)?, interval: None })
-    });
+    let values = entry.run.metrics.values(curve.key);
+    let points =
+        values.map(|(step, value)| Point { x: step as f64, y: curve.factor * value, interval: None });
     Series { name: entry.name.into(), colour: i, points: points.collect() }
 }
 
 fn values<'a>(entries: &'a [Entry], curve: &'a Curve) -> impl Iterator<Item = f64> + 'a {
-    entries.iter().flat_map(|entry| &entry.run.metrics).filter_map(|metrics| metrics.get(curve.key).copied())
+    entries.iter().flat_map(|entry| entry.run.metrics.values(curve.key)).map(|(_, value)| value)
 }
 
 /// Whether the quantity was written and is 0 in every step of every run.

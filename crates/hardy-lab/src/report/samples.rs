@@ -21,7 +21,7 @@ pub fn html(entries: &[Entry]) -> String {
 }
 
 /// The level of the largest scale, else the last.
-fn noisiest(record: &EvalRecord) -> Option<&LevelRecord> {
+pub(super) fn noisiest(record: &EvalRecord) -> Option<&LevelRecord> {
     let scale = |level: &LevelRecord| level.noise.unwrap_or(0.0);
     record.levels.iter().max_by(|a, b| scale(a).total_cmp(&scale(b)))
 }
