@@ -31,7 +31,7 @@ pub use formats::pack::PackError;
 pub use gaussian::fill_gaussian;
 pub use metrics::{ErrorMetrics, ErrorSums};
 pub use perturb::{
-    Accumulation, Bits, Blocks, Fault, Image, OptionError, Options, Partial, Perturbation, Quantization,
-    Rounding,
+    Accumulation, Bits, Blocks, Chance, Fault, Image, OptionError, Options, Partial, Perturbation,
+    Quantization, Rounding,
 };
 pub use random::fill_uniform;

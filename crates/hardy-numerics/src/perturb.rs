@@ -24,6 +24,7 @@ mod quantization;
 mod tests;
 
 pub use accumulation::{Accumulation, Partial};
+pub use chance::Chance;
 pub use fault::{Bits, Fault, Image};
 pub use options::{OptionError, Options};
 pub use quantization::{Blocks, Quantization, Rounding};

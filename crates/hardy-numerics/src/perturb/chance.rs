@@ -9,7 +9,7 @@ pub(super) const SMALLEST: f64 = 1.0 / (1_u64 << 63) as f64;
 
 /// A probability, to 2⁻⁶⁴: what has the words (w, v) happens where (w, v) lies below (`high`, `low`).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chance {
+pub struct Chance {
     high: u64,
     low: u64,
 }
@@ -26,6 +26,12 @@ impl Chance {
         let high = scaled.floor();
         // Exact: the fraction of an f64 keeps all of its digits.
         Self { high: high as u64, low: ((scaled - high) * 4_294_967_296.0).floor() as u64 }
+    }
+
+    /// The threshold in two words, the upper one first: what has the words (w, v) happens where w·2³² + v lies below it.
+    /// Certainty is short of it by 2⁻⁶⁴.
+    pub fn threshold(self) -> [u32; 2] {
+        u32::try_from(self.high).map_or([u32::MAX; 2], |high| [high, self.low as u32])
     }
 
     /// Whether it may happen to `word`; where not, the second word need not be known.

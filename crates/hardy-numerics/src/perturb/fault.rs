@@ -96,7 +96,7 @@ impl Bits {
     }
 
     /// The first and the last bit in an image.
-    fn range(self, image: Image) -> (u32, u32) {
+    pub fn range(self, image: Image) -> (u32, u32) {
         let sign = match image {
             Image::F32 => 31,
             Image::Bf16 => 15,
