@@ -71,38 +71,33 @@ pub enum Perturbation {
     Accumulation(Accumulation),
 }
 
+/// The names of the kinds that are no formats.
+const OWN: [&str; 12] = [
+    "relative_gaussian",
+    "absolute_gaussian",
+    "systematic_bias",
+    "truncation",
+    "dead_zone",
+    "saturation",
+    "spike",
+    "bias",
+    "stuck",
+    "bit_flip",
+    "accumulate_bf16",
+    "accumulate_fp16",
+];
+
 impl Perturbation {
     /// The names of all kinds, as configuration files and [`Options`] spell them.
-    pub const NAMES: &[&str] = &[
-        "relative_gaussian",
-        "absolute_gaussian",
-        "systematic_bias",
-        "truncation",
-        "dead_zone",
-        "saturation",
-        "spike",
-        "bias",
-        "stuck",
-        "bit_flip",
-        "accumulate_bf16",
-        "accumulate_fp16",
-        "mxfp4",
-        "mxfp4_rceil",
-        "mxfp6_e2m3",
-        "mxfp6_e3m2",
-        "mxfp8_e4m3",
-        "mxfp8_e5m2",
-        "nvfp4",
-        "nvfp4_block",
-        "hif4",
-        "fp8_e4m3",
-        "fp8_e5m2",
-        "int8",
-        "int4_g32",
-        "bf16",
-        "fp16",
-        "tf32",
-    ];
+    pub const NAMES: &[&str] = &{
+        let mut names = [""; OWN.len() + Format::NAMES.len()];
+        let mut i = 0;
+        while i < names.len() {
+            names[i] = if i < OWN.len() { OWN[i] } else { Format::NAMES[i - OWN.len()] };
+            i += 1;
+        }
+        names
+    };
 
     /// The name of the kind, one of [`Perturbation::NAMES`].
     pub fn kind_name(&self) -> &'static str {

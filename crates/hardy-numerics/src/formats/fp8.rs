@@ -2,19 +2,29 @@
 //! (OCP 8-bit Floating Point Specification v1.0, table 1).
 
 use super::bits::{at_most, image, magnitude};
+use super::definition::Definition;
 use super::round::{Minifloat, Round};
+use std::marker::PhantomData;
 
-/// The scale of a tensor whose largest magnitude is `amax`, 1 where that would be 0.
-pub(crate) fn tensor_scale<E: Minifloat>(amax: f32) -> f32 {
-    let s = amax / E::MAX;
-    if s == 0.0 { 1.0 } else { s }
-}
+/// Elements `E`.
+pub(crate) struct Fp8<E>(PhantomData<E>);
 
-/// Replaces values by their images under the scale `s`.
-#[inline(always)]
-pub(crate) fn quantize<E: Minifloat, R: Round>(x: &mut [f32], s: f32, r: R) {
-    for (i, v) in x.iter_mut().enumerate() {
-        let q = E::round(r, i, at_most(magnitude(*v) / s, E::MAX));
-        *v = image(*v, q * s);
+impl<E: Minifloat> Definition for Fp8<E> {
+    const SCALES_TENSOR: bool = true;
+    const BITS: f64 = 8.0;
+    const LARGEST: f64 = E::MAX as f64;
+
+    /// 1 where it would be 0.
+    fn tensor_scale(amax: f32) -> f32 {
+        let s = amax / E::MAX;
+        if s == 0.0 { 1.0 } else { s }
+    }
+
+    #[inline(always)]
+    fn row<R: Round>(x: &mut [f32], s: f32, r: R) {
+        for (i, v) in x.iter_mut().enumerate() {
+            let q = E::round(r, i, at_most(magnitude(*v) / s, E::MAX));
+            *v = image(*v, q * s);
+        }
     }
 }

@@ -3,18 +3,79 @@
 //! The base scale is E6M2 of BF16(amax·BF16(1/7)), in [2⁻⁴⁸, 49152]; each 8 elements have one more bit of exponent, and
 //! each 4 another. Elements have the step 1/4 and at most 1.75; ties go away from zero.
 
-use super::bits::{amax, at_most, image, magnitude, magnitude_bits};
+use super::bits::{MANTISSA_BITS, amax, at_most, image, magnitude, magnitude_bits};
+use super::definition::{Definition, blocks};
 use super::float::{BF16_DROPPED, round_bits};
+use super::pack::{Bits, codes, signed};
 use super::round::{Nearest, Round};
+use super::saturation;
 
 /// Elements under one base scale.
 pub const BLOCK: usize = 64;
 const SMALLEST_SCALE: f32 = 1.0 / 281_474_976_710_656.0;
 const LARGEST_SCALE: f32 = 49152.0;
 /// The largest element.
-pub(crate) const LARGEST: f32 = 1.75;
+const LARGEST: f32 = 1.75;
 /// Mantissa bits that E6M2 drops from f32.
 const E6M2_DROPPED: u32 = 21;
+/// E6M2 has the bias 48 and no sign.
+const E6M2_BIAS: u32 = 48;
+
+/// HiFloat4.
+pub(crate) struct Hif4;
+
+impl Definition for Hif4 {
+    const BLOCK: usize = BLOCK;
+    const BITS: f64 = 4.5;
+    const LARGEST: f64 = 1.75 * 4.0 * 49152.0;
+    const PACKED: usize = 36;
+
+    #[inline(always)]
+    fn row<R: Round>(x: &mut [f32], _: f32, r: R) {
+        blocks::<BLOCK, R>(
+            x,
+            r,
+            #[inline(always)]
+            |group, r| quantize(group, r),
+        );
+    }
+
+    fn clip(x: &[f32], _: f32, grad: &mut [f32]) {
+        let reciprocal = reciprocal(base_scale(amax(x)));
+        let (coarse, fine) = exponents(&largest_of_fours(x), reciprocal);
+        saturation::clip(x, grad, |i, v| {
+            let down = reciprocal / factor(coarse[i / 8], fine[i / 4]);
+            magnitude(v) * down > LARGEST
+        });
+    }
+
+    fn encode(group: &[f32], _: f32, out: &mut Bits) {
+        let base = base_scale(amax(group));
+        out.bytes.push(((base.to_bits() >> (MANTISSA_BITS - 2)) - ((127 - E6M2_BIAS) << 2)) as u8);
+        let reciprocal = reciprocal(base);
+        let (coarse, fine) = exponents(&largest_of_fours(group), reciprocal);
+        out.bytes.push(coarse.iter().rev().fold(0, |bits, &bit| bits << 1 | bit as u8));
+        out.bytes.extend(fine.iter().rev().fold(0, |bits, &bit| bits << 1 | bit as u16).to_le_bytes());
+        for (i, &v) in group.iter().enumerate() {
+            let factor = factor(coarse[i / 8], fine[i / 4]);
+            let q = element(Nearest, i, v, reciprocal / factor);
+            let v = if v == 0.0 { 0.0 } else { v };
+            out.element(v, (q * 4.0) as u32, 3);
+        }
+    }
+
+    fn decode(bytes: &[u8], _: f32, x: &mut Vec<f32>) {
+        let base = match bytes[0] {
+            255 => f32::NAN,
+            code => f32::from_bits((u32::from(code) + ((127 - E6M2_BIAS) << 2)) << (MANTISSA_BITS - 2)),
+        };
+        let (coarse, fine) = (u32::from(bytes[1]), u32::from(u16::from_le_bytes([bytes[2], bytes[3]])));
+        x.extend(codes(&bytes[4..], 4).enumerate().map(|(i, code)| {
+            let factor = factor(coarse >> (i / 8) & 1, fine >> (i / 4) & 1);
+            signed(code, 3, |q| q as f32 * 0.25 * (base * factor))
+        }));
+    }
+}
 
 #[inline(always)]
 fn bf16(x: f32) -> f32 {
@@ -23,20 +84,20 @@ fn bf16(x: f32) -> f32 {
 
 /// The base scale of a group whose largest magnitude is `amax`.
 #[inline(always)]
-pub(crate) fn base_scale(amax: f32) -> f32 {
+fn base_scale(amax: f32) -> f32 {
     let seventh = bf16(1.0 / 7.0);
     round_bits(Nearest, 0, bf16(amax * seventh), E6M2_DROPPED).clamp(SMALLEST_SCALE, LARGEST_SCALE)
 }
 
 /// What values are multiplied by, before the exponents of their eight and four.
 #[inline(always)]
-pub(crate) fn reciprocal(base: f32) -> f32 {
+fn reciprocal(base: f32) -> f32 {
     bf16(1.0 / base)
 }
 
 /// The exponents, 0 or 1, of the 8 eights and of the 16 fours, from the largest magnitude of each four.
 #[inline(always)]
-pub(crate) fn exponents(largest: &[f32; 16], reciprocal: f32) -> ([u32; 8], [u32; 16]) {
+fn exponents(largest: &[f32; 16], reciprocal: f32) -> ([u32; 8], [u32; 16]) {
     let (mut coarse, mut fine) = ([0; 8], [0; 16]);
     for j in 0..8 {
         let (a, b) = (largest[2 * j] * reciprocal, largest[2 * j + 1] * reciprocal);
@@ -51,7 +112,7 @@ pub(crate) fn exponents(largest: &[f32; 16], reciprocal: f32) -> ([u32; 8], [u32
 
 /// The largest magnitude of each 4 of a group, 0 beyond its end.
 #[inline(always)]
-pub(crate) fn largest_of_fours(group: &[f32]) -> [f32; 16] {
+fn largest_of_fours(group: &[f32]) -> [f32; 16] {
     if let Ok(whole) = group.try_into() {
         return fours(whole);
     }
@@ -73,19 +134,19 @@ fn fours(group: &[f32; BLOCK]) -> [f32; 16] {
 
 /// The power of two that exponents give the elements of a four.
 #[inline(always)]
-pub(crate) fn factor(coarse: u32, fine: u32) -> f32 {
+fn factor(coarse: u32, fine: u32) -> f32 {
     f32::from_bits((127 + coarse + fine) << 23)
 }
 
 /// The magnitude of the element of `v`.
 #[inline(always)]
-pub(crate) fn element<R: Round>(r: R, i: usize, v: f32, down: f32) -> f32 {
+fn element<R: Round>(r: R, i: usize, v: f32, down: f32) -> f32 {
     r.to_quarter_half_up(i, at_most(magnitude(v) * down, LARGEST))
 }
 
 /// Replaces a group by its image.
 #[inline(always)]
-pub(crate) fn quantize<R: Round>(group: &mut [f32], r: R) {
+fn quantize<R: Round>(group: &mut [f32], r: R) {
     let base = base_scale(amax(group));
     let reciprocal = reciprocal(base);
     let (coarse, fine) = exponents(&largest_of_fours(group), reciprocal);

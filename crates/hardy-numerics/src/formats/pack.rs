@@ -11,10 +11,9 @@
 //! | `hif4` | E6M2 (255 is NaN), 8 bits of the eights, 16 bits of the fours | 1 + 1 + 2 + 32 |
 //! | `int4_g32` | f32 | 4 + 16 |
 
-use super::bits::{MANTISSA_BITS, amax, amax_bits, exp2};
-use super::mx::ScaleRule;
-use super::round::{E2m1, E2m3, E3m2, E4m3, E5m2, Minifloat, Nearest};
-use super::{Format, check_rows, hif4, int, mx, nvfp4, tensor_amax};
+use super::bits::{MANTISSA_BITS, exp2};
+use super::round::Minifloat;
+use super::{Format, check_rows};
 use std::fmt;
 
 /// Why a tensor cannot be packed or unpacked.
@@ -50,28 +49,15 @@ impl fmt::Display for PackError {
 impl std::error::Error for PackError {}
 
 impl Format {
-    /// Bytes of a block; `None` for a format without blocks.
-    fn block_bytes(self) -> Option<usize> {
-        Some(match self {
-            Self::Mxfp4 | Self::Mxfp4Rceil => 17,
-            Self::Mxfp6E2m3 | Self::Mxfp6E3m2 => 25,
-            Self::Mxfp8E4m3 | Self::Mxfp8E5m2 => 33,
-            Self::Nvfp4 | Self::Nvfp4Block => 9,
-            Self::Hif4 => 36,
-            Self::Int4G32 => 20,
-            Self::Fp8E4m3 | Self::Fp8E5m2 | Self::Int8 | Self::Bf16 | Self::Fp16 | Self::Tf32 => return None,
-        })
-    }
-
     /// Bytes of a packed tensor [`rows`, `width`]; `None` for a format without blocks or a size beyond `usize`.
     pub fn packed_len(&self, rows: usize, width: usize) -> Option<usize> {
         let blocks = width.div_ceil(self.block()).checked_mul(rows)?;
-        blocks.checked_mul(self.block_bytes()?)?.checked_add(self.header())
+        blocks.checked_mul(self.methods().packed?)?.checked_add(self.header())
     }
 
     /// Bytes of the tensor's scale.
     fn header(self) -> usize {
-        if self == Self::Nvfp4 { 4 } else { 0 }
+        if self.methods().tensor_scale.is_some() { 4 } else { 0 }
     }
 
     /// Packs `x` [rows, `width`], rounding to nearest.
@@ -84,13 +70,13 @@ impl Format {
     ///
     /// If `x` is no whole number of rows.
     pub fn encode(&self, x: &[f32], width: usize) -> Result<Vec<u8>, PackError> {
-        let block_bytes = self.block_bytes().ok_or(PackError::NoBlocks(*self))?;
+        let block_bytes = self.methods().packed.ok_or(PackError::NoBlocks(*self))?;
         if let Some(index) = x.iter().position(|v| v.is_nan()) {
             return Err(PackError::Nan(index));
         }
         let mut out = Bits::default();
-        let t = if *self == Self::Nvfp4 { nvfp4::tensor_scale(tensor_amax(x)) } else { 1.0 };
-        if *self == Self::Nvfp4 {
+        let t = self.tensor_scale(x);
+        if self.header() > 0 {
             out.bytes.extend(t.to_le_bytes());
         }
         if x.is_empty() {
@@ -100,32 +86,11 @@ impl Format {
         out.bytes.reserve(x.len().div_ceil(self.block()) * block_bytes);
         for block in x.chunks(width).flat_map(|row| row.chunks(self.block())) {
             let end = out.bytes.len() + block_bytes;
-            self.encode_block(block, t, &mut out);
+            (self.methods().encode)(block, t, &mut out);
             out.flush();
             out.bytes.resize(end, 0);
         }
         Ok(out.bytes)
-    }
-
-    fn encode_block(self, block: &[f32], t: f32, out: &mut Bits) {
-        use ScaleRule::{Ceil, Floor};
-        match self {
-            Self::Mxfp4 => encode_mx::<E2m1>(block, Floor, out),
-            Self::Mxfp4Rceil => encode_mx::<E2m1>(block, Ceil, out),
-            Self::Mxfp6E2m3 => encode_mx::<E2m3>(block, Floor, out),
-            Self::Mxfp6E3m2 => encode_mx::<E3m2>(block, Floor, out),
-            Self::Mxfp8E4m3 => encode_mx::<E4m3>(block, Floor, out),
-            Self::Mxfp8E5m2 => encode_mx::<E5m2>(block, Floor, out),
-            Self::Hif4 => encode_hif4(block, out),
-            Self::Int4G32 => {
-                let s = int::scale(amax(block), int::INT4);
-                out.bytes.extend(s.to_le_bytes());
-                for &v in block {
-                    out.element(v, int::element(Nearest, 0, v, s, int::INT4) as u32, 3);
-                }
-            }
-            _ => encode_nvfp4(block, t, out),
-        }
     }
 
     /// Unpacks a tensor [`rows`, `width`]. Any bytes of the right number are a tensor.
@@ -134,7 +99,7 @@ impl Format {
     ///
     /// If the format has no blocks or the number of bytes is not that of the shape.
     pub fn decode(&self, bytes: &[u8], rows: usize, width: usize) -> Result<Vec<f32>, PackError> {
-        let block_bytes = self.block_bytes().ok_or(PackError::NoBlocks(*self))?;
+        let block_bytes = self.methods().packed.ok_or(PackError::NoBlocks(*self))?;
         if self.packed_len(rows, width) != Some(bytes.len()) {
             return Err(PackError::Length { found: bytes.len(), rows, width });
         }
@@ -144,88 +109,15 @@ impl Format {
         let row_bytes = block_bytes.saturating_mul(width.div_ceil(self.block())).max(1);
         for row in bytes.chunks(row_bytes) {
             let end = x.len() + width;
-            row.chunks(block_bytes).for_each(|block| self.decode_block(block, t, &mut x));
+            row.chunks(block_bytes).for_each(|block| (self.methods().decode)(block, t, &mut x));
             x.truncate(end);
         }
         Ok(x)
     }
-
-    fn decode_block(self, bytes: &[u8], t: f32, x: &mut Vec<f32>) {
-        match self {
-            Self::Mxfp4 | Self::Mxfp4Rceil => decode_mx::<E2m1>(bytes, x),
-            Self::Mxfp6E2m3 => decode_mx::<E2m3>(bytes, x),
-            Self::Mxfp6E3m2 => decode_mx::<E3m2>(bytes, x),
-            Self::Mxfp8E4m3 => decode_mx::<E4m3>(bytes, x),
-            Self::Mxfp8E5m2 => decode_mx::<E5m2>(bytes, x),
-            Self::Hif4 => decode_hif4(bytes, x),
-            Self::Int4G32 => {
-                let (scale, elements) = bytes.split_at(4);
-                let s = scale.try_into().map_or(f32::NAN, f32::from_le_bytes);
-                x.extend(codes(elements, 4).map(|code| signed(code, 3, |q| q as f32 * s)));
-            }
-            _ if t == 0.0 => x.extend([0.0; nvfp4::BLOCK]),
-            _ => {
-                let up = value::<E4m3>(u32::from(bytes[0] & 0x7F)) * t;
-                x.extend(codes(&bytes[1..], 4).map(|code| signed(code, 3, |q| value::<E2m1>(q) * up)));
-            }
-        }
-    }
-}
-
-fn encode_mx<E: Minifloat>(block: &[f32], rule: ScaleRule, out: &mut Bits) {
-    let k = mx::exponent::<E>(amax_bits(block), rule);
-    out.bytes.push((k + 127) as u8);
-    for &v in block {
-        out.element(v, code::<E>(mx::element::<E, _>(Nearest, 0, v, exp2(-k))), E::EXPONENT + E::MANTISSA);
-    }
-}
-
-fn decode_mx<E: Minifloat>(bytes: &[u8], x: &mut Vec<f32>) {
-    let up = if bytes[0] == 255 { f32::NAN } else { exp2(i32::from(bytes[0]) - 127) };
-    let magnitude = E::EXPONENT + E::MANTISSA;
-    x.extend(codes(&bytes[1..], magnitude + 1).map(|code| signed(code, magnitude, |q| value::<E>(q) * up)));
-}
-
-fn encode_nvfp4(block: &[f32], t: f32, out: &mut Bits) {
-    let s = if t == 0.0 { nvfp4::SMALLEST_SCALE } else { nvfp4::block_scale(amax(block), t) };
-    out.bytes.push(code::<E4m3>(s) as u8);
-    for &v in block {
-        out.element(v, code::<E2m1>(nvfp4::element(Nearest, 0, v, nvfp4::down(s, t))), 3);
-    }
-}
-
-/// E6M2 has the bias 48 and no sign.
-const E6M2_BIAS: u32 = 48;
-
-fn encode_hif4(group: &[f32], out: &mut Bits) {
-    let base = hif4::base_scale(amax(group));
-    out.bytes.push(((base.to_bits() >> (MANTISSA_BITS - 2)) - ((127 - E6M2_BIAS) << 2)) as u8);
-    let reciprocal = hif4::reciprocal(base);
-    let (coarse, fine) = hif4::exponents(&hif4::largest_of_fours(group), reciprocal);
-    out.bytes.push(coarse.iter().rev().fold(0, |bits, &bit| bits << 1 | bit as u8));
-    out.bytes.extend(fine.iter().rev().fold(0, |bits, &bit| bits << 1 | bit as u16).to_le_bytes());
-    for (i, &v) in group.iter().enumerate() {
-        let factor = hif4::factor(coarse[i / 8], fine[i / 4]);
-        let q = hif4::element(Nearest, i, v, reciprocal / factor);
-        let v = if v == 0.0 { 0.0 } else { v };
-        out.element(v, (q * 4.0) as u32, 3);
-    }
-}
-
-fn decode_hif4(bytes: &[u8], x: &mut Vec<f32>) {
-    let base = match bytes[0] {
-        255 => f32::NAN,
-        code => f32::from_bits((u32::from(code) + ((127 - E6M2_BIAS) << 2)) << (MANTISSA_BITS - 2)),
-    };
-    let (coarse, fine) = (u32::from(bytes[1]), u32::from(u16::from_le_bytes([bytes[2], bytes[3]])));
-    x.extend(codes(&bytes[4..], 4).enumerate().map(|(i, code)| {
-        let factor = hif4::factor(coarse >> (i / 8) & 1, fine >> (i / 4) & 1);
-        signed(code, 3, |q| q as f32 * 0.25 * (base * factor))
-    }));
 }
 
 /// The code of a magnitude on the grid of `E`.
-fn code<E: Minifloat>(q: f32) -> u32 {
+pub(super) fn code<E: Minifloat>(q: f32) -> u32 {
     let smallest = exp2(E::MIN_EXPONENT);
     if q < smallest {
         return (q / exp2(E::MIN_EXPONENT - E::MANTISSA as i32)) as u32;
@@ -234,7 +126,7 @@ fn code<E: Minifloat>(q: f32) -> u32 {
 }
 
 /// The magnitude of a code of `E`; beyond the largest number, NaN and (E5M2) infinity.
-fn value<E: Minifloat>(code: u32) -> f32 {
+pub(super) fn value<E: Minifloat>(code: u32) -> f32 {
     if code < 1 << E::MANTISSA {
         return code as f32 * exp2(E::MIN_EXPONENT - E::MANTISSA as i32);
     }
@@ -248,13 +140,13 @@ fn value<E: Minifloat>(code: u32) -> f32 {
 }
 
 /// The value of a code whose sign is the bit above `magnitude` bits.
-fn signed(code: u32, magnitude: u32, value: impl Fn(u32) -> f32) -> f32 {
+pub(super) fn signed(code: u32, magnitude: u32, value: impl Fn(u32) -> f32) -> f32 {
     let a = value(code & ((1 << magnitude) - 1));
     if code >> magnitude == 0 { a } else { -a }
 }
 
 /// The codes of `width` bits in `bytes`, low bits first.
-fn codes(bytes: &[u8], width: u32) -> impl Iterator<Item = u32> + '_ {
+pub(super) fn codes(bytes: &[u8], width: u32) -> impl Iterator<Item = u32> + '_ {
     (0..bytes.len() * 8 / width as usize).map(move |i| {
         let bit = i * width as usize;
         let low = u32::from(bytes[bit / 8]);
@@ -265,15 +157,15 @@ fn codes(bytes: &[u8], width: u32) -> impl Iterator<Item = u32> + '_ {
 
 /// Bytes under construction.
 #[derive(Default)]
-struct Bits {
-    bytes: Vec<u8>,
+pub(crate) struct Bits {
+    pub(super) bytes: Vec<u8>,
     pending: u32,
     count: u32,
 }
 
 impl Bits {
     /// Appends the sign of `v` above `magnitude` bits of `code`.
-    fn element(&mut self, v: f32, code: u32, magnitude: u32) {
+    pub(super) fn element(&mut self, v: f32, code: u32, magnitude: u32) {
         let code = code | u32::from(v.is_sign_negative()) << magnitude;
         self.pending |= code << self.count;
         self.count += magnitude + 1;
