@@ -101,7 +101,7 @@ pub struct ModelConfig {
 }
 
 /// The sizes of a Qwen2 decoder that is made from nothing.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Qwen2Sizes {
     /// Rows of the embedding.
     pub vocab_size: usize,

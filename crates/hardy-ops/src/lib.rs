@@ -9,6 +9,7 @@ mod at;
 mod backend;
 mod by_row;
 mod clip;
+pub mod device;
 mod errors;
 mod glob;
 mod observer;

@@ -1,12 +1,20 @@
 //! Receipts: what was really injected, counted and measured where it happened. A plan that asks for noise and
 //! whose receipt shows none did not do what its name says.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use hardy_numerics::ErrorEnergy;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::site::{Op, Pass, Phase, Point};
+use crate::{
+    backend::Primitive,
+    device::Kernels,
+    site::{Op, Pass, Phase, Point},
+};
 
 /// What one rule injected at one point of one site in one phase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,9 +131,32 @@ impl ReceiptGroup {
     }
 }
 
-/// The running counts behind a receipt.
+/// The running counts behind a receipt. Energies of a device stay there until the counts are read.
 #[derive(Debug, Default)]
-pub(crate) struct Tally(Mutex<Counts>);
+pub(crate) struct Tally {
+    counts: Mutex<Counts>,
+    on_device: Mutex<Option<DeviceTally>>,
+}
+
+/// Energies that are added up on a device.
+struct DeviceTally {
+    /// The tensor, a backend's own.
+    tensor: Box<dyn Any + Send>,
+    read: fn(&dyn Any) -> ErrorEnergy,
+}
+
+impl DeviceTally {
+    fn new<B: Kernels>(device: &B::Device) -> Self {
+        let read = |tensor: &dyn Any| tensor.downcast_ref().map_or_else(ErrorEnergy::default, B::read_tally);
+        Self { tensor: Box::new(B::new_tally(device)), read }
+    }
+}
+
+impl fmt::Debug for DeviceTally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("on the device")
+    }
+}
 
 /// What a tally holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -155,10 +186,30 @@ impl Tally {
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Counts)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// The counts, with what a device has added up so far; waits for it.
     pub fn counts(&self) -> Counts {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let on_device = self.on_device.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(DeviceTally { tensor, read }) = on_device {
+            self.update(|counts| counts.energy += read(&*tensor));
+        }
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where energies are added up on `device`.
+    pub fn on_device<B: Kernels>(&self, device: &B::Device) -> Primitive<B> {
+        let mut kept = self.on_device.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = kept.as_ref().and_then(|kept| kept.tensor.downcast_ref::<Primitive<B>>());
+        if let Some(tensor) = current.filter(|tensor| B::float_device(tensor) == *device) {
+            return tensor.clone();
+        }
+        let before = kept.replace(DeviceTally::new::<B>(device));
+        if let Some(DeviceTally { tensor, read }) = before {
+            self.update(|counts| counts.energy += read(&*tensor));
+        }
+        let fresh = kept.as_ref().and_then(|kept| kept.tensor.downcast_ref::<Primitive<B>>());
+        fresh.expect("it was made for this backend").clone()
     }
 }

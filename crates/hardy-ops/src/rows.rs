@@ -11,7 +11,7 @@ use std::{
 
 use hardy_numerics::Row;
 
-use crate::site::Pass;
+use crate::{device::OnDevice, site::Pass};
 
 /// The addresses of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ struct Columns {
     spans: Vec<(Range<usize>, bool)>,
     /// The rows of every group.
     groups: Vec<Range<usize>>,
+    /// Forward and backward addresses.
+    on_device: [OnDevice; 2],
 }
 
 impl FromIterator<Address> for Rows {
@@ -64,6 +66,7 @@ impl FromIterator<Address> for Rows {
                 .map(|run| (run.clone(), addresses[run.start].repeated))
                 .collect(),
             groups: runs(|a, b| a.group == b.group).collect(),
+            on_device: Default::default(),
         }))
     }
 }
@@ -95,6 +98,11 @@ impl Rows {
             Pass::Forward => &self.0.forward,
             Pass::Backward => &self.0.gradients,
         }
+    }
+
+    /// The copy on a device of the addresses in `pass`.
+    pub(crate) fn on_device(&self, pass: Pass) -> &OnDevice {
+        &self.0.on_device[pass as usize]
     }
 
     /// The rows `range` in runs, with whether each is counted in `pass`: backward, every row is.
@@ -139,7 +147,7 @@ impl Rows {
 
     /// All addresses, row by row.
     pub fn addresses(&self) -> Vec<Address> {
-        let Columns { forward, gradients, spans, groups } = &*self.0;
+        let Columns { forward, gradients, spans, groups, .. } = &*self.0;
         let pairs = forward.iter().zip(gradients);
         let mut addresses: Vec<Address> =
             pairs.map(|(&row, &gradient)| Address { gradient, ..row.into() }).collect();

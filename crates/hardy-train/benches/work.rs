@@ -2,9 +2,11 @@
 //! seconds are printed; from a pipe it reads the name of a work a line, does it once and answers with its seconds, so
 //! that benches/peers/compare.py can let two programs take turns on one machine.
 //!
-//! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32.
+//! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32. `HARDY_BENCH_SIZE=1.5b` is a
+//! Qwen2.5-1.5B; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it.
 
 use std::{
+    env,
     io::{BufRead, IsTerminal, Write, stdin, stdout},
     time::Instant,
 };
@@ -14,7 +16,7 @@ use burn_flex::Flex;
 use hardy_model::{
     Blueprint, Decoder, Generation, ModelConfig, Prompt, Qwen2Sizes, Sample, Sampler, generate,
 };
-use hardy_ops::{Noise, Pass, Phase, Plan, Rule};
+use hardy_ops::{Noise, NoisyBackend, Pass, Phase, Plan, Rule};
 use hardy_train::{
     adamw::AdamW,
     advantage,
@@ -28,26 +30,104 @@ use hardy_train::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SEQUENCES: usize = 32;
-const TOKENS: usize = 128;
-const NEW: usize = 64;
 const SAMPLES: usize = 8;
-const MICRO_BATCH: usize = 4096;
-/// How many linear layers there are of every size: count, in, out.
-const SHAPES: [(usize, usize, usize); 5] =
-    [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)];
+/// Prompts of a GRPO step.
+const PROMPTS: usize = 32;
+
+/// How large the model and the works are.
+#[derive(Clone, Copy)]
+struct Sizes {
+    model: Qwen2Sizes,
+    /// Of a training step.
+    sequences: usize,
+    tokens: usize,
+    micro_batch: usize,
+    checkpointing: bool,
+    /// Of generation.
+    prompt: usize,
+    new: usize,
+}
+
+const TINY: Sizes = Sizes {
+    model: Qwen2Sizes {
+        vocab_size: 512,
+        hidden_size: 256,
+        intermediate_size: 704,
+        layers: 6,
+        heads: 8,
+        kv_heads: 4,
+        max_positions: 512,
+        rope_theta: 10_000.0,
+        tied_embeddings: true,
+        initializer_range: 0.02,
+    },
+    sequences: 32,
+    tokens: 128,
+    micro_batch: 4096,
+    checkpointing: false,
+    prompt: 64,
+    new: 64,
+};
+
+const LARGE: Sizes = Sizes {
+    model: Qwen2Sizes {
+        vocab_size: 151_936,
+        hidden_size: 1536,
+        intermediate_size: 8960,
+        layers: 28,
+        heads: 12,
+        kv_heads: 2,
+        max_positions: 4096,
+        rope_theta: 1_000_000.0,
+        tied_embeddings: true,
+        initializer_range: 0.02,
+    },
+    sequences: 8,
+    tokens: 1024,
+    micro_batch: 8192,
+    checkpointing: true,
+    prompt: 128,
+    new: 256,
+};
 
 fn main() {
     // On a thread of the pool, as the binary is.
-    rayon::scope(|_| serve());
+    rayon::scope(|_| on_device());
+}
+
+fn on_device() {
+    match &env::var("HARDY_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned())[..] {
+        "cpu" => serve::<Flex>(&Default::default()),
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            serve::<hardy_ops::device::Cuda>(&hardy_ops::device::open_cuda(None).expect("a CUDA device"))
+        }
+        #[cfg(feature = "vulkan")]
+        "vulkan" => {
+            serve::<hardy_ops::device::Vulkan>(
+                &hardy_ops::device::open_vulkan(None).expect("a Vulkan device"),
+            );
+        }
+        other => eprintln!("this build has no device `{other}`"),
+    }
 }
 
 /// The works, as the other program names them.
-const WORKS: [&str; 8] =
-    ["train", "train_noisy", "generate_1", "generate_32", "generate_256", "grpo", "grpo_noisy", "products"];
+const WORKS: [&str; 9] = [
+    "train",
+    "train_noisy",
+    "generate_1",
+    "generate_32",
+    "generate_64",
+    "generate_256",
+    "grpo",
+    "grpo_noisy",
+    "products",
+];
 
-fn serve() {
-    let mut bench = Bench::new();
+fn serve<B: NoisyBackend>(device: &B::Device) {
+    let large = env::var("HARDY_BENCH_SIZE").is_ok_and(|size| size == "1.5b");
+    let mut bench = Bench::<B>::new(if large { LARGE } else { TINY }, device);
     if stdin().is_terminal() {
         for work in WORKS {
             let seconds = [0; 3].map(|_| format!("{:.3}", bench.seconds(work)));
@@ -61,30 +141,21 @@ fn serve() {
     }
 }
 
-struct Bench {
-    decoder: Decoder<Flex>,
-    optimizer: AdamW<Flex>,
+struct Bench<B: NoisyBackend> {
+    sizes: Sizes,
+    device: B::Device,
+    decoder: Decoder<B>,
+    optimizer: AdamW<B>,
 }
 
-impl Bench {
-    fn new() -> Self {
-        let config = ModelConfig::qwen2(&Qwen2Sizes {
-            vocab_size: 512,
-            hidden_size: 256,
-            intermediate_size: 704,
-            layers: 6,
-            heads: 8,
-            kv_heads: 4,
-            max_positions: 512,
-            rope_theta: 10_000.0,
-            tied_embeddings: true,
-            initializer_range: 0.02,
-        });
+impl<B: NoisyBackend> Bench<B> {
+    fn new(sizes: Sizes, device: &B::Device) -> Self {
+        let config = ModelConfig::qwen2(&sizes.model);
         let blueprint = Blueprint::new(&config.expect("sizes that fit"));
         let weights = initial_weights(&blueprint, 0);
-        let decoder = Decoder::from_host(blueprint, weights, &Default::default());
+        let decoder = Decoder::from_host(blueprint, weights, device);
         let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
-        Self { decoder, optimizer }
+        Self { sizes, device: device.clone(), decoder, optimizer }
     }
 
     /// Does one piece of work.
@@ -95,12 +166,14 @@ impl Bench {
             "train_noisy" => self.train(&self.noise()),
             "generate_1" => drop(self.generate(1, 1)),
             "generate_32" => drop(self.generate(32, 1)),
+            "generate_64" => drop(self.generate(64, 1)),
             "generate_256" => drop(self.generate(256, 1)),
             "grpo" => self.grpo(&Noise::clean()),
             "grpo_noisy" => self.grpo(&self.noise()),
             "products" => self.products(),
             _ => eprintln!("unknown work `{work}`; there are {}", WORKS.join(", ")),
         }
+        B::sync(&self.device).expect("a device that is there");
         started.elapsed().as_secs_f64()
     }
 
@@ -112,16 +185,17 @@ impl Bench {
         bound.expect("a plan that fits").noise(Phase::Train, 0)
     }
 
-    /// Forward, backward, clipping and AdamW over 32 × 128 tokens.
+    /// Forward, backward, clipping and AdamW.
     fn train(&mut self, noise: &Noise) {
+        let Sizes { sequences: count, tokens, .. } = self.sizes;
         let sequence = |i: usize| Sequence {
-            ids: (0..=TOKENS).map(|t| ((i * 31 + t * 7) % 512) as u32).collect(),
+            ids: (0..=tokens).map(|t| ((i * 31 + t * 7) % 512) as u32).collect(),
             prompt_length: 1,
             prompt: 2 * i as u64,
             sample: 2 * i as u64 + 1,
         };
-        let sequences: Vec<Sequence> = (0..SEQUENCES).map(sequence).collect();
-        self.update(&sequences, noise, |current| vec![-1.0 / (SEQUENCES * TOKENS) as f32; current.len()]);
+        let sequences: Vec<Sequence> = (0..count).map(sequence).collect();
+        self.update(&sequences, noise, |current| vec![-1.0 / (count * tokens) as f32; current.len()]);
     }
 
     /// One update; `derivative` is given the log-probabilities of a part.
@@ -133,8 +207,8 @@ impl Bench {
     ) {
         let tracked = self.decoder.tracked();
         let noise = noise.clone().gathering(self.decoder.blueprint.sites.len());
-        for (_, packed) in parts(sequences, MICRO_BATCH, !noise.acts_backward()) {
-            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
+        for (_, packed) in parts(sequences, self.sizes.micro_batch, !noise.acts_backward()) {
+            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, self.sizes.checkpointing);
             let [current, _] = pass.scores();
             pass.backward(&derivative(&current), None);
         }
@@ -144,30 +218,30 @@ impl Bench {
         self.optimizer.step(&mut self.decoder.parameters, gradients.clipped(norm, 1.0), 1e-4);
     }
 
-    fn prompt(index: usize) -> Vec<u32> {
-        (0..NEW).map(|t| ((index * 31 + t * 7) % 512) as u32).collect()
+    fn prompt(&self, index: usize) -> Vec<u32> {
+        (0..self.sizes.prompt).map(|t| ((index * 31 + t * 7) % 512) as u32).collect()
     }
 
-    /// 64 new tokens after 64 prompt tokens: greedy with one sample a prompt, sampled with several.
+    /// New tokens after prompt tokens: greedy with one sample a prompt, sampled with several.
     fn generate(&self, prompts: usize, samples: usize) -> Vec<Vec<Sample>> {
         let prompt = |i: usize| Prompt {
-            ids: Self::prompt(i),
+            ids: self.prompt(i),
             sequence: (i as u64) << 16,
             samples: (1..=samples as u64).map(|sample| ((i as u64) << 16) + sample).collect(),
         };
         let prompts: Vec<Prompt> = (0..prompts).map(prompt).collect();
         let sampler = Sampler { temperature: if samples > 1 { 1.0 } else { 0.0 }, ..Sampler::GREEDY };
         let key = Generation::key(0, "bench", 0);
-        let how = Generation { max_new_tokens: NEW, stop: Vec::new(), sampler, batch: 256, key };
+        let how = Generation { max_new_tokens: self.sizes.new, stop: Vec::new(), sampler, batch: 256, key };
         generate(&self.decoder, &prompts, &how, &Noise::clean(), |_| {})
     }
 
-    /// 32 prompts × 8 samples, 64 + 64 tokens, and one update of the clipped surrogate under `noise`.
+    /// 32 prompts × 8 samples and one update of the clipped surrogate under `noise`.
     fn grpo(&mut self, noise: &Noise) {
-        let samples: Vec<Sample> = self.generate(SEQUENCES, SAMPLES).into_iter().flatten().collect();
+        let samples: Vec<Sample> = self.generate(PROMPTS, SAMPLES).into_iter().flatten().collect();
         let sequence = |(i, sample): (usize, &Sample)| Sequence {
-            ids: [Self::prompt(i / SAMPLES), sample.ids.clone()].concat(),
-            prompt_length: NEW,
+            ids: [self.prompt(i / SAMPLES), sample.ids.clone()].concat(),
+            prompt_length: self.sizes.prompt,
             prompt: (i / SAMPLES) as u64,
             sample: i as u64,
         };
@@ -175,12 +249,13 @@ impl Bench {
         let rewards: Vec<f32> = samples.iter().map(|sample| (sample.ids[0] % 2) as f32).collect();
         let groups: Vec<usize> = (0..samples.len()).map(|i| i / SAMPLES).collect();
         let advantages = advantage::grpo(&rewards, &groups, advantage::EPSILON);
-        let weights = Mean::TokenMean.weights(&vec![NEW; samples.len()]);
+        let new = self.sizes.new;
+        let weights = Mean::TokenMean.weights(&vec![new; samples.len()]);
         let mut first = 0;
         self.update(&sequences, noise, |current| {
             let tokens = first..first + current.len();
             first = tokens.end;
-            let advantage: Vec<f32> = tokens.clone().map(|token| advantages[token / NEW]).collect();
+            let advantage: Vec<f32> = tokens.clone().map(|token| advantages[token / new]).collect();
             let tokens = Tokens {
                 logprob: current,
                 old_logprob: current,
@@ -194,9 +269,20 @@ impl Bench {
 
     /// The matrix products of a training step alone, through burn, without attention's: three for every linear layer.
     fn products(&self) {
-        let tokens = SEQUENCES * TOKENS;
-        let random = |rows, columns| Tensor::<Flex, 2>::ones([rows, columns], &Default::default());
-        for (count, inner, outer) in SHAPES {
+        let Sizes { model, sequences, tokens, .. } = self.sizes;
+        let (tokens, layers) = (sequences * tokens, model.layers);
+        let (hidden, kv) = (model.hidden_size, model.hidden_size / model.heads * model.kv_heads);
+        let mlp = model.intermediate_size;
+        // How many linear layers there are of every size: count, in, out.
+        let shapes = [
+            (2 * layers, hidden, hidden),
+            (2 * layers, hidden, kv),
+            (2 * layers, hidden, mlp),
+            (layers, mlp, hidden),
+            (1, hidden, model.vocab_size),
+        ];
+        let random = |rows, columns| Tensor::<B, 2>::ones([rows, columns], &self.device);
+        for (count, inner, outer) in shapes {
             let (x, w, dy) = (random(tokens, inner), random(outer, inner), random(tokens, outer));
             for _ in 0..count {
                 drop(x.clone().matmul(w.clone().transpose()));

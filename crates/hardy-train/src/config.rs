@@ -2,6 +2,7 @@
 
 mod aqn;
 mod data;
+mod precision;
 mod reward;
 mod scale;
 pub mod settings;
@@ -23,6 +24,7 @@ use crate::{
 
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
 pub use data::{DataSection, Overlong};
+pub use precision::Precision;
 pub use reward::{RewardKind, RewardSection, WHOLE_REWARD, graders_of, parse_rewards};
 pub use scale::SCALES;
 use settings::{Checked, Kind};
@@ -40,6 +42,9 @@ pub struct RunConfig {
     /// Whether rollout and training see the same noise for the same tokens.
     #[serde(default)]
     pub streams: Streams,
+    /// The arithmetic of every pass.
+    #[serde(default)]
+    pub precision: Precision,
     /// The scale whose values lie under these: `tiny`, or `1.5b` for the published setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<String>,

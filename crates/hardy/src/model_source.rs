@@ -10,7 +10,7 @@ use hardy_train::{
 };
 
 use crate::{
-    device::{Backend, DeviceArgs},
+    device::{DeviceArgs, Engine},
     failure::Failure,
     number_args::whole,
 };
@@ -40,17 +40,17 @@ impl ModelArgs {
     /// Reads the decoder.
     ///
     /// # Errors
-    /// Files that are missing, truncated, or do not fit each other.
-    pub fn decoder(&self) -> Result<Decoder<Backend>, Failure> {
-        Ok(decoder_from_dir(&self.directory()?, &self.device.device())?)
+    /// Files that are missing, truncated, or do not fit each other; a device that can not be used.
+    pub fn decoder<B: Engine>(&self) -> Result<Decoder<B>, Failure> {
+        Ok(decoder_from_dir(&self.directory()?, &B::open(self.device.device)?)?)
     }
 
     /// Reads the policy: the decoder, its tokenizer and its chat template.
     ///
     /// # Errors
     /// As [`ModelArgs::decoder`].
-    pub fn policy(&self) -> Result<Policy<Backend>, Failure> {
-        let policy = Policy::from_dir(&self.directory()?, &self.device.device())?;
+    pub fn policy<B: Engine>(&self) -> Result<Policy<B>, Failure> {
+        let policy = Policy::from_dir(&self.directory()?, &B::open(self.device.device)?)?;
         Ok(policy.with_max_positions(self.max_positions))
     }
 
@@ -58,9 +58,9 @@ impl ModelArgs {
     ///
     /// # Errors
     /// They are.
-    pub fn refuse_longer(
+    pub fn refuse_longer<B: Engine>(
         &self,
-        decoder: &Decoder<Backend>,
+        decoder: &Decoder<B>,
         longest: usize,
         what: &str,
     ) -> Result<(), Failure> {

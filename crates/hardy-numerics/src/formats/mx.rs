@@ -86,7 +86,9 @@ impl<E: Minifloat, S: ScaleRule> Definition for Mx<E, S> {
     fn decode(bytes: &[u8], _: f32, x: &mut Vec<f32>) {
         let up = if bytes[0] == 255 { f32::NAN } else { exp2(i32::from(bytes[0]) - 127) };
         let magnitude = E::EXPONENT + E::MANTISSA;
-        x.extend(codes(&bytes[1..], magnitude + 1).map(|code| signed(code, magnitude, |q| value::<E>(q) * up)));
+        x.extend(
+            codes(&bytes[1..], magnitude + 1).map(|code| signed(code, magnitude, |q| value::<E>(q) * up)),
+        );
     }
 }
 

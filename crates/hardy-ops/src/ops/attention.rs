@@ -79,7 +79,7 @@ pub struct AttentionAt {
 }
 
 impl AttentionAt {
-    fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self { scores: self.scores.again(), softmax: self.softmax.again(), values: self.values.again() }
     }
 }

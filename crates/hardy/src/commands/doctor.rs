@@ -9,15 +9,18 @@ use hardy_lab::text_table::wrap;
 use hardy_train::machine;
 use serde::Serialize;
 
-use crate::{build_info, failure::Failure, output::Output};
+use crate::{
+    build_info,
+    device::{DeviceArgs, KINDS},
+    failure::Failure,
+    output::Output,
+};
 
 const EXAMPLE: &str = "\
 Examples: this machine; and whether a run fits into its memory
   hardy doctor --json
   hardy doctor --estimate e5b --set train.micro_batch_tokens=8192";
 
-/// Device backends that a build may have, beside the CPU.
-const ACCELERATORS: [&str; 4] = ["cuda", "vulkan", "metal", "rocm"];
 const MIB: f64 = 1024.0 * 1024.0;
 const GIB: f64 = 1024.0 * MIB;
 
@@ -31,6 +34,8 @@ pub struct Arguments {
     /// Change a key of that configuration
     #[arg(long, value_name = "KEY=VALUE", requires = "estimate")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Everything that was found.
@@ -87,7 +92,7 @@ struct Golden {
 /// Standard output that can not be written; a configuration that can not be used.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     if let Some(config) = &args.estimate {
-        return estimate::run(config, &args.set, output);
+        return estimate::run(config, &args.set, args.device.device, output);
     }
     let findings = Findings::new();
     output.show(&findings, |width| findings.text(width))
@@ -105,8 +110,8 @@ impl Findings {
                 target: build_info::TARGET,
                 debug_build: cfg!(debug_assertions),
             },
-            devices: vec![Device { name: "cpu", backend: "Flex", hardware: processor() }],
-            missing_backends: ACCELERATORS.to_vec(),
+            devices: Vec::new(),
+            missing_backends: KINDS.iter().filter(|(_, here)| !here).map(|(name, _)| *name).collect(),
             threads: rayon::current_num_threads(),
             cores: std::thread::available_parallelism().ok().map(usize::from),
             simd: hardy_numerics::simd::level(),
@@ -122,6 +127,9 @@ impl Findings {
             notes: Vec::new(),
         };
         findings.notes = findings.remarks();
+        let (devices, missing) = devices();
+        findings.devices = devices;
+        findings.notes.extend(missing);
         findings
     }
 
@@ -137,8 +145,12 @@ impl Findings {
         if self.simd == "baseline" {
             notes.push("no vector instructions beyond the baseline of the target".to_owned());
         }
-        let backends = self.missing_backends.join(", ");
-        notes.push(format!("no {backends}: they are not available in this build, which computes on the CPU"));
+        if !self.missing_backends.is_empty() {
+            let (list, flags) = (self.missing_backends.join(", "), self.missing_backends.join(","));
+            notes.push(format!(
+                "no {list} in this build; `cargo build --release --features {flags}` makes one"
+            ));
+        }
         notes
     }
 
@@ -176,6 +188,29 @@ impl Findings {
         }
         out
     }
+}
+
+/// The devices that this build can compute on here, and what is missing for the others that it knows.
+fn devices() -> (Vec<Device>, Vec<String>) {
+    #[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(unused_mut))]
+    let (mut found, mut missing) =
+        (vec![Device { name: "cpu", backend: "Flex", hardware: processor() }], Vec::new());
+    #[cfg(feature = "cuda")]
+    match hardy_ops::device::open_cuda(None) {
+        Ok(device) => {
+            found.push(Device { name: "cuda", backend: "CUDA", hardware: Some(format!("{device:?}")) })
+        }
+        Err(why) => missing.push(why),
+    }
+    #[cfg(feature = "vulkan")]
+    match hardy_ops::device::open_vulkan(None) {
+        Ok(device) => {
+            let hardware = hardy_ops::device::vulkan_name(&device);
+            found.push(Device { name: "vulkan", backend: "Vulkan", hardware });
+        }
+        Err(why) => missing.push(why),
+    }
+    (found, missing)
 }
 
 /// The processor's name, where the system tells it.

@@ -22,7 +22,7 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
-    device::Backend,
+    device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
     noise_args,
@@ -195,10 +195,14 @@ struct Likelihoods<'a> {
 /// # Errors
 /// A model, data or plan that can not be used; noise that was asked for and never fired.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.model.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let (seed, levels) = args.levels()?;
     let asked = args.asked()?;
     let judge = Judge::new(&graders_of(&asked.rewards, asked.metric.name())?)?;
-    let policy = args.model.policy()?.with_system(asked.system.clone());
+    let policy = args.model.policy::<B>()?.with_system(asked.system.clone());
     for level in &levels {
         noise_args::bind(&level.plan, &policy.decoder.blueprint, Phase::Eval)?;
     }
@@ -253,9 +257,9 @@ impl Arguments {
     }
 
     /// Refuses problems that the policy can not be given or that no answer can match, and warns where some can not.
-    fn refuse_unanswerable(
+    fn refuse_unanswerable<B: Engine>(
         &self,
-        setting: &Setting<'_, Backend>,
+        setting: &Setting<'_, B>,
         asked: &Asked,
         graders: &[RewardSection],
     ) -> Result<(), Failure> {
@@ -275,9 +279,9 @@ impl Arguments {
         Ok(())
     }
 
-    fn accuracy(
+    fn accuracy<B: Engine>(
         &self,
-        evaluation: &Evaluation<'_, Backend>,
+        evaluation: &Evaluation<'_, B>,
         levels: &[Level],
         output: Output,
     ) -> Result<(), Failure> {
@@ -295,9 +299,9 @@ impl Arguments {
         output.show(&Judged { record, table: table.clone() }, |width| table.render(width))
     }
 
-    fn likelihood(
+    fn likelihood<B: Engine>(
         &self,
-        setting: &Setting<'_, Backend>,
+        setting: &Setting<'_, B>,
         asked: &Asked,
         seed: u64,
         levels: &[Level],

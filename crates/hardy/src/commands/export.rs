@@ -12,7 +12,7 @@ use hardy_train::{checkpoint, config::refuse_existing, policy::Policy};
 use serde_json::json;
 
 use crate::{
-    device::{Backend, DeviceArgs},
+    device::{Backend, DeviceArgs, Engine},
     failure::Failure,
     new_directory,
     output::Output,
@@ -81,7 +81,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         return records(args, form, output);
     }
     let (step, directory) = find(&args.run, args.step)?;
-    let policy = Policy::<Backend>::from_dir(&directory, &args.device.device())?.merged();
+    let policy = Policy::<Backend>::from_dir(&directory, &Backend::open(args.device.device)?)?.merged();
     let dtype = match args.dtype {
         Weights::F32 => Dtype::F32,
         Weights::Bf16 => Dtype::Bf16,

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     batch_file::read_prompts,
-    device::Backend,
+    device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
     noise_args::{self, NoiseArgs},
@@ -154,9 +154,13 @@ struct Sequence {
 /// # Errors
 /// A model, prompt or plan that can not be used; noise that was asked for and never fired.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.model.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let plan = noise_args::forward_only(args.noise.plan()?, "generation has no backward pass")?;
     let directory = args.model.directory()?;
-    let decoder = args.model.decoder()?;
+    let decoder = args.model.decoder::<B>()?;
     let tokenizer = args.tokenizer(&directory)?;
     let prompts = args.prompts(&directory, &decoder, tokenizer.as_ref())?;
     let at_once = (prompts.len() * args.samples).min(AT_ONCE);
@@ -182,10 +186,10 @@ impl Arguments {
         Ok(needed.then(|| Tokenizer::from_dir(directory)).transpose()?)
     }
 
-    fn prompts(
+    fn prompts<B: Engine>(
         &self,
         directory: &Path,
-        decoder: &Decoder<Backend>,
+        decoder: &Decoder<B>,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Vec<Prompt>, Failure> {
         let config = &decoder.blueprint.config;
@@ -231,7 +235,7 @@ impl Arguments {
         }
     }
 
-    fn how(&self, decoder: &Decoder<Backend>, tokenizer: Option<&Tokenizer>, seed: u64) -> Generation {
+    fn how<B: Engine>(&self, decoder: &Decoder<B>, tokenizer: Option<&Tokenizer>, seed: u64) -> Generation {
         let mut stop = Vec::new();
         if self.stop_at_eos || (self.prompts.prompt.is_some() && !self.ignore_eos) {
             stop.clone_from(&decoder.blueprint.config.eos_token_ids);

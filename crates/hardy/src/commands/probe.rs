@@ -18,6 +18,7 @@ use hardy_train::{
 };
 
 use crate::{
+    device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
     noise_args::NoiseArgs,
@@ -70,13 +71,17 @@ pub struct Arguments {
 /// # Errors
 /// A model, plan or data that can not be used.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.model.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut plan = args.noise.plan()?;
     if plan.rules.is_empty() && !args.magnitudes {
         plan.rules.push(Rule { ops: Ops::All, ..Rule::noise(0.05) });
     } else if plan.rules.is_empty() {
         plan.rules.push(Rule { pass: vec![Pass::Forward, Pass::Backward], ..Rule::noise(0.05) });
     }
-    let policy = args.model.policy()?;
+    let policy = args.model.policy::<B>()?;
     let problems = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };

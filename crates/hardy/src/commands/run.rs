@@ -14,7 +14,7 @@ use toml::{Table, Value};
 
 use crate::{
     build_info,
-    device::{Backend, DeviceArgs},
+    device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     noise_args,
     output::{Output, note},
@@ -88,6 +88,10 @@ struct Arm {
 /// # Errors
 /// Input that can not be used, or a run that fails.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let scale = args.scale.iter().map(|name| format!("scale=\"{name}\""));
     let mut config =
         RunConfig::load(&args.config, &scale.chain(args.set.iter().cloned()).collect::<Vec<_>>())?;
@@ -97,23 +101,24 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
     }
     let directory = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     if args.dry_run {
-        return dry_run(args, &config, &directory, output);
+        return dry_run::<B>(args, &config, &directory, output);
     }
     let mut teller = Teller::default();
-    let device = args.device.device();
-    let finished = lab::run_arms::<Backend>(&config, &directory, args.resume, &device, &mut |event| {
+    let device = B::open(args.device.device)?;
+    let finished = lab::run_arms::<B>(&config, &directory, args.resume, &device, &mut |event| {
         teller.tell(&event)
     })?;
     let outcome = Outcome::new(directory, &finished)?;
     output.show(&outcome, |width| outcome.text(width))
 }
 
-fn dry_run(args: &Arguments, config: &RunConfig, directory: &Path, output: Output) -> Result<(), Failure> {
+fn dry_run<B: Engine>(args: &Arguments, config: &RunConfig, directory: &Path, output: Output) -> Result<(), Failure> {
     if !args.resume {
         refuse_existing(directory)?;
     }
+    let device = B::open(args.device.device)?;
     let plan = |arm: &RunConfig| {
-        let lab::DryRun { forecast, warnings } = lab::dry_run::<Backend>(arm, &args.device.device())?;
+        let lab::DryRun { forecast, warnings } = lab::dry_run::<B>(arm, &device)?;
         warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
         Ok(Planned { name: arm.name.clone(), directory: own, forecast })

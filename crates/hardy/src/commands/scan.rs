@@ -22,6 +22,7 @@ use hardy_train::{
 };
 
 use crate::{
+    device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
     number_args::{explained, help, number, whole},
@@ -104,9 +105,13 @@ pub struct Arguments {
 /// # Errors
 /// A model, format or text that can not be used.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.model.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let format = format_named(&args.format)?;
     args.out.as_deref().map_or(Ok(()), refuse_existing)?;
-    let policy = args.model.policy()?;
+    let policy = args.model.policy::<B>()?;
     let problems = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };

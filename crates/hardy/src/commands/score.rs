@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     batch_file::{ScoreBatch, read_score_batch},
-    device::Backend,
+    device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
     noise_args::{self, NoiseArgs},
@@ -77,11 +77,15 @@ struct Outcome<'a> {
 /// # Errors
 /// A model, batch or plan that can not be used; a loss that is not finite; noise that was asked for and never fired.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.model.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut plan = args.noise.plan()?;
     if !args.grads {
         plan = noise_args::forward_only(plan, "give --grads")?;
     }
-    let decoder = args.model.decoder()?;
+    let decoder = args.model.decoder::<B>()?;
     let batch = read_score_batch(&args.batch, decoder.blueprint.config.vocab_size)?;
     let longest = batch.mask.iter().map(|row| row.iter().filter(|shown| **shown).count()).max().unwrap_or(0);
     args.model.refuse_longer(&decoder, longest, &format!("{}: a sequence", args.batch.display()))?;
@@ -110,9 +114,9 @@ struct Scores {
 }
 
 impl Arguments {
-    fn scores(
+    fn scores<B: Engine>(
         &self,
-        decoder: &Decoder<Backend>,
+        decoder: &Decoder<B>,
         batch: &ScoreBatch,
         plan: &BoundPlan,
     ) -> Result<Scores, Failure> {
@@ -161,7 +165,7 @@ impl Arguments {
 }
 
 /// The gradients under the names and in the shapes of the parameters.
-fn named(decoder: &Decoder<Backend>, gradients: Gradients<Backend>) -> impl Iterator<Item = HostTensor> {
+fn named<B: Engine>(decoder: &Decoder<B>, gradients: Gradients<B>) -> impl Iterator<Item = HostTensor> {
     let specs = decoder.blueprint.parameters[decoder.blueprint.frozen..].iter();
     specs.zip(gradients.clipped(0.0, 0.0)).map(|(spec, gradient)| HostTensor {
         name: format!("grad/{}", spec.name),

@@ -24,7 +24,7 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
-    device::{Backend, DeviceArgs},
+    device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     new_directory, noise_args,
     output::{Output, note},
@@ -81,11 +81,15 @@ struct Outcome<'a> {
 /// # Errors
 /// Input that can not be used, or training that fails.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut config = SftConfig::load(&args.config, &args.set)?;
     config.noise.extend(noise_args::environment()?.unwrap_or_default().noise);
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     refuse_existing(&out)?;
-    let mut trainer = SftTrainer::<Backend>::new(config.clone(), &args.device.device())?;
+    let mut trainer = SftTrainer::<B>::new(config.clone(), &B::open(args.device.device)?)?;
     let judged = held_out(&config, &trainer)?;
     trainer.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
     let parameters = trainer.policy.decoder.blueprint.parameters.iter();
@@ -108,9 +112,9 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 }
 
 /// Trains step by step and writes everything into `directory`.
-fn train(
+fn train<B: Engine>(
     config: &SftConfig,
-    trainer: &mut SftTrainer<Backend>,
+    trainer: &mut SftTrainer<B>,
     judged: Option<Admitted>,
     directory: &Path,
     outcome: &mut Outcome<'_>,
@@ -145,7 +149,7 @@ fn train(
 }
 
 /// The problems of the final evaluation, read before hours are spent; `None` where there is none.
-fn held_out(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<Option<Admitted>, Failure> {
+fn held_out<B: Engine>(config: &SftConfig, trainer: &SftTrainer<B>) -> Result<Option<Admitted>, Failure> {
     if config.eval_problems == 0 {
         return Ok(None);
     }
@@ -161,9 +165,9 @@ fn held_out(config: &SftConfig, trainer: &SftTrainer<Backend>) -> Result<Option<
 }
 
 /// Greedy answers without noise, as long as the model has positions for.
-fn evaluate(
+fn evaluate<B: Engine>(
     config: &SftConfig,
-    trainer: &SftTrainer<Backend>,
+    trainer: &SftTrainer<B>,
     judged: &Admitted,
 ) -> Result<EvalRecord, Failure> {
     let (data, problems) = (&config.data, &judged.problems);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     build_info,
     commands::run::add_rules,
-    device::{Backend, DeviceArgs},
+    device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     noise_args,
     number_args::{help, whole},
@@ -106,6 +106,10 @@ struct Planned {
 /// # Errors
 /// Input that can not be used, or a run that fails.
 pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
+    on_device!(args.device.device, run_on(args, output))
+}
+
+fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut suite = Suite::load(&args.suite)?;
     suite.set.extend(args.set.iter().cloned());
     let directory = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&suite.name));
@@ -118,14 +122,14 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
         Some(shard) => schedule.share(shard, &build_info::table(), hardy_numerics::simd::level())?,
         None => schedule,
     };
-    let device = args.device.device();
-    let steps = schedule.steps::<Backend>(&device)?;
+    let device = B::open(args.device.device)?;
+    let steps = schedule.steps::<B>(&device)?;
     if args.dry_run {
         return dry_run(&schedule, &steps, output);
     }
     let _lock = schedule.claim()?;
     let mut teller = Teller::new(&schedule, &steps);
-    execute::<Backend>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
+    execute::<B>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
     drop(teller);
     if let Some(shard) = schedule.shard() {
         let done = Shared::new(shard, &schedule);

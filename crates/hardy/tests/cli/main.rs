@@ -1,6 +1,8 @@
 //! The binary from outside: what it prints, what it writes, and its exit codes.
 
 mod bad_input;
+#[cfg(feature = "vulkan")]
+mod device;
 mod golden_models;
 mod golden_schedule;
 mod help;

@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use super::super::parallel;
+use crate::device::OnDevice;
 
 /// Cosine and sine of every row's angles, each `[tokens, head_dim/2]`.
 #[derive(Clone, Debug)]
 pub struct Angles {
     table: Arc<[(f32, f32)]>,
     half: usize,
+    on_device: OnDevice,
 }
 
 impl Angles {
@@ -22,12 +24,31 @@ impl Angles {
                 (cos, sin)
             })
         };
-        Self { table: positions.flat_map(turn).collect(), half: frequencies.len() }
+        Self::of(positions.flat_map(turn).collect(), frequencies.len())
+    }
+
+    fn of(table: Arc<[(f32, f32)]>, half: usize) -> Self {
+        Self { table, half, on_device: OnDevice::default() }
+    }
+
+    /// Cosine and sine, row by row.
+    pub(crate) fn pairs(&self) -> &[(f32, f32)] {
+        &self.table
+    }
+
+    /// Angles of a row.
+    pub(crate) fn half(&self) -> usize {
+        self.half
+    }
+
+    /// The copy on a device.
+    pub(crate) fn on_device(&self) -> &OnDevice {
+        &self.on_device
     }
 
     /// The angles of tokens that are left as they are, whatever their position.
     pub fn still(tokens: usize, half: usize) -> Self {
-        Self { table: vec![(1.0, 0.0); tokens * half].into(), half }
+        Self::of(vec![(1.0, 0.0); tokens * half].into(), half)
     }
 
     /// The same angles for heads that also grow by `factor` as they turn.
@@ -36,7 +57,7 @@ impl Angles {
         if factor == 1.0 {
             return self;
         }
-        Self { table: self.table.iter().map(|(cos, sin)| (cos * factor, sin * factor)).collect(), ..self }
+        Self::of(self.table.iter().map(|(cos, sin)| (cos * factor, sin * factor)).collect(), self.half)
     }
 
     /// A copy of `x` `[tokens, width]` with every head of `dim` elements turned by its position's angles.

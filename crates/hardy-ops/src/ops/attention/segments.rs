@@ -4,6 +4,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::MOST_KEYS;
+use crate::device::OnDevice;
 
 /// Where the sequences of a packed batch begin and end, and which earlier run of rows each one continues.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct Segments {
     all: Arc<[Segment]>,
     /// How many positions a token sees, its own among them.
     window: usize,
+    #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
+    on_device: OnDevice,
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +44,7 @@ impl Segments {
             all.push(Segment { rows: end..end + length, prefix });
             end += length;
         }
-        Self { all: all.into(), window: usize::MAX }
+        Self { all: all.into(), window: usize::MAX, on_device: OnDevice::default() }
     }
 
     /// The same sequences, in which a token sees `window` positions, its own among them, or all up to its own.
@@ -53,6 +56,12 @@ impl Segments {
     /// How many positions a token sees.
     pub(crate) fn window(&self) -> usize {
         self.window
+    }
+
+    /// The copy on a device.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
+    pub(crate) fn on_device(&self) -> &OnDevice {
+        &self.on_device
     }
 
     /// How many there are.

@@ -4,7 +4,11 @@ use hardy_train::{config::RunConfig, memory::MemoryEstimate};
 use serde::Serialize;
 
 use super::{GIB, MIB, gib};
-use crate::{failure::Failure, output::Output};
+use crate::{
+    device::{Device, Kind},
+    failure::Failure,
+    output::Output,
+};
 
 /// The estimate of one arm.
 #[derive(Serialize)]
@@ -16,6 +20,7 @@ struct Arm {
 
 #[derive(Serialize)]
 struct Outcome {
+    device: String,
     arms: Vec<Arm>,
     peak_bytes: usize,
     available_gib: Option<f64>,
@@ -26,15 +31,33 @@ struct Outcome {
 ///
 /// # Errors
 /// A configuration, model or data that can not be used.
-pub fn run(config: &str, set: &[String], output: Output) -> Result<(), Failure> {
+pub fn run(config: &str, set: &[String], device: Device, output: Output) -> Result<(), Failure> {
     let arm = |arm: &RunConfig| Ok(Arm { name: arm.name.clone(), bytes: MemoryEstimate::new(arm)? });
     let arms = RunConfig::load(config, set)?.arms()?;
     let arms = arms.iter().map(arm).collect::<Result<Vec<_>, hardy_train::error::Error>>()?;
     let peak_bytes = arms.iter().map(|arm| arm.bytes.peak).max().unwrap_or_default();
-    let available_gib = gib("MemAvailable");
+    let available_gib = available(device);
     let fits = available_gib.map(|available| peak_bytes as f64 <= available * GIB);
-    let outcome = Outcome { arms, peak_bytes, available_gib, fits };
+    let outcome = Outcome { device: device.to_string(), arms, peak_bytes, available_gib, fits };
     output.show(&outcome, |_| text(&outcome))
+}
+
+/// The memory of a device that nobody uses, in GiB; `None` where it does not tell.
+fn available(device: Device) -> Option<f64> {
+    match device.kind {
+        Kind::Cpu => gib("MemAvailable"),
+        #[cfg(any(feature = "cuda", feature = "vulkan"))]
+        _ => of_gpu(device.index.unwrap_or_default()),
+    }
+}
+
+/// What NVIDIA's driver says of a GPU.
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn of_gpu(index: usize) -> Option<f64> {
+    let mut query = std::process::Command::new("nvidia-smi");
+    query.args(["--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", &index.to_string()]);
+    let said = String::from_utf8(query.output().ok()?.stdout).ok()?;
+    Some(said.trim().parse::<f64>().ok()? * MIB / GIB)
 }
 
 fn text(outcome: &Outcome) -> String {
@@ -59,7 +82,9 @@ fn text(outcome: &Outcome) -> String {
     }
     if let (Some(available), Some(fits)) = (outcome.available_gib, outcome.fits) {
         let verdict = if fits { "it fits" } else { "it does not fit" };
-        out += &format!("{verdict}: {available:.1} GiB are available\n");
+        out += &format!("{verdict}: {available:.1} GiB are available on {}\n", outcome.device);
+    } else {
+        out += &format!("{} does not tell how much memory it has\n", outcome.device);
     }
     if outcome.fits == Some(false) {
         out += "less: train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch\n";

@@ -1,0 +1,95 @@
+//! Attention and its gradients.
+
+use super::{
+    inject, is_for_host,
+    kernels::Kernels,
+    tables::{scatter_order, table},
+};
+use crate::{
+    at::{At, Operand},
+    backend::{Primitive, shape_of},
+    ops::attention::{self, Angles, AttentionAt, Heads, KvPass, Segments},
+    site::Point,
+};
+
+/// Whether the host has to compute it.
+fn stays_on_host<B: Kernels>(at: &AttentionAt) -> bool {
+    [&at.scores, &at.softmax, &at.values].into_iter().any(is_for_host) || !B::attends(at)
+}
+
+/// Queries, keys and values as the products see them: turned, with the errors of inputs.
+fn seen<B: Kernels>([q, k, v]: [&Primitive<B>; 3], angles: &Angles, at: &AttentionAt) -> [Primitive<B>; 3] {
+    let table = angles.table::<B>(&B::float_device(q));
+    let turned = |x: &Primitive<B>, operand| {
+        let turned = B::rotary(x.clone(), &table, angles.half(), false);
+        inject::rows::<B>(&at.scores, Point::Input, operand, turned)
+    };
+    let v = inject::rows::<B>(&at.values, Point::Input, Operand::Rhs, v.clone());
+    [turned(q, Operand::Lhs), turned(k, Operand::Rhs), v]
+}
+
+/// See [`attention::attention`].
+pub fn forward<B: Kernels>(
+    qkv: [&Primitive<B>; 3],
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> Primitive<B> {
+    if stays_on_host::<B>(at) {
+        return attention::forward::<B>(qkv, angles, heads, segments, at);
+    }
+    let seen = seen::<B>(qkv, angles, at);
+    let y = B::attend(seen.each_ref(), heads, segments, at);
+    inject::rows::<B>(&at.values, Point::Output, Operand::Lhs, y)
+}
+
+/// See [`attention::cached_attention`].
+pub fn forward_cached<B: Kernels>(
+    qkv: [&Primitive<B>; 3],
+    cache: KvPass<B::Cache>,
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> Primitive<B> {
+    if stays_on_host::<B>(at) {
+        return attention::forward_cached::<B>(qkv, B::host_cache(cache), angles, heads, segments, at);
+    }
+    let seen = seen::<B>(qkv, angles, at);
+    let y = B::attend_cached(seen.each_ref(), cache, heads, segments, at);
+    inject::rows::<B>(&at.values, Point::Output, Operand::Lhs, y)
+}
+
+/// Gradients with respect to queries, keys and values.
+pub fn backward<B: Kernels>(
+    qkv: [&Primitive<B>; 3],
+    grad: &Primitive<B>,
+    angles: &Angles,
+    heads: Heads,
+    segments: &Segments,
+    at: &AttentionAt,
+) -> [Primitive<B>; 3] {
+    if stays_on_host::<B>(at) {
+        return attention::backward::<B>(qkv, grad, angles, heads, segments, at);
+    }
+    let again = at.again();
+    let seen = seen::<B>(qkv, angles, &again);
+    let [dq, dk, dv] = B::attend_backward(seen.each_ref(), grad, heads, segments, at);
+    let dq = inject::rows::<B>(&at.scores, Point::GradInput, Operand::Lhs, dq);
+    let device = B::float_device(&dq);
+    let expanded: Vec<usize> =
+        (0..segments.len()).flat_map(|index| segments.prefix(index).chain(segments.rows(index))).collect();
+    let tokens = shape_of::<B>(&dq)[0];
+    let named: Vec<u32> = expanded.iter().map(|&row| row as u32).collect();
+    let order = table::<B>(scatter_order(&named, tokens), &device);
+    let rows = at.scores.rows().select(expanded);
+    let add_up = |x: Primitive<B>, of: &At| {
+        let x = inject::rows::<B>(&of.for_rows(&rows), Point::GradInput, Operand::Rhs, x);
+        B::add_heads(&x, heads, &order, tokens)
+    };
+    let (dk, dv) = (add_up(dk, &at.scores), add_up(dv, &at.values));
+    let table = angles.table::<B>(&device);
+    let back = |x| B::rotary(x, &table, angles.half(), true);
+    [back(dq), back(dk), dv]
+}

@@ -1,0 +1,329 @@
+//! The backends of CubeCL, CUDA and Vulkan among them: their primitives are the kernels of hardy-cube.
+
+mod attention;
+mod cache;
+
+use burn::tensor::{
+    DType, Shape,
+    backend::{DeviceOps, ExecutionError},
+    ops::FloatTensorOps,
+};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, IntElement,
+    cubecl::server::{ComputeServer, Handle},
+    kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+use hardy_cube::{
+    log_prob, matmul, norm, perturb, rotary, rows,
+    rule::{self, Error},
+    sample, swiglu, tally,
+};
+use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Row};
+
+use super::{Kernels, Layout, Place, embedding, head, linear, norm as norms, silu};
+use crate::{
+    at::At,
+    backend::{Grads, NoisyBackend},
+    errors::Errors,
+    ops::{
+        attention::{Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
+        sample::{Drawn, Sampler, draw},
+    },
+    rows::Rows,
+    site::Pass,
+};
+pub use cache::CubeCache;
+
+/// A tensor of numbers or words.
+type X<'a, R> = &'a CubeTensor<R>;
+
+/// The memory of a tensor, row by row.
+fn handle<R: CubeRuntime>(x: X<R>) -> Handle {
+    into_contiguous(x.clone()).handle
+}
+
+/// The same of a tensor that nobody needs any more, to be changed in place.
+fn owned<R: CubeRuntime>(x: CubeTensor<R>) -> Handle {
+    into_contiguous(x).handle
+}
+
+fn dims<R: CubeRuntime>(x: X<R>) -> [usize; 2] {
+    x.meta.shape().dims::<2>()
+}
+
+/// A tensor `[rows, width]` in memory of `like`'s device.
+fn tensor<R: CubeRuntime>(data: Handle, shape: [usize; 2], like: X<R>) -> CubeTensor<R> {
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), Shape::new(shape), data, DType::F32)
+}
+
+/// The composed operators, for one backend: so they are compiled here, and not again in every crate that uses them.
+macro_rules! composed {
+    ($($method:ident($($argument:ident: $type:ty),*) -> $out:ty = $module:ident::$operator:ident;)*) => {
+        $(fn $method($($argument: $type),*) -> $out {
+            $module::$operator::<Self>($($argument),*)
+        })*
+    };
+}
+
+use super::attention as attentions;
+
+impl<R, I, BT> NoisyBackend for CubeBackend<R, f32, I, BT>
+where
+    R: CubeRuntime,
+    R::Server: ComputeServer,
+    R::Device: DeviceOps,
+    I: IntElement,
+    BT: BoolElement,
+{
+    type Host = Vec<f32>;
+    type Cache = CubeCache;
+
+    fn host(x: X<R>) -> Vec<f32> {
+        let read = burn::tensor::try_read_sync(Self::float_into_data(x.clone()));
+        let data = read.expect("reading waits").unwrap_or_else(|lost: ExecutionError| panic!("{lost:?}"));
+        data.to_vec().expect("numbers in f32")
+    }
+
+    fn new_cache(places: [Places; 2], _: X<R>) -> CubeCache {
+        CubeCache::new(places)
+    }
+
+    fn sample(logits: X<R>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
+        let truncated = how.top_k > 0 || how.top_p < 1.0;
+        if truncated && how.temperature != 0.0 {
+            return draw::<Self>(logits, rows, how, key);
+        }
+        let rows: Rows = rows.into();
+        let rows = rows.table::<Self>(Pass::Forward, &logits.device);
+        <Self as Kernels>::sample(logits, &rows, how.temperature, key)
+    }
+
+    composed! {
+        noisy_linear(x: X<R>, w: X<R>, b: Option<X<R>>, at: &At) -> CubeTensor<R> = linear::forward;
+        noisy_linear_backward(x: X<R>, w: X<R>, grad: X<R>, needs: [bool; 3], at: &At) -> Grads<Self, 3>
+            = linear::backward;
+        freeze_weight(w: X<R>, errors: &Errors) -> CubeTensor<R> = linear::frozen_weight;
+        noisy_frozen_linear(x: X<R>, frozen: X<R>, b: Option<X<R>>, at: &At) -> CubeTensor<R>
+            = linear::forward_frozen;
+        noisy_attention(qkv: [X<R>; 3], angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt)
+            -> CubeTensor<R> = attentions::forward;
+        noisy_attention_backward(
+            qkv: [X<R>; 3], grad: X<R>, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+        ) -> [CubeTensor<R>; 3] = attentions::backward;
+        noisy_cached_attention(
+            qkv: [X<R>; 3], cache: KvPass<CubeCache>, angles: &Angles, heads: Heads, segments: &Segments,
+            at: &AttentionAt
+        ) -> CubeTensor<R> = attentions::forward_cached;
+        noisy_rms_norm(x: X<R>, w: X<R>, epsilon: f32, at: &At) -> CubeTensor<R> = norms::forward;
+        noisy_rms_norm_backward(x: X<R>, w: X<R>, grad: X<R>, epsilon: f32, needs_weight: bool, at: &At)
+            -> Grads<Self, 2> = norms::backward;
+        noisy_silu_up(gate: X<R>, up: X<R>, at: &At) -> CubeTensor<R> = silu::forward;
+        noisy_silu_up_backward(gate: X<R>, up: X<R>, grad: X<R>, at: &At) -> [CubeTensor<R>; 2] = silu::backward;
+        noisy_embedding(w: X<R>, ids: &[u32], at: &At) -> CubeTensor<R> = embedding::forward;
+        noisy_embedding_backward(w: X<R>, ids: &[u32], grad: X<R>, at: &At) -> Option<CubeTensor<R>>
+            = embedding::backward;
+        freeze_table(w: X<R>, errors: &Errors) -> CubeTensor<R> = embedding::frozen_table;
+        gather_rows(x: X<R>, rows: &[u32]) -> CubeTensor<R> = embedding::gather;
+        gather_rows_backward(grad: X<R>, rows: &[u32], height: usize) -> CubeTensor<R> = embedding::scatter;
+        noisy_head(x: X<R>, w: X<R>, targets: &[u32], temperature: f32, at: &At) -> CubeTensor<R> = head::forward;
+        noisy_head_backward(x: X<R>, w: X<R>, targets: (&[u32], f32), grad: X<R>, needs: [bool; 2], at: &At)
+            -> Grads<Self, 2> = head::backward;
+    }
+}
+
+impl<R, I, BT> Kernels for CubeBackend<R, f32, I, BT>
+where
+    R: CubeRuntime,
+    R::Server: ComputeServer,
+    R::Device: DeviceOps,
+    I: IntElement,
+    BT: BoolElement,
+{
+    fn injects(what: &Perturbation, place: Place) -> bool {
+        let place = match place {
+            Place::Rows => rule::Place::Rows,
+            Place::Weight => rule::Place::Weight,
+        };
+        rule::supports(what, place)
+    }
+
+    fn perturb_rows(
+        x: CubeTensor<R>,
+        rows: X<R>,
+        (what, keys): (Perturbation, Keys),
+        tally: Option<X<R>>,
+    ) -> CubeTensor<R> {
+        let (client, shape, like) = (x.client.clone(), dims(&x), Like::of(&x));
+        let (error, tally) = (Error { what, keys }, tally.map(handle));
+        like.tensor(
+            perturb::perturb_rows(&client, owned(x), shape, &handle(rows), &error, tally.as_ref()),
+            shape,
+        )
+    }
+
+    fn perturb_flat(
+        x: CubeTensor<R>,
+        (what, keys): (Perturbation, Keys),
+        tally: Option<X<R>>,
+    ) -> CubeTensor<R> {
+        let (client, shape, like) = (x.client.clone(), dims(&x), Like::of(&x));
+        let (error, tally) = (Error { what, keys }, tally.map(handle));
+        like.tensor(perturb::perturb_flat(&client, owned(x), shape, &error, tally.as_ref()), shape)
+    }
+
+    fn new_tally(device: &R::Device) -> CubeTensor<R> {
+        let client = R::client(device);
+        let empty = tally::new(&client);
+        CubeTensor::new_contiguous(client, device.clone(), Shape::new([tally::WORDS]), empty, DType::F32)
+    }
+
+    fn read_tally(tally: X<R>) -> ErrorEnergy {
+        tally::read(&tally.client, tally.handle.clone())
+    }
+
+    fn matmul(a: X<R>, b: X<R>, layout: Layout, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
+        let ([a0, a1], [b0, b1]) = (dims(a), dims(b));
+        let (layout, [m, k, n]) = match layout {
+            Layout::Nn => (matmul::Layout::NN, [a0, a1, b1]),
+            Layout::Nt => (matmul::Layout::NT, [a0, a1, b0]),
+            Layout::Tn => (matmul::Layout::TN, [a1, a0, b1]),
+        };
+        let product = matmul::matmul(&a.client, &handle(a), &handle(b), [m, k, n], layout, sum.map(owned));
+        tensor(product, [m, n], a)
+    }
+
+    fn add_columns(x: X<R>) -> CubeTensor<R> {
+        tensor(rows::add_columns(&x.client, &handle(x), dims(x)), [1, dims(x)[1]], x)
+    }
+
+    fn norm(x: X<R>, w: X<R>, epsilon: f32) -> CubeTensor<R> {
+        tensor(norm::norm(&x.client, &handle(x), &handle(w), dims(x), dims(w)[1], epsilon), dims(x), x)
+    }
+
+    fn norm_backward(x: X<R>, w: X<R>, grad: X<R>, epsilon: f32) -> [CubeTensor<R>; 2] {
+        let [x_data, w_data, grad_data] = [x, w, grad].map(handle);
+        let (dx, dw) =
+            norm::norm_backward(&x.client, &x_data, &w_data, &grad_data, dims(x), dims(w)[1], epsilon);
+        [tensor(dx, dims(x), x), tensor(dw, dims(w), x)]
+    }
+
+    fn rotary(x: CubeTensor<R>, angles: X<R>, half: usize, back: bool) -> CubeTensor<R> {
+        let (client, shape, like) = (x.client.clone(), dims(&x), Like::of(&x));
+        like.tensor(rotary::rotary(&client, owned(x), shape, half, &handle(angles), back), shape)
+    }
+
+    fn attends(at: &AttentionAt) -> bool {
+        attention::attends(at)
+    }
+
+    fn attend(qkv: [X<R>; 3], heads: Heads, segments: &Segments, at: &AttentionAt) -> CubeTensor<R> {
+        attention::forward::<R, Self>(qkv, heads, segments, at)
+    }
+
+    fn attend_cached(
+        qkv: [X<R>; 3],
+        cache: KvPass<CubeCache>,
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> CubeTensor<R> {
+        cache::attention::<R, Self>(qkv, cache, heads, segments, at)
+    }
+
+    fn host_cache(cache: KvPass<CubeCache>) -> KvPass<HostCache> {
+        cache::host_cache(cache)
+    }
+
+    fn attend_backward(
+        qkv: [X<R>; 3],
+        grad: X<R>,
+        heads: Heads,
+        segments: &Segments,
+        at: &AttentionAt,
+    ) -> [CubeTensor<R>; 3] {
+        attention::backward::<R, Self>(qkv, grad, heads, segments, at)
+    }
+
+    fn add_heads(x: X<R>, heads: Heads, order: X<R>, tokens: usize) -> CubeTensor<R> {
+        attention::add_heads(x, heads, order, tokens)
+    }
+
+    fn silu(x: X<R>) -> CubeTensor<R> {
+        let [height, width] = dims(x);
+        tensor(swiglu::silu(&x.client, &handle(x), height * width), dims(x), x)
+    }
+
+    fn swiglu(gate: X<R>, up: X<R>) -> CubeTensor<R> {
+        let [height, width] = dims(gate);
+        tensor(swiglu::swiglu(&gate.client, &handle(gate), &handle(up), height * width), dims(gate), gate)
+    }
+
+    fn swiglu_backward(gate: X<R>, up: X<R>, grad: X<R>) -> [CubeTensor<R>; 2] {
+        let ([height, width], [x, u, dy]) = (dims(gate), [gate, up, grad].map(handle));
+        let (d_gate, d_up) = swiglu::swiglu_backward(&gate.client, &x, &u, &dy, height * width);
+        [d_gate, d_up].map(|x| tensor(x, dims(gate), gate))
+    }
+
+    fn log_probs(logits: X<R>, targets: X<R>, temperature: f32) -> CubeTensor<R> {
+        let shape = dims(logits);
+        let scores =
+            log_prob::log_probs(&logits.client, &handle(logits), shape, &handle(targets), temperature);
+        tensor(scores, [shape[0], 2], logits)
+    }
+
+    fn log_probs_backward(
+        logits: CubeTensor<R>,
+        targets: X<R>,
+        temperature: f32,
+        grad: X<R>,
+    ) -> CubeTensor<R> {
+        let (client, shape, like) = (logits.client.clone(), dims(&logits), Like::of(&logits));
+        let (targets, grad) = (handle(targets), handle(grad));
+        let dz = log_prob::log_probs_backward(&client, owned(logits), shape, &targets, temperature, &grad);
+        like.tensor(dz, shape)
+    }
+
+    fn gather(x: X<R>, indices: X<R>) -> CubeTensor<R> {
+        let ([height, width], count) = (dims(x), indices.meta.shape().num_elements());
+        let found = rows::gather(&x.client, &handle(x), &handle(indices), [height, width, count]);
+        tensor(found, [count, width], x)
+    }
+
+    fn scatter(x: X<R>, order: X<R>, height: usize) -> CubeTensor<R> {
+        let ([count, width], words) = (dims(x), order.meta.shape().num_elements());
+        let sizes = [height, width, count];
+        let sums = rows::scatter(&x.client, &handle(x), &handle(order), sizes, words - height - 1);
+        tensor(sums, [height, width], x)
+    }
+
+    fn sample(logits: X<R>, rows: X<R>, temperature: f32, key: NoiseKey) -> Vec<Option<Drawn>> {
+        let client = &logits.client;
+        let (ids, scores) =
+            sample::sample(client, &handle(logits), dims(logits), &handle(rows), key, temperature);
+        let [ids, scores] = [ids, scores].map(|words| client.read_one_unchecked(words));
+        let word =
+            |bytes: &[u8], i: usize| bytes[4 * i..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+        let one = |row| {
+            let id = word(&ids, row);
+            (id != u32::MAX).then(|| (id, f32::from_bits(word(&scores, 2 * row))))
+        };
+        (0..dims(logits)[0]).map(one).collect()
+    }
+}
+
+/// Where a tensor was that is changed in place.
+struct Like<R: CubeRuntime> {
+    client: burn_cubecl::cubecl::client::ComputeClient<R>,
+    device: R::Device,
+}
+
+impl<R: CubeRuntime> Like<R> {
+    fn of(x: X<R>) -> Self {
+        Self { client: x.client.clone(), device: x.device.clone() }
+    }
+
+    fn tensor(self, data: Handle, shape: [usize; 2]) -> CubeTensor<R> {
+        CubeTensor::new_contiguous(self.client, self.device, Shape::new(shape), data, DType::F32)
+    }
+}

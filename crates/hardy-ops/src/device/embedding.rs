@@ -1,0 +1,57 @@
+//! The rows of a table, and of an activation.
+
+use super::{
+    inject, is_for_host,
+    kernels::Kernels,
+    linear::weight_gradient,
+    tables::{scatter_order, table},
+};
+use crate::{
+    at::{At, Operand},
+    backend::{Primitive, shape_of},
+    errors::Errors,
+    ops::embedding,
+    site::Point,
+};
+
+/// See [`embedding::embedding`].
+pub fn forward<B: Kernels>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primitive<B> {
+    if is_for_host(at) {
+        return embedding::forward::<B>(w, ids, at);
+    }
+    let w = inject::flat::<B>(at, Point::Weight, w.clone());
+    inject::rows::<B>(at, Point::Output, Operand::Lhs, gather::<B>(&w, ids))
+}
+
+/// The table with its errors.
+pub fn frozen_table<B: Kernels>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
+    inject::flat::<B>(errors, Point::Weight, w.clone())
+}
+
+/// The gradient of the table.
+pub fn backward<B: Kernels>(
+    w: &Primitive<B>,
+    ids: &[u32],
+    grad: &Primitive<B>,
+    at: &At,
+) -> Option<Primitive<B>> {
+    if is_for_host(at) {
+        return embedding::backward::<B>(w, ids, grad, at);
+    }
+    weight_gradient::<B>(at, scatter::<B>(grad, ids, shape_of::<B>(w)[0]))
+}
+
+/// The rows of `x` that `rows` names.
+///
+/// # Panics
+/// If a row does not exist.
+pub fn gather<B: Kernels>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
+    let [height, _] = shape_of::<B>(x);
+    assert!(rows.iter().all(|&row| (row as usize) < height), "a row below {height}");
+    B::gather(x, &table::<B>(rows.to_vec(), &B::float_device(x)))
+}
+
+/// `[height, width]`, every row of `x` added to the one that `rows` names.
+pub fn scatter<B: Kernels>(x: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
+    B::scatter(x, &table::<B>(scatter_order(rows, height), &B::float_device(x)), height)
+}

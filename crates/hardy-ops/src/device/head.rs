@@ -1,0 +1,127 @@
+//! The head of a language model down to log-probabilities, in chunks of rows.
+
+use std::ops::Range;
+
+use burn::tensor::{Tensor, TensorPrimitive};
+
+use super::{
+    inject, is_for_host,
+    kernels::{Kernels, Layout},
+    linear::weight_gradient,
+    tables::table,
+};
+use crate::{
+    at::{At, Operand},
+    backend::{Grads, Primitive, shape_of},
+    ops::head,
+    rows::Rows,
+    site::Point,
+};
+
+/// Logits of a chunk, at most: 256 MiB.
+const CHUNK: usize = 1 << 26;
+
+/// The operands of a head as its products see them.
+struct Seen<'a, B: Kernels> {
+    x: Primitive<B>,
+    w: Primitive<B>,
+    targets: &'a [u32],
+    temperature: f32,
+}
+
+impl<'a, B: Kernels> Seen<'a, B> {
+    fn new(x: &Primitive<B>, w: &Primitive<B>, (targets, temperature): (&'a [u32], f32), at: &At) -> Self {
+        let vocab = shape_of::<B>(w)[0];
+        assert!(targets.iter().all(|&target| (target as usize) < vocab), "a target below {vocab}");
+        let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
+        Self { x, w: inject::flat::<B>(at, Point::Weight, w.clone()), targets, temperature }
+    }
+
+    /// The rows in chunks.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<B> {
+        let [tokens, vocab] = [shape_of::<B>(&self.x)[0], shape_of::<B>(&self.w)[0]];
+        let rows = (CHUNK / vocab).max(1);
+        (0..tokens).step_by(rows).map(move |first| first..tokens.min(first + rows))
+    }
+
+    /// The rows `range` of the input, and their logits.
+    fn logits(&self, range: &Range<usize>, at: &At) -> [Primitive<B>; 2] {
+        let x = slice::<B>(&self.x, range);
+        let z = B::matmul(&x, &self.w, Layout::Nt, None);
+        let rows: Rows = at.rows().addresses()[range.clone()].iter().copied().collect();
+        let z = inject::rows::<B>(&at.for_rows(&rows), Point::Output, Operand::Lhs, z);
+        [x, z]
+    }
+
+    fn targets(&self, range: &Range<usize>) -> burn::tensor::ops::IntTensor<B> {
+        table::<B>(self.targets[range.clone()].to_vec(), &B::float_device(&self.x))
+    }
+}
+
+/// See [`head::head`].
+pub fn forward<B: Kernels>(
+    x: &Primitive<B>,
+    w: &Primitive<B>,
+    targets: &[u32],
+    temperature: f32,
+    at: &At,
+) -> Primitive<B> {
+    if is_for_host(at) {
+        return head::forward::<B>(x, w, targets, temperature, at);
+    }
+    let seen = Seen::<B>::new(x, w, (targets, temperature), at);
+    let part = |range: Range<usize>| {
+        let [_, z] = seen.logits(&range, at);
+        B::log_probs(&z, &seen.targets(&range), temperature)
+    };
+    join::<B>(seen.chunks().map(part).collect())
+}
+
+/// Gradients with respect to input and weight.
+pub fn backward<B: Kernels>(
+    x: &Primitive<B>,
+    w: &Primitive<B>,
+    targets: (&[u32], f32),
+    grad: &Primitive<B>,
+    needs: [bool; 2],
+    at: &At,
+) -> Grads<B, 2> {
+    if is_for_host(at) {
+        return head::backward::<B>(x, w, targets, grad, needs, at);
+    }
+    let again = at.again();
+    let seen = Seen::<B>::new(x, w, targets, &again);
+    let (mut dx, mut dw) = (Vec::new(), None);
+    for range in seen.chunks() {
+        let [x, z] = seen.logits(&range, &again);
+        let grad = slice::<B>(grad, &range);
+        let dz = B::log_probs_backward(z, &seen.targets(&range), seen.temperature, &grad);
+        if needs[0] {
+            dx.push(B::matmul(&dz, &seen.w, Layout::Nn, None));
+        }
+        if needs[1] {
+            dw = Some(B::matmul(&dz, &x, Layout::Tn, dw));
+        }
+    }
+    let dx = needs[0].then(|| inject::rows::<B>(at, Point::GradInput, Operand::Lhs, join::<B>(dx)));
+    [dx, dw.and_then(|dw| weight_gradient::<B>(at, dw))]
+}
+
+/// The rows `range` of `x`.
+fn slice<B: Kernels>(x: &Primitive<B>, range: &Range<usize>) -> Primitive<B> {
+    let [rows, width] = shape_of::<B>(x);
+    if *range == (0..rows) {
+        return x.clone();
+    }
+    let x = Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(x.clone()));
+    x.slice([range.clone(), 0..width]).into_primitive().tensor()
+}
+
+/// Rows one after another.
+fn join<B: Kernels>(mut parts: Vec<Primitive<B>>) -> Primitive<B> {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let parts = parts.into_iter().map(|x| Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(x)));
+    Tensor::cat(parts.collect(), 0).into_primitive().tensor()
+}

@@ -1,0 +1,75 @@
+//! Errors between the primitives: on the rows of an activation, on a weight, on the gradient of one. A rule without a kernel
+//! is injected on the host, into that tensor alone.
+
+use burn::tensor::{Tensor, TensorPrimitive};
+use hardy_numerics::ErrorEnergy;
+
+use super::kernels::{Kernels, Place};
+use crate::{
+    at::{At, Operand},
+    backend::{Primitive, shape_of},
+    errors::{Errors, Injection},
+    site::Point,
+};
+
+/// `x`, `[rows, width]`, with the errors of `point`.
+pub(super) fn rows<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>) -> Primitive<B> {
+    let (shape @ [_, width], errors) = (shape_of::<B>(&x), at.injections(point));
+    if errors.is_empty() {
+        return x;
+    }
+    if !errors.iter().all(|error| B::injects(&error.perturbation, Place::Rows)) {
+        let mut host = B::host(&x).to_vec();
+        at.perturb_rows(point, operand, width, &mut host);
+        return B::upload(host, shape, &x);
+    }
+    let device = B::float_device(&x);
+    let addresses = at.rows().table::<B>(point.pass(), &device);
+    let elements = at.rows().counted(point.pass()) * width as u64;
+    errors.iter().fold(x, |x, error| {
+        let tally = tally::<B>(at, error, point, &device);
+        if tally.is_some() {
+            let calls = at.calls(point, operand);
+            error.tally.add(calls, elements, error.perturbation.scale(), ErrorEnergy::default());
+        }
+        B::perturb_rows(x, &addresses, (error.perturbation, error.keys[operand as usize]), tally.as_ref())
+    })
+}
+
+/// `x`, a weight or the gradient of one, with the errors of `point`.
+pub(super) fn flat<B: Kernels>(errors: &Errors, point: Point, x: Primitive<B>) -> Primitive<B> {
+    let (shape @ [rows, width], all) = (shape_of::<B>(&x), errors.injections(point));
+    if all.is_empty() {
+        return x;
+    }
+    if !all.iter().all(|error| B::injects(&error.perturbation, Place::Weight)) {
+        let mut host = B::host(&x).to_vec();
+        errors.perturb_flat(point, width, &mut host);
+        return B::upload(host, shape, &x);
+    }
+    let device = B::float_device(&x);
+    all.iter().fold(x, |x, error| {
+        let tally = tally::<B>(errors, error, point, &device);
+        if tally.is_some() {
+            let elements = (rows * width) as u64;
+            error.tally.add(1, elements, error.perturbation.scale(), ErrorEnergy::default());
+        }
+        B::perturb_flat(x, (error.perturbation, error.keys[0]), tally.as_ref())
+    })
+}
+
+/// Where the energy of an error is added up, where it is counted.
+pub(super) fn tally<B: Kernels>(
+    errors: &Errors,
+    error: &Injection,
+    point: Point,
+    device: &B::Device,
+) -> Option<Primitive<B>> {
+    errors.counts(error, point).then(|| error.tally.on_device::<B>(device))
+}
+
+/// The product of two tensors, element by element.
+pub(super) fn times<B: Kernels>(a: Primitive<B>, b: Primitive<B>) -> Primitive<B> {
+    let tensor = |x| Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(x));
+    (tensor(a) * tensor(b)).into_primitive().tensor()
+}

@@ -1,0 +1,122 @@
+//! Tables on a device: addresses, segments, angles, indices. One that a whole pass reads is uploaded when a kernel first asks
+//! for it, and kept beside the table of the host.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use burn::tensor::{
+    TensorData,
+    ops::{FloatTensor, IntTensor},
+};
+
+use crate::{
+    backend::NoisyBackend,
+    ops::attention::{Angles, Segments},
+    rows::Rows,
+    site::Pass,
+};
+
+/// The copy of a table on the device that first asked for it.
+#[derive(Clone, Default)]
+pub(crate) struct OnDevice(Arc<OnceLock<Box<dyn Any + Send + Sync>>>);
+
+impl fmt::Debug for OnDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "uploaded" } else { "not uploaded" })
+    }
+}
+
+impl OnDevice {
+    /// The copy on `device`. One for another device is made anew each time.
+    pub fn get<D, T>(&self, device: &D, upload: impl Fn() -> T) -> T
+    where
+        D: Clone + PartialEq + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        let kept = self.0.get_or_init(|| Box::new((device.clone(), upload())));
+        match kept.downcast_ref::<(D, T)>() {
+            Some((on, table)) if on == device => table.clone(),
+            _ => upload(),
+        }
+    }
+}
+
+/// A table of words, `[length]`.
+pub(crate) fn table<B: NoisyBackend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
+    let length = words.len();
+    B::int_from_data(TensorData::new(words, [length]), device)
+}
+
+/// The order in which a scatter adds: of every row of `[height]` the places in `indices` that name it.
+///
+/// # Panics
+/// If an index is not below `height`.
+pub(crate) fn scatter_order(indices: &[u32], height: usize) -> Vec<u32> {
+    let mut order = vec![0_u32; height + 1];
+    for &index in indices {
+        order[index as usize + 1] += 1;
+    }
+    for row in 0..height {
+        order[row + 1] += order[row];
+    }
+    let (mut next, mut entries) = (order[..height].to_vec(), vec![0; indices.len()]);
+    for (place, &index) in (0..).zip(indices) {
+        entries[next[index as usize] as usize] = place;
+        next[index as usize] += 1;
+    }
+    order.extend(entries);
+    order
+}
+
+impl Rows {
+    /// The addresses in `pass` on `device`, `[rows, 4]`: position, the low and the high half of the sequence, and whether
+    /// the row is counted.
+    pub(crate) fn table<B: NoisyBackend>(&self, pass: Pass, device: &B::Device) -> IntTensor<B> {
+        self.on_device(pass).get(device, || {
+            let mut counted = vec![0; self.len()];
+            for (span, counts) in self.spans(pass, 0..self.len()) {
+                counted[span].fill(u32::from(counts));
+            }
+            let row = |(row, counted): (&hardy_numerics::Row, u32)| {
+                [row.position, row.sequence as u32, (row.sequence >> 32) as u32, counted]
+            };
+            table::<B>(self.of(pass).iter().zip(counted).flat_map(row).collect(), device)
+        })
+    }
+}
+
+impl Segments {
+    /// `[segments, 4]`: first row and rows, first row and rows of what it continues.
+    #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
+    pub(crate) fn words(&self) -> Vec<u32> {
+        let one = |index| {
+            let (rows, prefix) = (self.rows(index), self.prefix(index));
+            [rows.start, rows.len(), prefix.start, prefix.len()].map(|word| word as u32)
+        };
+        (0..self.len()).flat_map(one).collect()
+    }
+}
+
+impl Angles {
+    /// On `device`, `[tokens, half, 2]`.
+    pub(crate) fn table<B: NoisyBackend>(&self, device: &B::Device) -> FloatTensor<B> {
+        self.on_device().get(device, || {
+            let angles: Vec<f32> = self.pairs().iter().flat_map(|&(cos, sin)| [cos, sin]).collect();
+            let length = angles.len();
+            B::float_from_data(TensorData::new(angles, [length]), device)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scatter_adds_the_rows_of_an_index_in_their_order() {
+        assert_eq!(scatter_order(&[2, 0, 2, 3], 5), [0, 1, 1, 3, 4, 4, 1, 0, 2, 3]);
+    }
+}
