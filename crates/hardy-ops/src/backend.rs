@@ -47,6 +47,9 @@ pub type Grads<B, const N: usize> = [Option<Primitive<B>>; N];
 
 /// A burn backend with the instrumented operators.
 pub trait NoisyBackend: Backend {
+    /// Whether tensors lie in the host's memory, so that work on slices costs no copies.
+    const ON_HOST: bool = false;
+
     /// A tensor's elements on the host.
     type Host: Deref<Target = [f32]> + Send + Sync;
 
@@ -365,6 +368,8 @@ macro_rules! host_kernels {
 }
 
 impl NoisyBackend for Flex {
+    const ON_HOST: bool = true;
+
     type Host = FlexHost;
     type Cache = HostCache;
 
@@ -412,6 +417,8 @@ impl NoisyBackend for Flex {
 }
 
 impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
+    const ON_HOST: bool = B::ON_HOST;
+
     type Host = B::Host;
     type Cache = B::Cache;
 

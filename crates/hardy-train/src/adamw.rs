@@ -75,6 +75,9 @@ impl Update {
         m: &mut Tensor<B, 2>,
         v: &mut Tensor<B, 2>,
     ) {
+        if !B::ON_HOST {
+            return self.on_device(p, g, m, v);
+        }
         let [mut p_host, mut m_host, mut v_host] = [&*p, &*m, &*v].map(host::<B>);
         let g_host = host::<B>(g);
         let chunks = p_host.par_chunks_mut(CHUNK).zip(m_host.par_chunks_mut(CHUNK));
@@ -89,6 +92,21 @@ impl Update {
         for (tensor, data) in [(p, p_host), (m, m_host), (v, v_host)] {
             *tensor = Tensor::from_data(TensorData::new(data, tensor.dims()), &tensor.device());
         }
+    }
+
+    /// The same as operations of the device, element by element.
+    fn on_device<B: NoisyBackend>(
+        &self,
+        p: &mut Tensor<B, 2>,
+        g: &Tensor<B, 2>,
+        m: &mut Tensor<B, 2>,
+        v: &mut Tensor<B, 2>,
+    ) {
+        let ([b1, b2], [rest_1, rest_2], [correct_1, correct_2]) = (self.betas, self.rest, self.corrections);
+        *m = m.clone() * b1 + g.clone() * rest_1;
+        *v = v.clone() * b2 + g.clone() * g.clone() * rest_2;
+        let direction = (m.clone() / correct_1) / ((v.clone() / correct_2).sqrt() + EPSILON);
+        *p = p.clone() * self.keep - direction * self.rate;
     }
 
     #[inline(always)]
