@@ -105,14 +105,18 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     }
     let mut teller = Teller::default();
     let device = B::open(args.device.device)?;
-    let finished = lab::run_arms::<B>(&config, &directory, args.resume, &device, &mut |event| {
-        teller.tell(&event)
-    })?;
+    let finished =
+        lab::run_arms::<B>(&config, &directory, args.resume, &device, &mut |event| teller.tell(&event))?;
     let outcome = Outcome::new(directory, &finished)?;
     output.show(&outcome, |width| outcome.text(width))
 }
 
-fn dry_run<B: Engine>(args: &Arguments, config: &RunConfig, directory: &Path, output: Output) -> Result<(), Failure> {
+fn dry_run<B: Engine>(
+    args: &Arguments,
+    config: &RunConfig,
+    directory: &Path,
+    output: Output,
+) -> Result<(), Failure> {
     if !args.resume {
         refuse_existing(directory)?;
     }
