@@ -1,5 +1,7 @@
-//! A run from start to end: train step by step, evaluate at step 0, every so often and at the last step, keep a
-//! checkpoint at the same steps, and write everything into a run directory that is never overwritten.
+//! A run from start to end: train step by step, evaluate at step 0, every so often and at the last step, keep
+//! checkpoints, and write everything into a run directory that is never overwritten.
+
+mod keeper;
 
 use std::{
     fs,
@@ -13,7 +15,7 @@ use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     admission::Asking,
     builtin, checkpoint,
-    config::{EvalSection, RunConfig, graders_of, refuse_existing},
+    config::{CheckpointSection, EvalSection, RunConfig, graders_of, refuse_existing},
     data::{self, Problem, Split, answers_for, check_truths},
     early_word::EarlyWord,
     error::Error,
@@ -23,6 +25,8 @@ use hardy_train::{
     step_record::StepRecord,
     trainer::{Trainer, step_counts, training_problems},
 };
+
+use keeper::Keeper;
 
 use crate::{
     error::LabError,
@@ -167,6 +171,9 @@ fn with_adapters<B: NoisyBackend>(config: &RunConfig, policy: Policy<B>) -> Resu
 ///
 /// # Errors
 /// Input that can not be used, a directory that exists (unless `resume`), or a run that fails.
+///
+/// # Panics
+/// Never: the last step is always evaluated.
 pub fn run<B: NoisyBackend>(
     config: &RunConfig,
     directory: &Path,
@@ -182,9 +189,7 @@ pub fn run<B: NoisyBackend>(
     let text = config.to_toml();
     if resume && directory.join("config.toml").exists() {
         check_same_config(directory, config)?;
-        if let Some((_, newest)) = checkpoint::latest(directory)
-            && let Some(note) = checkpoint::restore(&newest, &mut trainer, device)?
-        {
+        if let Some(note) = go_back(&mut trainer, directory)? {
             tell(Event::Warning(&note));
         }
     } else {
@@ -196,14 +201,23 @@ pub fn run<B: NoisyBackend>(
         write_atomically(&directory.join("config.toml"), text.as_bytes()).map_err(Error::from)?;
     }
     let (from, total) = (trainer.steps, trainer.total_steps);
+    if from > total {
+        let directory = directory.display();
+        return Err(
+            Error::config(format!("{directory}: {from} steps were made, {total} are asked for")).into()
+        );
+    }
     tell(Event::Started { name: &config.name, directory, from, total });
     let mut log = Log::open(directory, from)?;
     let (metric, graders) = (Metric::from(config.metric()), trainer.judge.by_metric(&config.metric())?);
     let judge = Judge { metric, graders, config, directory, problems: &eval_problems, levels: &levels };
-    let mut last = match judge.existing(from) {
-        Some(record) if from > 0 => record,
-        _ => judge.evaluate_and_keep(&trainer, &mut log, tell)?,
-    };
+    let mut keeper = Keeper::new(directory, &config.checkpoint, from, |step| judge.existing(step));
+    let mut last = if from > 0 { judge.existing(from) } else { None };
+    if last.is_none() && judge.is_due(from, total) {
+        let record = judge.evaluate_and_keep(&trainer, &mut log, tell)?;
+        keeper.keep(&trainer, Some(&record), tell)?;
+        last = Some(record);
+    }
     let (mut learned_nothing, mut early) = (false, EarlyWord::default());
     while trainer.steps < total {
         let mut record = trainer
@@ -221,15 +235,27 @@ pub fn run<B: NoisyBackend>(
         if record.grad_norm > 0.0 {
             refuse_silent_noise(&trainer)?;
         }
-        let due = config.eval.every > 0 && trainer.steps % config.eval.every as u64 == 0;
-        if due || trainer.steps == total {
-            last = judge.evaluate_and_keep(&trainer, &mut log, tell)?;
-        }
+        let evaluation = judge.is_due(trainer.steps, total);
+        let evaluation = evaluation.then(|| judge.evaluate_and_keep(&trainer, &mut log, tell)).transpose()?;
+        keeper.keep(&trainer, evaluation.as_ref(), tell)?;
+        last = evaluation.or(last);
     }
     refuse_no_update(&trainer)?;
     refuse_silent_noise(&trainer)?;
     report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
-    Ok(last)
+    Ok(last.expect("the last step is evaluated"))
+}
+
+/// Sets a trainer back to the last checkpoint of its run that it can go on from; gives what should be said of it, if
+/// anything. Where there is none it begins again.
+fn go_back<B: NoisyBackend>(trainer: &mut Trainer<B>, directory: &Path) -> Result<Option<String>, LabError> {
+    if let Some((_, path)) = checkpoint::resumable(directory) {
+        return Ok(trainer.restore(&path)?);
+    }
+    let made = checkpoint::latest(directory).filter(|(step, _)| *step > 0);
+    Ok(made.map(|(_, path)| {
+        format!("{}: holds no optimizer state, nor does any other; the run begins again", path.display())
+    }))
 }
 
 /// What to say of a step whose groups were all dropped.
@@ -295,7 +321,7 @@ pub fn run_arms<B: NoisyBackend>(
     Ok(outcomes)
 }
 
-/// Evaluates a trainer and keeps the record and a checkpoint.
+/// Evaluates a trainer and keeps the record.
 struct Judge<'a> {
     metric: Metric,
     graders: Graders,
@@ -314,6 +340,12 @@ impl Judge<'_> {
         EvalRecord::read(&self.path(step)).ok()
     }
 
+    /// Whether the policy is evaluated after `step` of `total` steps.
+    fn is_due(&self, step: u64, total: u64) -> bool {
+        let every = self.config.eval.every as u64;
+        step == 0 || step == total || (every > 0 && step.is_multiple_of(every))
+    }
+
     fn evaluate_and_keep<B: NoisyBackend>(
         &self,
         trainer: &Trainer<B>,
@@ -321,12 +353,9 @@ impl Judge<'_> {
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<EvalRecord, LabError> {
         let config = self.config;
+        let policy = trainer.policy.stored_as(config.checkpoint.dtype);
         let evaluation = Evaluation {
-            setting: Setting {
-                policy: &trainer.policy,
-                problems: self.problems,
-                wording: &config.data.prompt,
-            },
+            setting: Setting { policy: &policy, problems: self.problems, wording: &config.data.prompt },
             model: &config.model.path,
             data: &config.data.eval,
             step: Some(trainer.steps),
@@ -346,7 +375,6 @@ impl Judge<'_> {
         let receipts = serde_json::to_value(trainer.plan.receipts()).unwrap_or_default();
         write_json(&self.directory.join("receipts.json"), &receipts).map_err(Error::from)?;
         tell(Event::Evaluated(&record));
-        tell(Event::Checkpoint(&checkpoint::save(self.directory, trainer)?));
         Ok(record)
     }
 }
@@ -411,18 +439,44 @@ pub fn is_finished(directory: &Path, config: &RunConfig) -> Result<bool, LabErro
     Ok(directory.join("report.html").exists())
 }
 
-/// A resumed run must be the run that was started.
-fn check_same_config(directory: &Path, config: &RunConfig) -> Result<(), LabError> {
+/// Makes a run of `config`, and each of its arms, longer: `train.steps` or `train.epochs` of what it was started with become
+/// those of `config`, as if they had been so from the first; resumed, it goes on to there. What depends on how many steps
+/// there are, a decaying learning rate and the stages of adaptive quantisation noise, is from then on that of the longer run.
+///
+/// # Errors
+/// A run that was not started, or that differs in anything else.
+pub fn extend(config: &RunConfig, directory: &Path) -> Result<(), LabError> {
+    for arm in config.arms()? {
+        let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
+        let mut longer = started_with(&own)?;
+        (longer.train.steps, longer.train.epochs) = (arm.train.steps, arm.train.epochs);
+        refuse_difference(&own, longer.clone(), &arm)?;
+        write_atomically(&own.join("config.toml"), longer.to_toml().as_bytes()).map_err(Error::from)?;
+    }
+    Ok(())
+}
+
+/// The configuration that a run was started with.
+fn started_with(directory: &Path) -> Result<RunConfig, LabError> {
     let path = directory.join("config.toml");
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
-    let mut before: RunConfig =
-        hardy_train::toml_errors::parse(&text, &path.display().to_string()).map_err(Error::from)?;
+    Ok(hardy_train::toml_errors::parse(&text, &path.display().to_string()).map_err(Error::from)?)
+}
+
+/// A resumed run must be the run that was started.
+fn check_same_config(directory: &Path, config: &RunConfig) -> Result<(), LabError> {
+    refuse_difference(directory, started_with(directory)?, config)
+}
+
+fn refuse_difference(directory: &Path, mut before: RunConfig, config: &RunConfig) -> Result<(), LabError> {
     before.build.clone_from(&config.build);
+    // How often it is saved and what is kept changes no number.
+    before.checkpoint = CheckpointSection { dtype: before.checkpoint.dtype, ..config.checkpoint.clone() };
     if before.resolved() != config.resolved() {
         let what = first_difference(&before, config);
         return Err(Error::config(format!(
             "{}: was started with another configuration ({what}); --resume goes on with the same one",
-            path.display()
+            directory.join("config.toml").display()
         ))
         .into());
     }

@@ -149,7 +149,7 @@ fn rounds_of_generation_end_where_there_is_no_further_prompt() {
 
 #[test]
 fn dynamic_sampling_does_not_depend_on_threads_or_interruptions() {
-    let changes = ["train.algorithm=dapo", "train.tis_cap=1.2"];
+    let changes = ["train.algorithm=dapo", "train.tis_cap=1.2", "checkpoint.optimizer=all"];
     let with = |threads: usize| {
         let dir = tempfile::tempdir().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -179,6 +179,46 @@ fn truncated_importance_sampling_weighs_tokens_and_leaves_the_mismatch() {
     assert_eq!(number(&tight, "tis_capped_share"), 1.0);
     let ratio = number(&tight, "grad_norm") / number(&plain, "grad_norm");
     assert!((ratio / 1e-9 - 1.0).abs() < 0.05, "{ratio}");
+}
+
+#[test]
+fn icepop_leaves_out_the_tokens_whose_weight_is_outside_its_bounds() {
+    let one = |bound: &str| metrics_of(&["train.steps=1", &format!("train.icepop_bound={bound}")]).remove(0);
+    let (loose, tight) = (one("1e6"), one("1.000001"));
+    assert_eq!(number(&loose, "icepop_masked_share"), 0.0);
+    // Within wide bounds it is importance sampling without a cap that is ever reached.
+    let uncapped = metrics_of(&["train.steps=1", "train.tis_cap=1e6"]).remove(0);
+    assert_eq!(number(&loose, "grad_norm"), number(&uncapped, "grad_norm"));
+    assert!(number(&tight, "icepop_masked_share") > 0.9, "{tight}");
+    assert!(number(&tight, "grad_norm") < number(&loose, "grad_norm"), "{tight}");
+}
+
+#[test]
+fn a_step_can_learn_from_its_rollouts_more_than_once() {
+    let lines = metrics_of(&["train.updates_per_rollout=3", "train.minibatches=2"]);
+    for line in &lines {
+        assert_eq!(line["updates"], 6, "{line}");
+        assert_eq!((number(line, "first_ratio_mean"), number(line, "first_ratio_deviation")), (1.0, 0.0));
+        assert_ne!(number(line, "ratio_max"), 1.0, "later passes see an updated policy");
+    }
+    // The mismatch between rollout and training is that of the tokens, however often they are learned from.
+    let once = metrics_of(&["train.steps=1"]).remove(0);
+    let twice = metrics_of(&["train.steps=1", "train.updates_per_rollout=2"]).remove(0);
+    let mismatch = |line: &Value| number(line, "logprob_mismatch");
+    assert!((mismatch(&once) - mismatch(&twice)).abs() < 1e-9, "{once} {twice}");
+    assert_ne!(number(&twice, "ratio_max"), 1.0);
+}
+
+#[test]
+fn the_learning_rate_falls_to_its_floor() {
+    let lines = metrics_of(&[
+        "train.steps=2",
+        "train.decay=linear",
+        "train.learning_rate=4e-4",
+        "train.min_learning_rate=2e-4",
+    ]);
+    let rates: Vec<f64> = lines.iter().map(|line| number(line, "learning_rate")).collect();
+    assert!((rates[0] - 4e-4).abs() < 1e-12 && (rates[1] - 3e-4).abs() < 1e-12, "{rates:?}");
 }
 
 #[test]

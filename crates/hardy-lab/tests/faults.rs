@@ -129,7 +129,13 @@ fn a_run_under_bit_flips_counts_what_is_not_finite_and_goes_on_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(
         FLIPS,
-        &["train.steps=4", "train.minibatches=4", "train.on_nonfinite=skip", "train.kl_coefficient=0.1"],
+        &[
+            "train.steps=4",
+            "train.minibatches=4",
+            "train.on_nonfinite=skip",
+            "train.kl_coefficient=0.1",
+            "checkpoint.optimizer=all",
+        ],
     );
     go(&config, dir.path(), false).0.unwrap();
     let receipts = |directory: &Path| -> Vec<Receipt> {
@@ -155,7 +161,7 @@ fn a_run_under_bit_flips_counts_what_is_not_finite_and_goes_on_after_a_kill() {
 #[test]
 fn a_checkpoint_with_energies_that_were_not_finite_is_read_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
-    let config = config(NOISE, &["train.steps=2"]);
+    let config = config(NOISE, &["train.steps=2", "checkpoint.optimizer=all"]);
     go(&config, dir.path(), false).0.unwrap();
     let copy = killed_after(dir.path(), 1, 2);
     let path = checkpoint::directory(copy.path(), 1).join("state.json");
@@ -179,7 +185,12 @@ fn an_update_that_is_not_finite_stops_the_run_unless_it_is_to_be_left_out() {
     assert!(message.starts_with("step 1: the loss is not finite"), "{message}");
 
     let dir = tempfile::tempdir().unwrap();
-    let skip = ["train.on_nonfinite=skip", "train.max_nonfinite_updates=3", "train.steps=2"];
+    let skip = [
+        "train.on_nonfinite=skip",
+        "train.max_nonfinite_updates=3",
+        "train.steps=2",
+        "checkpoint.optimizer=all",
+    ];
     let error = go(&config(OVERFLOW, &skip), dir.path(), false).0.unwrap_err();
     assert!(!error.is_input());
     let message = error.to_string();
@@ -187,8 +198,9 @@ fn an_update_that_is_not_finite_stops_the_run_unless_it_is_to_be_left_out() {
     for line in metrics(dir.path()) {
         assert_eq!((count(&line, "updates"), count(&line, "skipped_updates")), (0, 1));
     }
-    for name in ["model.safetensors", "optimizer.safetensors"] {
-        assert_eq!(file(dir.path(), 0, name), file(dir.path(), 2, name), "{name} changed");
+    assert_eq!(file(dir.path(), 0, "model.safetensors"), file(dir.path(), 2, "model.safetensors"));
+    for name in ["master.safetensors", "optimizer.safetensors"] {
+        assert_eq!(file(dir.path(), 1, name), file(dir.path(), 2, name), "{name} changed");
     }
 }
 

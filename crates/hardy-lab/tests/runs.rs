@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use burn_flex::Flex;
-use hardy_lab::run::{Event, run, run_arms};
+use hardy_lab::run::{Event, extend, run, run_arms};
 use hardy_model::{
     Dtype, HostTensor,
     files::{read_tensors, write_tensors},
@@ -83,10 +83,11 @@ fn a_run_writes_everything_that_its_directory_promises() {
     for step in [0, 2, 4] {
         evaluation(&own, step);
         let checkpoint = checkpoint::directory(&own, step);
-        for file in
-            ["config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors", "state.json"]
-        {
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
             assert!(checkpoint.join(file).exists(), "{step}: {file}");
+        }
+        for file in ["master.safetensors", "optimizer.safetensors", "state.json"] {
+            assert_eq!(checkpoint.join(file).exists(), step == 4, "{step}: {file}");
         }
     }
     let metrics = metrics(&own);
@@ -190,20 +191,88 @@ fn a_run_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn a_run_that_was_cut_off_goes_on_as_if_it_had_not_been() {
+    let config = config(&["checkpoint.optimizer=all"]);
     let whole = tempfile::tempdir().unwrap();
-    go(&config(&[]), whole.path(), false);
+    go(&config, whole.path(), false);
     let cut = tempfile::tempdir().unwrap();
-    go(&config(&[]), cut.path(), false);
+    go(&config, cut.path(), false);
     // As if killed in step 4: the last checkpoint is that of step 2, and a line was half written.
     fs::remove_dir_all(checkpoint::directory(cut.path(), 4)).unwrap();
     fs::remove_file(cut.path().join("eval/step-000004.json")).unwrap();
     let lines = fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
     let half: usize = lines.lines().take(3).map(|line| line.len() + 1).sum();
     fs::write(cut.path().join("metrics.jsonl"), &lines[..half + 20]).unwrap();
-    go(&config(&[]), cut.path(), true);
+    go(&config, cut.path(), true);
     assert_eq!(metrics(cut.path()), metrics(whole.path()));
     assert_eq!(receipts(cut.path()), receipts(whole.path()));
     assert_eq!(evaluation(cut.path(), 4), evaluation(whole.path(), 4));
+    for name in ["model.safetensors", "master.safetensors", "optimizer.safetensors", "state.json"] {
+        let [ours, theirs] =
+            [&cut, &whole].map(|run| fs::read(checkpoint::directory(run.path(), 4).join(name)).unwrap());
+        assert!(ours == theirs, "{name}");
+    }
+}
+
+#[test]
+fn checkpoints_have_an_interval_of_their_own_and_the_last_ones_and_the_best_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let lean = [
+        "noise=[]",
+        "train.max_new_tokens=8",
+        "eval.n=4",
+        "eval.noise_levels=[0.0]",
+        "checkpoint.best=first",
+    ];
+    let config = |more: &[&str]| config(&[&lean[..], more].concat());
+    go(&config(&["checkpoint.every=1", "checkpoint.keep=2"]), &dir.path().join("kept"), false);
+    // No answer of eight tokens is right, so that the first evaluation stays the best.
+    assert_eq!(checkpoint::steps(&dir.path().join("kept")), [0, 3, 4]);
+    let best = fs::read_to_string(dir.path().join("kept/checkpoints/best.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&best).unwrap()["step"], 0);
+    go(&config(&["checkpoint.every=3", "eval.every=0"]), &dir.path().join("sparse"), false);
+    assert_eq!(checkpoint::steps(&dir.path().join("sparse")), [0, 3, 4]);
+    assert!(!dir.path().join("sparse/eval/step-000003.json").exists());
+    assert_eq!(checkpoint::resumable(&dir.path().join("sparse")).unwrap().0, 4);
+}
+
+#[test]
+fn a_finished_run_that_is_made_longer_comes_out_as_if_it_had_been_so_from_the_first() {
+    let [short, long] = ["train.steps=2", "train.steps=3"]
+        .map(|steps| config(&[steps, "train.max_new_tokens=16", "eval.n=2", "eval.every=1"]));
+    let (own, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(&short, own.path(), false);
+    let refused = |config: &RunConfig| extend(config, own.path()).unwrap_err().to_string();
+    let other = RunConfig { seed: 1, ..long.clone() };
+    assert!(refused(&other).contains("`seed = 0` then, `seed = 1` now"), "{}", refused(&other));
+    extend(&long, own.path()).unwrap();
+    go(&long, own.path(), true);
+    go(&long, whole.path(), false);
+    assert_eq!(metrics(own.path()), metrics(whole.path()));
+    let weights = |run: &Path| fs::read(checkpoint::directory(run, 3).join("master.safetensors")).unwrap();
+    assert!(weights(own.path()) == weights(whole.path()));
+    extend(&short, own.path()).unwrap();
+    let error = run::<Flex>(&short, own.path(), true, &Default::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("3 steps were made, 2 are asked for") && error.is_input(), "{error}");
+}
+
+#[test]
+fn a_run_without_the_means_to_go_on_begins_again_and_comes_out_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&["train.steps=2", "eval.every=1"]);
+    go(&config, dir.path(), false);
+    let (lines, last) = (metrics(dir.path()), checkpoint::directory(dir.path(), 2));
+    let weights = fs::read(last.join("model.safetensors")).unwrap();
+    fs::remove_dir_all(&last).unwrap();
+    let mut warnings = Vec::new();
+    run::<Flex>(&config, dir.path(), true, &Default::default(), &mut |event| {
+        if let Event::Warning(text) = event {
+            warnings.push(text.to_owned());
+        }
+    })
+    .unwrap();
+    assert!(warnings.iter().any(|text| text.contains("the run begins again")), "{warnings:?}");
+    assert_eq!(metrics(dir.path()), lines);
+    assert!(fs::read(last.join("model.safetensors")).unwrap() == weights);
 }
 
 #[test]

@@ -7,13 +7,14 @@ mod checkpoint;
 mod experts;
 mod json;
 mod named;
+mod parameters;
 mod save;
 mod stored;
 
 pub use adapter::{fingerprint, is_adapter, read_adapter_config};
-pub use atomic::write_atomically;
-pub use checkpoint::{HostTensor, read_checkpoint};
+pub use atomic::{flush_directory, write_atomically};
+pub use checkpoint::{HostTensor, read_checkpoint, read_each};
 pub(crate) use json::excerpt;
 pub use json::{read_json, read_json_if_present, write_json};
 pub use named::{NamedTensor, TensorData, TensorFile, read_tensors};
-pub use save::{Dtype, write_tensors};
+pub use save::{Dtype, write_each, write_tensors};

@@ -12,6 +12,7 @@ pub mod files;
 pub mod frozen;
 pub mod generate;
 pub mod lora;
+mod narrow;
 pub mod sites;
 pub mod tokenizer;
 

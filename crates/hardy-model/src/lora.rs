@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     decoder::Decoder,
-    files::{HostTensor, fingerprint},
+    files::HostTensor,
+    narrow::narrow,
     sites::{Blueprint, Linear},
 };
 
@@ -129,7 +130,7 @@ impl<B: NoisyBackend> Decoder<B> {
             )));
         }
         let adapters =
-            Adapters { lora: lora.clone(), base: base.to_owned(), fingerprint: fingerprint(&self.to_host()) };
+            Adapters { lora: lora.clone(), base: base.to_owned(), fingerprint: self.fingerprint() };
         let blueprint = Blueprint::with_adapters(&self.blueprint.config, adapters)?;
         let initial = blueprint.parameters[blueprint.frozen..].iter().map(|spec| {
             let mut data = vec![0.0; spec.shape.iter().product()];
@@ -150,8 +151,9 @@ impl<B: NoisyBackend> Decoder<B> {
             let shape = [tensor.shape[0], tensor.shape[1]];
             Tensor::from_data(TensorData::new(tensor.data, shape), &device)
         };
-        let base = self.parameters[..blueprint.frozen].iter().cloned();
-        let parameters = base.chain(tensors.into_iter().map(upload)).collect();
+        let mut parameters = self.parameters[..blueprint.frozen].to_vec();
+        parameters.iter_mut().for_each(narrow);
+        parameters.extend(tensors.into_iter().map(upload));
         Self { blueprint: blueprint.into(), parameters }
     }
 

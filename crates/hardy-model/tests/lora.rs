@@ -6,7 +6,7 @@ mod common;
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 use hardy_model::{
-    Batch, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora,
+    Batch, Blueprint, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora,
     files::{read_adapter_config, read_tensors, write_tensors},
     sequence_rows,
 };
@@ -61,6 +61,23 @@ fn new_adapters_change_nothing_and_are_uniform_times_zero() {
             false => assert_eq!(largest, 0.0, "{}", tensor.name),
         }
     }
+}
+
+#[test]
+fn weights_in_16_bits_compute_the_same_to_the_bit() {
+    let narrow = base().stored_as(Dtype::Bf16);
+    let blueprint = Blueprint::new(&narrow.blueprint.config);
+    let wide = Decoder::<Flex>::from_host(blueprint, narrow.to_host(), &Default::default());
+    let rule = Rule { ops: hardy_ops::Ops::All, at: hardy_ops::Point::Weight, ..Rule::noise(0.05) };
+    let plan = Plan { rules: vec![rule], seed: 0, ..Plan::default() };
+    let plan = narrow.blueprint.bind(&plan, &[Phase::Rollout]).unwrap();
+    for noise in [Noise::clean(), plan.noise(Phase::Rollout, 0)] {
+        assert_eq!(logits(&narrow, &batch(), &noise), logits(&wide, &batch(), &noise));
+    }
+    let again = narrow.stored_as(Dtype::Bf16);
+    assert_eq!(again.to_host(), wide.to_host(), "rounding what is rounded changes nothing");
+    assert_ne!(wide.to_host(), base().to_host(), "something was rounded");
+    assert_eq!(base().stored_as(Dtype::F32).to_host(), base().to_host());
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::{
     at::At,
     clip,
     errors::Errors,
+    narrow,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         embedding,
@@ -58,6 +59,18 @@ pub trait NoisyBackend: Backend {
 
     /// The elements of `x`, row by row.
     fn host(x: &Primitive<Self>) -> Self::Host;
+
+    /// Some rows of `x` `[height, width]`, one after another; no others are read.
+    fn host_rows(x: &Primitive<Self>, rows: &[u32]) -> Vec<f32> {
+        let ([_, width], host) = (shape_of::<Self>(x), Self::host(x));
+        rows.iter().flat_map(|&row| &host[row as usize * width..][..width]).copied().collect()
+    }
+
+    /// `x` in 16 bits where each of its elements is a bfloat16: half the memory, and every kernel reads the same of it, to
+    /// the bit. Else, and on a device that has no such storage, `x` itself.
+    fn narrowed(x: Primitive<Self>) -> Primitive<Self> {
+        x
+    }
 
     /// A tensor `[rows, width]` on the device of `like`.
     fn upload(data: Vec<f32>, shape: [usize; 2], like: &Primitive<Self>) -> Primitive<Self> {
@@ -342,15 +355,23 @@ pub trait NoisyBackend: Backend {
     }
 }
 
-/// A Flex tensor's own memory, made contiguous where it is a view.
+/// A Flex tensor's own memory, made contiguous where it is a view, or widened where it is stored in 16 bits.
 #[derive(Debug)]
-pub struct FlexHost(FlexTensor);
+pub enum FlexHost {
+    /// The memory.
+    Shared(FlexTensor),
+    /// A copy in f32.
+    Widened(Vec<f32>),
+}
 
 impl Deref for FlexHost {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0.storage::<f32>()[..self.0.layout().num_elements()]
+        match self {
+            Self::Shared(x) => &x.storage::<f32>()[..x.layout().num_elements()],
+            Self::Widened(x) => x,
+        }
     }
 }
 
@@ -374,7 +395,15 @@ impl NoisyBackend for Flex {
     type Cache = HostCache;
 
     fn host(x: &FlexTensor) -> FlexHost {
-        FlexHost(x.to_contiguous())
+        narrow::widened(x).map_or_else(|| FlexHost::Shared(x.to_contiguous()), FlexHost::Widened)
+    }
+
+    fn host_rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
+        narrow::rows(x, rows)
+    }
+
+    fn narrowed(x: FlexTensor) -> FlexTensor {
+        narrow::narrowed(&x).unwrap_or(x)
     }
 
     fn new_cache(places: [Places; 2], _: &FlexTensor) -> HostCache {

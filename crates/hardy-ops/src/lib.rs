@@ -12,6 +12,7 @@ mod clip;
 pub mod device;
 mod errors;
 mod glob;
+mod narrow;
 mod observer;
 pub mod ops;
 mod plan;

@@ -78,8 +78,9 @@ impl Update {
         if !B::ON_HOST {
             return self.on_device(p, g, m, v);
         }
-        let [mut p_host, mut m_host, mut v_host] = [&*p, &*m, &*v].map(host::<B>);
-        let g_host = host::<B>(g);
+        let shapes = [p.dims(), m.dims(), v.dims()];
+        let [mut p_host, mut m_host, mut v_host] = [&mut *p, &mut *m, &mut *v].map(take);
+        let g_host = B::host(&g.clone().into_primitive().tensor());
         let chunks = p_host.par_chunks_mut(CHUNK).zip(m_host.par_chunks_mut(CHUNK));
         chunks.zip(v_host.par_chunks_mut(CHUNK)).zip(g_host.par_chunks(CHUNK)).for_each(
             |(((p, m), v), g)| {
@@ -89,8 +90,8 @@ impl Update {
                 );
             },
         );
-        for (tensor, data) in [(p, p_host), (m, m_host), (v, v_host)] {
-            *tensor = Tensor::from_data(TensorData::new(data, tensor.dims()), &tensor.device());
+        for ((tensor, data), shape) in [(p, p_host), (m, m_host), (v, v_host)].into_iter().zip(shapes) {
+            *tensor = Tensor::from_data(TensorData::new(data, shape), &tensor.device());
         }
     }
 
@@ -121,8 +122,11 @@ impl Update {
     }
 }
 
-fn host<B: NoisyBackend>(x: &Tensor<B, 2>) -> Vec<f32> {
-    B::host(&x.clone().into_primitive().tensor()).to_vec()
+/// The elements of `x`, which is empty then: not copied where nobody else holds them.
+fn take<B: NoisyBackend>(x: &mut Tensor<B, 2>) -> Vec<f32> {
+    let empty = Tensor::zeros([1, 1], &x.device());
+    let data = std::mem::replace(x, empty).into_data();
+    data.into_vec().unwrap_or_else(|error| panic!("parameters and moments are f32: {error:?}"))
 }
 
 #[cfg(test)]

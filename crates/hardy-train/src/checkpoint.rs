@@ -1,5 +1,10 @@
-//! Checkpoints: a Hugging Face directory with the optimizer's moments and the receipts beside it, written under a
-//! temporary name and renamed, so that what is there is whole.
+//! Checkpoints: a Hugging Face directory, which every command and `transformers` reads, and beside the weights what a run
+//! needs to go on to the bit. Both are written under a temporary name and renamed, so that what is there is whole.
+//!
+//! The weights are for use, rounded to `checkpoint.dtype`. To go on takes the f32 masters (`master.safetensors`; the
+//! weights themselves where they are f32, or adapters), the moments of the optimizer (`optimizer.safetensors`) and
+//! `state.json`: five to seven times as much. It is kept for the last checkpoint alone, unless `checkpoint.optimizer` says
+//! otherwise, and goes once the next checkpoint is on the disk. A run without any begins again, and comes out the same.
 
 use std::{
     fs,
@@ -8,32 +13,69 @@ use std::{
 
 use burn::tensor::{Tensor, TensorData};
 use hardy_model::{
-    Dtype, HostTensor,
-    files::{read_tensors, write_json, write_tensors},
+    Adapters, Blueprint, Dtype, ModelConfig, ParameterSpec,
+    files::{flush_directory, is_adapter, read_adapter_config, read_each, write_each, write_json},
 };
-use hardy_ops::{NoisyBackend, Receipt};
+use hardy_ops::{BoundPlan, NoisyBackend, Receipt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    adamw::AdamW,
+    config::{CheckpointSection, Kept},
     error::{Error, Result},
     policy::Policy,
-    trainer::Trainer,
 };
 
-/// The file that is written last into a checkpoint.
+/// The file without which a run can not go on from here.
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const MASTER: &str = "master.safetensors";
+const WEIGHTS: &str = "model.safetensors";
+const ADAPTERS: &str = "adapter_model.safetensors";
 /// The names of the two moments in the optimizer's file.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+
+/// What a training loop is made of, as far as it must be there again to go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Learner<'a, B: NoisyBackend> {
+    /// The policy.
+    pub policy: &'a Policy<B>,
+    /// The optimizer.
+    pub optimizer: &'a AdamW<B>,
+    /// The plan, with its receipts.
+    pub plan: &'a BoundPlan,
+    /// The counts.
+    pub counts: Counts,
+}
+
+/// The same, to be set back.
+#[derive(Debug)]
+pub struct Restoring<'a, B: NoisyBackend> {
+    /// The policy.
+    pub policy: &'a mut Policy<B>,
+    /// The optimizer.
+    pub optimizer: &'a mut AdamW<B>,
+    /// The plan, with its receipts.
+    pub plan: &'a BoundPlan,
+}
+
+/// How far a training loop has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Steps made.
+    pub step: u64,
+    /// How many updates in a row were last left out because they were not finite.
+    #[serde(default)]
+    pub nonfinite_in_row: u64,
+}
 
 /// What a checkpoint knows beside tensors.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
-    step: u64,
+    #[serde(flatten)]
+    counts: Counts,
     optimizer_steps: u64,
-    #[serde(default)]
-    nonfinite_in_row: u64,
     receipts: Vec<Receipt>,
 }
 
@@ -42,113 +84,170 @@ pub fn directory(run: &Path, step: u64) -> PathBuf {
     run.join("checkpoints").join(format!("step-{step:06}"))
 }
 
-/// The checkpoint with the most updates in a run directory.
-pub fn latest(run: &Path) -> Option<(u64, PathBuf)> {
-    let entries = fs::read_dir(run.join("checkpoints")).ok()?;
-    let step = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?.strip_prefix("step-")?;
-        path.join(STATE).exists().then_some(())?;
-        name.parse().ok()
-    };
-    entries.flatten().filter_map(|entry| Some((step(&entry.path())?, entry.path()))).max()
+/// The steps of the checkpoints in a run directory, from the first to the last.
+pub fn steps(run: &Path) -> Vec<u64> {
+    let step = |path: PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
+    let mut steps: Vec<u64> = entries(run).filter_map(step).collect();
+    steps.sort_unstable();
+    steps
 }
 
-/// Writes a checkpoint of `trainer` into a run directory; gives its directory.
+fn entries(run: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+/// The checkpoint with the most updates in a run directory.
+pub fn latest(run: &Path) -> Option<(u64, PathBuf)> {
+    steps(run).last().map(|&step| (step, directory(run, step)))
+}
+
+/// The last checkpoint that a run can go on from.
+pub fn resumable(run: &Path) -> Option<(u64, PathBuf)> {
+    let places = steps(run).into_iter().rev().map(|step| (step, directory(run, step)));
+    places.into_iter().find(|(_, path)| path.join(STATE).exists())
+}
+
+/// Writes a checkpoint of `learner` into a run directory; gives its directory. At step 0 nothing is needed to go on.
 ///
 /// # Errors
 /// A file that can not be written; an unfinished checkpoint is then removed.
-pub fn save<B: NoisyBackend>(run: &Path, trainer: &Trainer<B>) -> Result<PathBuf> {
-    let target = directory(run, trainer.steps);
-    if target.join(STATE).exists() {
+pub fn save<B: NoisyBackend>(run: &Path, learner: &Learner<B>, how: &CheckpointSection) -> Result<PathBuf> {
+    let step = learner.counts.step;
+    let target = directory(run, step);
+    if target.exists() && (step == 0 || target.join(STATE).exists()) {
         return Ok(target);
     }
     let partial = target.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(Error::file(&partial))?;
-    }
+    remove(&partial)?;
     fs::create_dir_all(&partial).map_err(Error::file(&partial))?;
-    let written =
-        write(&partial, trainer).and_then(|()| fs::rename(&partial, &target).map_err(Error::file(&target)));
-    if let Err(error) = written {
+    let rename = |()| {
+        // One without the means to go on, from before a run that began again.
+        remove(&target)?;
+        fs::rename(&partial, &target).map_err(Error::file(&target))
+    };
+    if let Err(error) = write(&partial, learner, how.dtype).and_then(rename) {
         // The first failure is the one to tell.
         let _ = fs::remove_dir_all(&partial);
         return Err(error);
     }
+    flush_directory(&target);
     Ok(target)
 }
 
-fn write<B: NoisyBackend>(dir: &Path, trainer: &Trainer<B>) -> Result<()> {
-    trainer.policy.save(dir, Dtype::F32)?;
-    let blueprint = &trainer.policy.decoder.blueprint;
-    let specs = &blueprint.parameters[blueprint.frozen..];
-    let mut tensors = Vec::new();
-    for (spec, moments) in specs.iter().zip(&trainer.optimizer.moments) {
-        for (name, moment) in MOMENTS.iter().zip(moments) {
-            let data = B::host(&moment.clone().into_primitive().tensor()).to_vec();
-            tensors.push(HostTensor {
-                name: format!("{name}/{}", spec.name),
-                shape: spec.shape.clone(),
-                data,
-            });
-        }
+fn write<B: NoisyBackend>(dir: &Path, learner: &Learner<B>, dtype: Dtype) -> Result<()> {
+    let Learner { policy, optimizer, plan, counts } = learner;
+    policy.save(dir, dtype)?;
+    if counts.step == 0 {
+        return Ok(());
     }
-    write_tensors(&dir.join(OPTIMIZER), &tensors, Dtype::F32)?;
-    let state = State {
-        step: trainer.steps,
-        optimizer_steps: trainer.optimizer.steps,
-        nonfinite_in_row: trainer.nonfinite_in_row,
-        receipts: trainer.plan.receipts(),
+    if dtype != Dtype::F32 && policy.decoder.blueprint.adapters.is_none() {
+        policy.decoder.write_trained(&dir.join(MASTER), Dtype::F32)?;
+    }
+    let moment = |index: usize| {
+        let moment = optimizer.moments[index / MOMENTS.len()][index % MOMENTS.len()].clone();
+        B::host(&moment.into_primitive().tensor())
     };
+    write_each(&dir.join(OPTIMIZER), &moments(&policy.decoder.blueprint), Dtype::F32, moment)?;
+    let state = State { counts: *counts, optimizer_steps: optimizer.steps, receipts: plan.receipts() };
     let state = serde_json::to_value(state).map_err(|error| Error::config(error.to_string()))?;
     Ok(write_json(&dir.join(STATE), &state)?)
 }
 
-/// Sets `trainer` back to the checkpoint in `dir`; gives what the reader of its receipts should know, if anything.
+/// The names and shapes of the moments, two a trained parameter.
+fn moments(blueprint: &Blueprint) -> Vec<ParameterSpec> {
+    let specs = blueprint.parameters[blueprint.frozen..].iter();
+    let of = |spec: &ParameterSpec| {
+        MOMENTS.map(|name| ParameterSpec { name: format!("{name}/{}", spec.name), shape: spec.shape.clone() })
+    };
+    specs.flat_map(of).collect()
+}
+
+/// Removes the checkpoints of a run that are not to be kept, and what it takes to go on from all but the last. `best` is
+/// kept whatever its age.
+///
+/// # Errors
+/// A file that can not be removed.
+pub fn prune(run: &Path, how: &CheckpointSection, best: Option<u64>) -> Result<()> {
+    let all = steps(run);
+    let old = all.len().saturating_sub(how.keep.unwrap_or(usize::MAX));
+    for &step in all[..old].iter().filter(|&&step| Some(step) != best) {
+        let (path, partial) = (directory(run, step), directory(run, step).with_extension("partial"));
+        remove(&partial)?;
+        // Under another name first: half a directory must not look like a whole one.
+        fs::rename(&path, &partial).map_err(Error::file(&path))?;
+    }
+    entries(run)
+        .filter(|path| path.extension().is_some_and(|x| x == "partial"))
+        .try_for_each(|path| remove(&path))?;
+    if how.optimizer == Kept::Last {
+        for &step in all.split_last().map_or(&[][..], |(_, earlier)| earlier) {
+            // The state first: without it nobody misses the others.
+            [STATE, OPTIMIZER, MASTER]
+                .iter()
+                .try_for_each(|name| remove(&directory(run, step).join(name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or directory, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets a training loop back to the checkpoint in `dir`; gives how far it had come, and what the reader of its receipts
+/// should know, if anything.
 ///
 /// # Errors
 /// A checkpoint that is not whole, or belongs to another model.
-pub fn restore<B: NoisyBackend>(
-    dir: &Path,
-    trainer: &mut Trainer<B>,
-    device: &B::Device,
-) -> Result<Option<String>> {
+pub fn restore<B: NoisyBackend>(dir: &Path, to: Restoring<B>) -> Result<(Counts, Option<String>)> {
+    let Restoring { policy, optimizer, plan } = to;
     let wrong = |reason: String| Error::Checkpoint { path: dir.to_owned(), reason };
-    let policy = Policy::<B>::from_dir(dir, device)?;
-    let (ours, theirs) = (&trainer.policy.decoder.blueprint, &policy.decoder.blueprint);
-    if ours.parameters != theirs.parameters {
-        let differs = ours.parameters.iter().zip(&theirs.parameters).find(|(a, b)| a != b);
-        let detail = differs.map_or_else(
-            || format!("{} parameters instead of {}", theirs.parameters.len(), ours.parameters.len()),
-            |(a, b)| format!("`{}` is {:?} there and `{}` is {:?} here", b.name, b.shape, a.name, a.shape),
-        );
-        return Err(wrong(format!("is a checkpoint of another model: {detail}")));
-    }
     let text = fs::read_to_string(dir.join(STATE)).map_err(Error::file(&dir.join(STATE)))?;
     let unreadable = |error: serde_json::Error| wrong(format!("{STATE}: {error}"));
     let value: Value = serde_json::from_str(&text).map_err(unreadable)?;
     let note = unknown_energies(&value, dir);
     let state: State = serde_json::from_value(value).map_err(unreadable)?;
-    let file = read_tensors(&dir.join(OPTIMIZER))?;
-    for (spec, moments) in ours.parameters[ours.frozen..].iter().zip(&mut trainer.optimizer.moments) {
-        for (name, moment) in MOMENTS.iter().zip(moments) {
-            let tensor = file.get(&format!("{name}/{}", spec.name))?;
-            if tensor.shape != spec.shape {
-                let (found, wanted) = (&tensor.shape, &spec.shape);
-                return Err(wrong(format!(
-                    "{OPTIMIZER}: `{}` is {found:?}, the model asks for {wanted:?}",
-                    tensor.name
-                )));
-            }
-            *moment = Tensor::from_data(TensorData::new(tensor.as_f32()?, moment.dims()), device);
-        }
+    refuse_other_model(dir, &policy.decoder.blueprint)?;
+    let masters =
+        [MASTER, ADAPTERS, WEIGHTS].map(|name| dir.join(name)).into_iter().find(|path| path.exists());
+    let masters = masters.ok_or_else(|| wrong(format!("holds neither {MASTER} nor {WEIGHTS}")))?;
+    policy.decoder.read_trained(&masters)?;
+    let specs = moments(&policy.decoder.blueprint);
+    let held = &mut optimizer.moments;
+    read_each(&dir.join(OPTIMIZER), &specs, |index, data| {
+        let moment = &mut held[index / MOMENTS.len()][index % MOMENTS.len()];
+        *moment = Tensor::from_data(TensorData::new(data, moment.dims()), &moment.device());
+    })?;
+    optimizer.steps = state.optimizer_steps;
+    plan.restore(&state.receipts);
+    Ok((state.counts, note))
+}
+
+/// Refuses the checkpoint of a model with other parameters.
+fn refuse_other_model(dir: &Path, ours: &Blueprint) -> Result<()> {
+    let theirs = if is_adapter(dir) {
+        let Adapters { lora, base, .. } = read_adapter_config(dir)?;
+        let fingerprint = ours.adapters.as_ref().map(|held| held.fingerprint.clone()).unwrap_or_default();
+        Blueprint::with_adapters(&ours.config, Adapters { lora, base, fingerprint })?
+    } else {
+        Blueprint::new(&ModelConfig::from_dir(dir)?)
+    };
+    if ours.parameters == theirs.parameters {
+        return Ok(());
     }
-    // What is frozen stays, shared with the reference model.
-    trainer.policy.decoder.trained_mut().clone_from_slice(policy.decoder.trained());
-    trainer.optimizer.steps = state.optimizer_steps;
-    trainer.steps = state.step;
-    trainer.nonfinite_in_row = state.nonfinite_in_row;
-    trainer.plan.restore(&state.receipts);
-    Ok(note)
+    let differs = ours.parameters.iter().zip(&theirs.parameters).find(|(a, b)| a != b);
+    let detail = differs.map_or_else(
+        || format!("{} parameters instead of {}", theirs.parameters.len(), ours.parameters.len()),
+        |(a, b)| format!("`{}` is {:?} there and `{}` is {:?} here", b.name, b.shape, a.name, a.shape),
+    );
+    let reason = format!("is a checkpoint of another model: {detail}");
+    Err(Error::Checkpoint { path: dir.to_owned(), reason })
 }
 
 /// Says how many receipts hold no energy because it was not finite, in checkpoints of versions that summed all elements.

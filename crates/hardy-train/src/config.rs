@@ -1,6 +1,7 @@
 //! The configuration of a run, as TOML writes it: unknown keys are errors, everything else has a safe default.
 
 mod aqn;
+mod checkpoint;
 mod data;
 mod precision;
 mod reward;
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
+pub use checkpoint::{Best, CheckpointSection, Kept};
 pub use data::{DataSection, Overlong};
 pub use precision::Precision;
 pub use reward::{RewardKind, RewardSection, WHOLE_REWARD, graders_of, parse_rewards};
@@ -75,6 +77,9 @@ pub struct RunConfig {
     /// How to evaluate.
     #[serde(default)]
     pub eval: EvalSection,
+    /// How often to save, and what to keep.
+    #[serde(default)]
+    pub checkpoint: CheckpointSection,
     /// Runs that share everything above but what they say themselves; each has a `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arm: Vec<Table>,

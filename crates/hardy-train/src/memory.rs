@@ -2,7 +2,7 @@
 //! of its two phases, rollout and training, needs beside it. Values are f32, four bytes each.
 
 use hardy_model::{
-    ChatTemplate, Experts, ModelConfig, Tokenizer,
+    ChatTemplate, Dtype, Experts, ModelConfig, Tokenizer,
     files::{is_adapter, read_adapter_config},
 };
 use hardy_ops::ops::attention::Places;
@@ -23,12 +23,15 @@ const BASE: usize = 72 << 20;
 /// The memory of a run, in bytes; an upper bound where responses end before they are cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryEstimate {
-    /// The policy's parameters, and the starting model's where a KL divergence needs them.
+    /// The policy's parameters, and the starting model's where a KL divergence needs them; in 16 bits those that nobody
+    /// trains, of a model in bfloat16.
     pub parameters: usize,
     /// AdamW's two moments.
     pub optimizer: usize,
     /// Rollout: weights laid out for decoding.
     pub frozen_weights: usize,
+    /// Evaluation: the weights as they are saved.
+    pub saved_weights: usize,
     /// Rollout: keys and values of the prompts and of the sequences in the batch.
     pub kv_cache: usize,
     /// Rollout: activations of the largest prefill.
@@ -62,7 +65,7 @@ impl MemoryEstimate {
         let mut sizes = Sizes::new(&ModelConfig::from_dir(&dir)?);
         if let Some(lora) = lora {
             sizes.trained = sizes.adapter_parameters(lora.rank);
-            sizes.parameters += sizes.trained;
+            sizes.frozen = sizes.parameters;
         }
         let longest_prompt = longest_prompt(config, &dir)?;
         Ok(Self::of(config, &sizes, longest_prompt))
@@ -85,22 +88,34 @@ impl MemoryEstimate {
         };
         let bytes = |values: usize| VALUE * values;
         let mut estimate = Self {
-            parameters: bytes(sizes.parameters * (1 + reference)),
+            parameters: bytes(sizes.trained)
+                + sizes.untrained_bytes(sizes.frozen + reference * sizes.trained),
             optimizer: bytes(2 * sizes.trained),
             frozen_weights: bytes(sizes.parameters),
+            saved_weights: saved_weights(config, sizes),
             kv_cache: bytes(kv_cache(config, sizes, longest_prompt)),
-            prefill: bytes(prompts * longest_prompt * sizes.widest()),
-            gradients: bytes(2 * sizes.trained),
+            prefill: bytes(prompts * longest_prompt * sizes.widest() + 2 * in_batch * sizes.vocab),
+            gradients: bytes(sizes.gradients()),
             activations: bytes(tokens * (kept + 3 * sizes.hidden)),
-            scratch: bytes(tokens * sizes.widest() + HEAD_CHUNK),
+            scratch: bytes(tokens * sizes.widest() + sizes.head()),
             base: BASE,
             peak: 0,
             longest_prompt,
         };
-        let rollout = estimate.frozen_weights + estimate.kv_cache + estimate.prefill;
+        let rollout = estimate.frozen_weights + estimate.saved_weights + estimate.kv_cache + estimate.prefill;
         let training = estimate.gradients + estimate.activations + estimate.scratch;
         estimate.peak = estimate.parameters + estimate.optimizer + BASE + rollout.max(training);
         estimate
+    }
+}
+
+/// Bytes of a copy of the weights in the type in which they are saved; adapters are judged as they are.
+fn saved_weights(config: &RunConfig, sizes: &Sizes) -> usize {
+    match config.checkpoint.dtype {
+        _ if sizes.frozen > 0 => 0,
+        Dtype::F32 => 0,
+        Dtype::Bf16 => VALUE / 2 * sizes.parameters,
+        Dtype::F16 => VALUE * sizes.parameters,
     }
 }
 
@@ -117,14 +132,21 @@ fn kv_cache(config: &RunConfig, sizes: &Sizes, longest_prompt: usize) -> usize {
     rollout.max(cache(eval.n, eval.n.min(eval.batch), new_tokens))
 }
 
-/// Logits of a chunk of the head, forward and backward.
-const HEAD_CHUNK: usize = 2 << 18;
+/// Logits of a chunk of the head, about, and its rows at least.
+const HEAD_CHUNK: usize = 1 << 18;
+const HEAD_ROWS: usize = 64;
 
 /// The widths that count.
 struct Sizes {
     parameters: usize,
-    /// Those that are trained.
+    /// Those that are trained, adapters where there are any.
     trained: usize,
+    /// Those under adapters.
+    frozen: usize,
+    /// Whether the model is stored in bfloat16.
+    narrow: bool,
+    vocab: usize,
+    tied: bool,
     layers: usize,
     hidden: usize,
     /// Inner widths of what a token goes through in a layer.
@@ -149,6 +171,10 @@ impl Sizes {
         Self {
             parameters: config.parameter_count(),
             trained: config.parameter_count(),
+            frozen: 0,
+            narrow: config.dtype == Dtype::Bf16,
+            vocab: config.vocab_size,
+            tied: config.tied_embeddings,
             layers: config.layers,
             hidden,
             mlp,
@@ -157,6 +183,23 @@ impl Sizes {
             keys: config.kv_heads * config.head_dim,
             qk_norm: config.qk_norm,
         }
+    }
+
+    /// Bytes of so many parameters that nobody trains.
+    fn untrained_bytes(&self, count: usize) -> usize {
+        if self.narrow { VALUE / 2 * count } else { VALUE * count }
+    }
+
+    /// Gradients of the whole model; a tied table has one from the embedding and one from the head.
+    fn gradients(&self) -> usize {
+        let twice = self.tied && self.frozen == 0;
+        self.trained + if twice { self.vocab * self.hidden } else { 0 }
+    }
+
+    /// What the head holds at once: logits of a chunk forward and backward, and its weight where it has to be widened.
+    fn head(&self) -> usize {
+        let widened = if self.frozen > 0 && self.narrow { self.vocab * self.hidden } else { 0 };
+        2 * HEAD_CHUNK.max(HEAD_ROWS * self.vocab) + widened
     }
 
     /// Parameters of adapters in every linear layer, the most that there can be.
@@ -204,7 +247,12 @@ mod tests {
         let plain = estimate(&["train.micro_batch_tokens=4096"]);
         assert!(estimate(&["train.micro_batch_tokens=8192"]).activations > plain.activations);
         assert!(estimate(&["train.activation_checkpointing=true"]).activations < plain.activations);
-        assert_eq!(estimate(&["train.kl_coefficient=0.1"]).parameters, 2 * plain.parameters);
+        // The tiny model is stored in bfloat16, and nobody trains the reference.
+        assert_eq!(2 * estimate(&["train.kl_coefficient=0.1"]).parameters, 3 * plain.parameters);
+        let lora = estimate(&["lora.rank=4"]);
+        assert!(lora.parameters < plain.parameters && lora.gradients < plain.gradients / 10);
+        assert_eq!(plain.saved_weights, 0);
+        assert_eq!(2 * estimate(&["checkpoint.dtype=bfloat16"]).saved_weights, plain.parameters);
         assert!(estimate(&["train.max_new_tokens=1000"]).kv_cache > plain.kv_cache);
         assert!(plain.peak > plain.parameters + plain.optimizer + plain.activations);
     }

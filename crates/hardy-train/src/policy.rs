@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Tensor, TensorData};
 use hardy_model::{
     ChatTemplate, Decoder, Dtype, Tokenizer,
-    files::{is_adapter, read_adapter_config, write_tensors},
+    files::{is_adapter, read_adapter_config},
 };
 use hardy_ops::{Noise, NoisyBackend};
 
@@ -101,8 +101,13 @@ impl<B: NoisyBackend> Policy<B> {
         let mut config = self.decoder.blueprint.config.clone();
         config.dtype = dtype;
         config.save(dir)?;
-        write_tensors(&dir.join("model.safetensors"), &self.decoder.to_host(), dtype)?;
-        Ok(())
+        Ok(self.decoder.write_parameters(&dir.join("model.safetensors"), dtype)?)
+    }
+
+    /// The same policy with its weights as they would be after being written as `dtype`.
+    #[must_use]
+    pub fn stored_as(&self, dtype: Dtype) -> Self {
+        Self { decoder: self.decoder.stored_as(dtype), ..self.clone() }
     }
 
     /// The same policy with its adapters merged into the weights.

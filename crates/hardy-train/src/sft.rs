@@ -6,7 +6,7 @@ mod fresh;
 mod record;
 mod trainer;
 
-pub use config::{NewModel, SftConfig, SftModel, SftTrain};
+pub use config::{NewModel, SftCheckpoint, SftConfig, SftModel, SftTrain};
 pub use fresh::initial_weights;
 pub use record::SftRecord;
 pub use trainer::SftTrainer;

@@ -88,6 +88,9 @@ pub struct StepRecord {
     /// Share of tokens whose weight reached `tis_cap`; absent without truncated importance sampling.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tis_capped_share: Option<f64>,
+    /// Share of tokens that IcePop left out; absent without it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub icepop_masked_share: Option<f64>,
     /// Mean entropy of the token distributions, in nats.
     pub entropy: f64,
     /// Norm of the gradient before clipping, the mean over the minibatches.

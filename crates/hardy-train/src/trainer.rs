@@ -7,7 +7,7 @@ mod rollouts;
 mod tally;
 mod update;
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use hardy_model::{Decoder, Dropout};
 use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase};
@@ -16,6 +16,7 @@ use crate::{
     adamw::AdamW,
     advantage,
     algorithm::Algorithm,
+    checkpoint::{self, Counts, Learner, Restoring},
     config::{DataSection, OldLogProbs, RunConfig, TrainSection},
     data::{self, Problem, Split, answers_for},
     error::{Error, Result},
@@ -74,7 +75,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let (total_steps, _) = step_counts(config, problems.len())?;
         let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         Ok(Self {
-            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone()),
+            reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone().narrowed()),
             dropout: policy.decoder.blueprint.adapters.as_ref().is_some_and(|held| held.lora.dropout > 0.0),
             learning_rate: train.learning_rate(total_steps),
             data: config.data.clone(),
@@ -96,6 +97,23 @@ impl<B: NoisyBackend> Trainer<B> {
         &self.problems
     }
 
+    /// What a checkpoint is made of.
+    pub fn learner(&self) -> Learner<'_, B> {
+        let counts = Counts { step: self.steps, nonfinite_in_row: self.nonfinite_in_row };
+        Learner { policy: &self.policy, optimizer: &self.optimizer, plan: &self.plan, counts }
+    }
+
+    /// Goes back to the checkpoint in `dir`; gives what the reader of its receipts should know, if anything.
+    ///
+    /// # Errors
+    /// A checkpoint that is not whole, or belongs to another model.
+    pub fn restore(&mut self, dir: &Path) -> Result<Option<String>> {
+        let to = Restoring { policy: &mut self.policy, optimizer: &mut self.optimizer, plan: &self.plan };
+        let (counts, note) = checkpoint::restore(dir, to)?;
+        (self.steps, self.nonfinite_in_row) = (counts.step, counts.nonfinite_in_row);
+        Ok(note)
+    }
+
     /// One step: rollouts, rewards, advantages, and an update for every minibatch. `progress` is told how many of
     /// a round's responses are finished. Where dynamic sampling keeps no group there is no update.
     ///
@@ -112,15 +130,18 @@ impl<B: NoisyBackend> Trainer<B> {
         Ok(record)
     }
 
-    /// An update for every minibatch of `rollouts`.
+    /// An update for every minibatch of `rollouts`, as often as is asked for. All of a step's updates see the same errors,
+    /// so that the ratio to the old policy is that of the weights alone.
     fn learn(&mut self, rollouts: &[Rollout]) -> Result<Updates> {
         let advantages = self.advantages(rollouts);
         let noise = self.plan.noise(Phase::Train, self.steps);
         let mut minibatches = self.minibatches(rollouts, &advantages);
         self.fill_old_log_probs(&mut minibatches, &noise);
         let mut updates = Updates::default();
-        for minibatch in &minibatches {
-            updates.add(self.update(minibatch, &noise)?);
+        for _ in 0..self.train.updates_per_rollout {
+            for minibatch in &minibatches {
+                updates.add(self.update(minibatch, &noise)?);
+            }
         }
         Ok(updates)
     }
@@ -163,9 +184,9 @@ impl<B: NoisyBackend> Trainer<B> {
         shares(groups(rollouts), train.minibatches).map(minibatch).collect()
     }
 
-    /// Gives every minibatch its old log-probabilities, unless the first pass over the only one does.
+    /// Gives every minibatch its old log-probabilities, unless the only pass over the only one does.
     fn fill_old_log_probs(&self, minibatches: &mut [Minibatch], noise: &Noise) {
-        let only_one = minibatches.len() == 1;
+        let only_one = minibatches.len() == 1 && self.train.updates_per_rollout == 1;
         for minibatch in minibatches {
             minibatch.old = match self.train.old_log_probs {
                 OldLogProbs::Rollout => Some(minibatch.drawn.clone()),

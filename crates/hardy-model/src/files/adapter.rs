@@ -1,12 +1,12 @@
 //! Low-rank adapters in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, with the fingerprint of the
 //! base model as one more key, which PEFT leaves alone.
 
-use std::path::Path;
+use std::{ops::Deref, path::Path};
 
 use hardy_ops::NoisyBackend;
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, HostTensor, checkpoint::read_all, read_json, stored::Stored, write_json, write_tensors};
+use super::{Dtype, HostTensor, checkpoint::read_all, read_json, stored::Stored, write_json};
 use crate::{
     Error, ParameterSpec, Result,
     decoder::Decoder,
@@ -101,7 +101,7 @@ impl<B: NoisyBackend> Decoder<B> {
     /// Adapters that can not be read, do not fit, or were made for another base.
     pub fn with_adapter_from(&self, dir: &Path) -> Result<Self> {
         let adapters = read_adapter_config(dir)?;
-        let found = fingerprint(&self.base().to_host());
+        let found = self.base().fingerprint();
         if !adapters.fingerprint.is_empty() && adapters.fingerprint != found {
             let (base, wanted) = (adapters.base, adapters.fingerprint);
             return Err(Error::OtherBase { path: dir.to_owned(), base, wanted, found });
@@ -139,7 +139,7 @@ impl<B: NoisyBackend> Decoder<B> {
             "inference_mode": true,
             FINGERPRINT: fingerprint,
         });
-        write_tensors(&dir.join(WEIGHTS), &self.to_host_from(self.blueprint.frozen), Dtype::F32)?;
+        self.write_trained(&dir.join(WEIGHTS), Dtype::F32)?;
         write_json(&dir.join(CONFIG), &config)
     }
 }
@@ -147,11 +147,18 @@ impl<B: NoisyBackend> Decoder<B> {
 /// A fingerprint of parameters: 64 bits of FNV-1a over their names and the bits of their values.
 #[must_use]
 pub fn fingerprint(parameters: &[HostTensor]) -> String {
+    fingerprint_of(parameters.iter().map(|parameter| (parameter.name.as_str(), parameter.data.as_slice())))
+}
+
+/// The same of parameters that come one by one.
+pub(super) fn fingerprint_of<'a, D: Deref<Target = [f32]>>(
+    parameters: impl Iterator<Item = (&'a str, D)>,
+) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-    for parameter in parameters {
-        parameter.name.bytes().for_each(|byte| add(u64::from(byte)));
-        parameter.data.iter().for_each(|value| add(u64::from(value.to_bits())));
+    for (name, data) in parameters {
+        name.bytes().for_each(|byte| add(u64::from(byte)));
+        data.iter().for_each(|value| add(u64::from(value.to_bits())));
     }
     format!("{hash:016x}")
 }

@@ -13,12 +13,17 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Write`] when the directory is missing, full or not writable; the old file is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    fill_atomically(path, |file| file.write_all(bytes).map_err(Error::write(path)))
+}
+
+/// The same for a file that `fill` writes bit by bit.
+pub(super) fn fill_atomically(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = temporary_name(path).map_err(Error::write(path))?;
-    let written = write_and_flush(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if let Err(source) = written {
+    let rename = |()| fs::rename(&temporary, path).map_err(Error::write(path));
+    if let Err(error) = fill_and_flush(&temporary, path, fill).and_then(rename) {
         // The first failure is the one to tell; a temporary file that was never made cannot be removed either.
         let _ = fs::remove_file(&temporary);
-        return Err(Error::Write { path: path.to_owned(), source });
+        return Err(error);
     }
     flush_directory(path);
     Ok(())
@@ -35,14 +40,14 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-fn write_and_flush(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+fn fill_and_flush(temporary: &Path, path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let mut file = File::create(temporary).map_err(Error::write(path))?;
+    fill(&mut file)?;
+    file.sync_all().map_err(Error::write(path))
 }
 
-/// Makes the new name survive a power cut where the system can; the file itself is already complete.
-fn flush_directory(path: &Path) {
+/// Makes the name of `path`, which is complete, survive a power cut where the system can.
+pub fn flush_directory(path: &Path) {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(directory) = File::open(directory) {
         let _ = directory.sync_all();

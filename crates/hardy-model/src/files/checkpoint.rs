@@ -141,6 +141,19 @@ pub(super) fn read_all(file: &Stored, specs: &[ParameterSpec]) -> Result<Vec<Hos
     specs.par_iter().map(|spec| read_parameter(file, spec)).collect()
 }
 
+/// Reads the tensors that `specs` lists from the file `path`, one after another, and hands each to `take` with its place, so
+/// that no more than one is held beside those that are kept.
+///
+/// # Errors
+/// As [`read_checkpoint`].
+pub fn read_each(path: &Path, specs: &[ParameterSpec], mut take: impl FnMut(usize, Vec<f32>)) -> Result<()> {
+    let file = Stored::open(path)?;
+    specs
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, spec)| read_parameter(&file, spec).map(|tensor| take(index, tensor.data)))
+}
+
 fn read_parameter(file: &Stored, spec: &ParameterSpec) -> Result<HostTensor> {
     let fused =
         Fused::of(spec).filter(|fused| file.info(&spec.name).is_none() && file.info(&fused.name).is_some());

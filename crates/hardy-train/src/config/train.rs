@@ -63,12 +63,16 @@ pub struct TrainSection {
     pub samples_per_prompt: usize,
     /// Optimizer steps a step, each on its share of the prompts.
     pub minibatches: usize,
+    /// How often a step learns from its rollouts, all minibatches each time (PPO's epochs).
+    pub updates_per_rollout: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
     /// Steps until it is reached.
     pub warmup_steps: usize,
     /// How it falls afterwards.
     pub decay: Decay,
+    /// What it falls to.
+    pub min_learning_rate: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// AdamW's β₁ and β₂.
@@ -100,6 +104,10 @@ pub struct TrainSection {
     /// Truncated importance sampling: the largest weight π_train/π_rollout of a token; where it is left out, all weigh 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tis_cap: Option<f32>,
+    /// IcePop: tokens whose weight π_train/π_rollout is outside [1/C, C] are left out, the others have that weight; where
+    /// it is left out, all weigh 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icepop_bound: Option<f32>,
     /// Which answers are rewarded; `strict` where neither this nor a `[[reward]]` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardKind>,
@@ -147,9 +155,11 @@ impl Default for TrainSection {
             prompts_per_step: 32,
             samples_per_prompt: 8,
             minibatches: 1,
+            updates_per_rollout: 1,
             learning_rate: 1e-6,
             warmup_steps: 0,
             decay: Decay::Constant,
+            min_learning_rate: 0.0,
             weight_decay: 0.01,
             betas: [0.9, 0.999],
             max_grad_norm: 1.0,
@@ -163,6 +173,7 @@ impl Default for TrainSection {
             aggregation: None,
             old_log_probs: OldLogProbs::Recompute,
             tis_cap: None,
+            icepop_bound: None,
             reward: None,
             overlong_buffer: None,
             overlong_factor: 1.0,
@@ -232,6 +243,6 @@ impl TrainSection {
     /// The learning rate over `total_steps`.
     pub fn learning_rate(&self, total_steps: usize) -> LearningRate {
         let (peak, warmup_steps, decay) = (self.learning_rate, self.warmup_steps, self.decay);
-        LearningRate { peak, warmup_steps, decay, total_steps, floor_ratio: 0.0 }
+        LearningRate { peak, warmup_steps, decay, total_steps, floor_ratio: self.min_learning_rate / peak }
     }
 }

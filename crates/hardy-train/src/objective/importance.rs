@@ -1,5 +1,6 @@
 //! Importance weights between the policy as training computes it and as the rollout did, w = π_train/π_rollout: how far
-//! the two are apart, and truncated importance sampling, which corrects for it with min(w, C).
+//! the two are apart, and two corrections: truncated importance sampling with min(w, C), and IcePop, which leaves out the
+//! tokens whose w is outside [1/C, C].
 //!
 //! The two differ wherever rollouts run under other numerics than training. The correction is that of F. Yao et al.,
 //! "Your efficient RL framework secretly brings you off-policy RL training" (2025): a constant factor on the token's
@@ -26,6 +27,20 @@ fn weight(trained: f32, drawn: f32) -> f64 {
 pub fn truncated_weights(trained: &[f32], drawn: &[f32], cap: f32) -> Vec<f32> {
     assert_eq!(trained.len(), drawn.len(), "two log-probabilities per token");
     trained.iter().zip(drawn).map(|(&t, &d)| weight(t, d).clamp(0.0, f64::from(cap)) as f32).collect()
+}
+
+/// w of every token where it is within [1/`bound`, `bound`], else 0: IcePop (X. Zhao et al., "Small leak can sink a great
+/// ship", 2025; arXiv:2510.18855), whose bounds α and β are here each other's reciprocals. Arguments as in
+/// [`truncated_weights`].
+///
+/// # Panics
+///
+/// If the slices differ in length.
+pub fn masked_weights(trained: &[f32], drawn: &[f32], bound: f32) -> Vec<f32> {
+    assert_eq!(trained.len(), drawn.len(), "two log-probabilities per token");
+    let bound = f64::from(bound);
+    let masked = |weight: f64| if (1.0 / bound..=bound).contains(&weight) { weight as f32 } else { 0.0 };
+    trained.iter().zip(drawn).map(|(&t, &d)| masked(weight(t, d))).collect()
 }
 
 /// How far rollout and training are apart, as sums over tokens.
@@ -100,6 +115,16 @@ mod tests {
         assert_eq!(weights[..2], [1.0, 2.0]);
         assert!((weights[2] - (-1.0_f32).exp()).abs() < 1e-7);
         assert_eq!(weights[3], 2.0);
+    }
+
+    #[test]
+    fn tokens_outside_the_bounds_are_left_out_and_the_others_weigh_their_ratio() {
+        let weights =
+            masked_weights(&[-1.0, -1.0, -2.0, 0.0, f32::NAN], &[-1.0, -1.5, -1.0, -90.0, -1.0], 2.0);
+        assert_eq!(weights[0], 1.0);
+        assert!((weights[1] - 0.5_f32.exp()).abs() < 1e-6);
+        // e⁻¹ is below ½, e²⁰ above 2, and what is not a number is outside.
+        assert_eq!(weights[2..], [0.0; 3]);
     }
 
     #[test]

@@ -15,5 +15,5 @@ pub use aggregate::Mean;
 pub use clipped_surrogate::{Clip, Loss, Tokens, clipped_surrogate};
 pub use entropy::add_entropy;
 pub use gspo::gspo;
-pub use importance::{Mismatch, truncated_weights};
+pub use importance::{Mismatch, masked_weights, truncated_weights};
 pub use kl::{KlEstimator, add_kl, kl_penalty};

@@ -1,12 +1,12 @@
 //! The configuration of a supervised run, as TOML writes it.
 
-use hardy_model::Dtype;
+use hardy_model::{Dtype, Lora};
 use hardy_ops::Rule;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
-        DataSection, read_with_changes,
+        CheckpointSection, DataSection, Kept, read_with_changes,
         settings::{Checked, Kind},
     },
     error::{Error, Result},
@@ -43,6 +43,31 @@ pub struct SftConfig {
     /// The type in which weights are saved: `float32`, `bfloat16` or `float16`.
     #[serde(default = "float32")]
     pub dtype: String,
+    /// Low-rank adapters: with this section they are trained, and the model's own weights are frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    /// How often to save on the way, and what to keep.
+    #[serde(default)]
+    pub checkpoint: SftCheckpoint,
+}
+
+/// How often a supervised run is saved on the way, and what is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftCheckpoint {
+    /// Steps between checkpoints; 0 for none but the model at the end.
+    pub every: usize,
+    /// The last so many are kept; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<usize>,
+    /// Which of them hold what it takes to go on.
+    pub optimizer: Kept,
+}
+
+impl Default for SftCheckpoint {
+    fn default() -> Self {
+        Self { every: 0, keep: None, optimizer: Kept::Last }
+    }
 }
 
 fn two_hundred() -> usize {
@@ -151,6 +176,11 @@ impl SftConfig {
         if config.model.new.is_some() && config.model.max_positions.is_some() {
             return wrong("`model.max_positions` is for `model.path`; a `new` model says its own".to_owned());
         }
+        if config.model.new.is_some() && config.lora.is_some() {
+            return wrong(
+                "[lora] is for `model.path`; a `new` model has no weights to freeze yet".to_owned(),
+            );
+        }
         config.data.check(config.eval_problems > 0)?;
         if Dtype::from_name(&config.dtype).is_none() {
             return wrong(format!(
@@ -159,6 +189,12 @@ impl SftConfig {
             ));
         }
         Ok(config)
+    }
+
+    /// How checkpoints are saved.
+    pub fn checkpoint(&self) -> CheckpointSection {
+        let SftCheckpoint { every, keep, optimizer } = self.checkpoint;
+        CheckpointSection { every: Some(every), keep, best: None, optimizer, dtype: self.save_dtype() }
     }
 
     /// The type in which weights are saved.

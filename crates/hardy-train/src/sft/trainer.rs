@@ -1,7 +1,8 @@
 //! The supervised training loop: the likelihood of worked answers under the errors of a plan.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
+use hardy_model::Dropout;
 use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Streams};
 use rayon::prelude::*;
 
@@ -10,6 +11,7 @@ use crate::{
     adamw::AdamW,
     admission::Asking,
     builtin,
+    checkpoint::{self, Counts, Learner, Restoring},
     data::{self, Answers, Problem, Split, styled_answer},
     diagnosis::not_finite,
     error::Result,
@@ -61,6 +63,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let warnings = admitted.warnings;
         let problems = admitted.problems;
         refuse_unreadable(&policy, &config, &problems)?;
+        let policy = with_adapters(policy, &config)?;
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
         let plan = policy.decoder.blueprint.bind(&plan, &[Phase::Train])?;
         let train = &config.train;
@@ -75,6 +78,22 @@ impl<B: NoisyBackend> SftTrainer<B> {
         Ok(Self { policy, plan, steps: 0, warnings, config, problems, optimizer, learning_rate })
     }
 
+    /// What a checkpoint is made of.
+    pub fn learner(&self) -> Learner<'_, B> {
+        let counts = Counts { step: self.steps, ..Counts::default() };
+        Learner { policy: &self.policy, optimizer: &self.optimizer, plan: &self.plan, counts }
+    }
+
+    /// Goes back to the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// A checkpoint that is not whole, or belongs to another model.
+    pub fn restore(&mut self, dir: &Path) -> Result<()> {
+        let to = Restoring { policy: &mut self.policy, optimizer: &mut self.optimizer, plan: &self.plan };
+        self.steps = checkpoint::restore(dir, to)?.0.step;
+        Ok(())
+    }
+
     /// One step.
     ///
     /// # Errors
@@ -87,9 +106,11 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let targets: usize = sequences.iter().map(Sequence::response_length).sum();
         let sites = self.policy.decoder.blueprint.sites.len();
         let noise = self.plan.noise(Phase::Train, self.steps).gathering(sites);
+        let dropout = Dropout { seed: self.config.seed, step: self.steps };
         let tracked = self.policy.decoder.tracked();
         let mut loss = 0.0;
-        for (_, packed) in parts(&sequences, train.micro_batch_tokens, !noise.acts_backward()) {
+        for (_, mut packed) in parts(&sequences, train.micro_batch_tokens, !noise.acts_backward()) {
+            packed.batch.dropout = self.config.lora.is_some().then_some(dropout);
             let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
             let [log_probs, _] = pass.scores();
             loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
@@ -122,6 +143,13 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let answer = worked_answer(&self.config, problem, index);
         self.policy.worked(problem, &answer, &self.config.data.prompt)
     }
+}
+
+/// The policy with the adapters that the configuration asks for.
+fn with_adapters<B: NoisyBackend>(policy: Policy<B>, config: &SftConfig) -> Result<Policy<B>> {
+    let (Some(lora), Some(base)) = (&config.lora, &config.model.path) else { return Ok(policy) };
+    let decoder = policy.decoder.with_lora(lora, base, config.seed)?;
+    Ok(Policy { decoder, ..policy })
 }
 
 /// Refuses worked answers that the policy can not read, before the first step.

@@ -65,6 +65,7 @@ impl<B: NoisyBackend> Trainer<B> {
             effective_sample_size: mismatch.effective_sample_size(),
             importance_weight_max: mismatch.largest_weight(),
             tis_capped_share: updates.mean_of_some(|tally| Some(tally.per_token(tally.capped?))),
+            icepop_masked_share: updates.mean_of_some(|tally| Some(tally.per_token(tally.masked?))),
             entropy: updates.mean(|tally| tally.per_token(tally.entropy)),
             grad_norm: updates.mean(|tally| tally.grad_norm),
             learning_rate: self.learning_rate.at(self.steps as usize),

@@ -17,6 +17,7 @@ pub(super) struct Tally {
     tokens: f64,
     pub(super) clipped: f64,
     pub(super) capped: Option<f64>,
+    pub(super) masked: Option<f64>,
     pub(super) kl_old: f64,
     pub(super) ratio: f64,
     pub(super) ratio_max: f64,
@@ -48,6 +49,11 @@ impl Tally {
     /// Adds tokens whose importance weight was truncated.
     pub(super) fn capped(&mut self, tokens: usize) {
         *self.capped.get_or_insert_default() += tokens as f64;
+    }
+
+    /// Adds tokens that are left out for their importance weight.
+    pub(super) fn masked(&mut self, tokens: usize) {
+        *self.masked.get_or_insert_default() += tokens as f64;
     }
 
     /// Adds a part's divergence from the starting model.

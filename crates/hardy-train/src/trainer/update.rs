@@ -14,7 +14,9 @@ use crate::{
     diagnosis::not_finite,
     error::Result,
     gradients::Gradients,
-    objective::{Loss, Tokens, add_entropy, add_kl, clipped_surrogate, gspo, truncated_weights},
+    objective::{
+        Loss, Tokens, add_entropy, add_kl, clipped_surrogate, gspo, masked_weights, truncated_weights,
+    },
     policy::{columns, log_probs},
     recording::Recording,
     sequence::{Packed, Sequence, parts},
@@ -108,11 +110,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let trained = if self.train.old_log_probs == OldLogProbs::Rollout { current } else { &old };
         tally.ratios(current, &old);
         tally.mismatch.add(trained, drawn);
-        let rollout_weight = self.train.tis_cap.map(|cap| {
-            let weights = truncated_weights(trained, drawn, cap);
-            tally.capped(weights.iter().filter(|&&weight| weight >= cap).count());
-            weights
-        });
+        let rollout_weight = self.rollout_weights(trained, drawn, tally);
         let tokens = Tokens {
             logprob: current,
             old_logprob: &old,
@@ -126,6 +124,20 @@ impl<B: NoisyBackend> Trainer<B> {
                 clipped_surrogate(&tokens, self.train.clip())
             }
         }
+    }
+
+    /// What corrects for rollouts under other errors than training; `None` where nothing does.
+    fn rollout_weights(&self, trained: &[f32], drawn: &[f32], tally: &mut Tally) -> Option<Vec<f32>> {
+        let count =
+            |weights: &[f32], what: &dyn Fn(f32) -> bool| weights.iter().filter(|&&w| what(w)).count();
+        if let Some(cap) = self.train.tis_cap {
+            let weights = truncated_weights(trained, drawn, cap);
+            tally.capped(count(&weights, &|weight| weight >= cap));
+            return Some(weights);
+        }
+        let weights = masked_weights(trained, drawn, self.train.icepop_bound?);
+        tally.masked(count(&weights, &|weight| weight == 0.0));
+        Some(weights)
     }
 
     /// Adds the divergence from the starting policy to `loss`; gives Σ w·KL. It sees the batch with the same dropout and,

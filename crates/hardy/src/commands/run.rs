@@ -37,7 +37,8 @@ Examples:
   hardy run quickstart
   hardy run e5b --set train.steps=40 --set model.path=DIR --out runs/e5b-short
   hardy run e5b --scale 1.5b --set model.path=DIR --set data.train=train.jsonl --set data.eval=test.jsonl
-  hardy run e5b --resume";
+  hardy run e5b --resume
+  hardy run e5b --extend --set train.epochs=4";
 
 /// Arguments of `hardy run`.
 #[derive(Debug, Args)]
@@ -58,6 +59,9 @@ pub struct Arguments {
     /// Go on from the last checkpoint in the run directory
     #[arg(long)]
     resume: bool,
+    /// Go on to more `train.steps` or `train.epochs` than the run was started with
+    #[arg(long)]
+    extend: bool,
     /// Check everything, write nothing, and say what the run will take; its time from a probe of a few seconds
     #[arg(long)]
     dry_run: bool,
@@ -103,10 +107,13 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run::<B>(args, &config, &directory, output);
     }
+    if args.extend {
+        lab::extend(&config, &directory)?;
+    }
     let mut teller = Teller::default();
-    let device = B::open(args.device.device)?;
+    let (device, resume) = (B::open(args.device.device)?, args.resume || args.extend);
     let finished =
-        lab::run_arms::<B>(&config, &directory, args.resume, &device, &mut |event| teller.tell(&event))?;
+        lab::run_arms::<B>(&config, &directory, resume, &device, &mut |event| teller.tell(&event))?;
     let outcome = Outcome::new(directory, &finished)?;
     output.show(&outcome, |width| outcome.text(width))
 }
@@ -117,7 +124,7 @@ fn dry_run<B: Engine>(
     directory: &Path,
     output: Output,
 ) -> Result<(), Failure> {
-    if !args.resume {
+    if !(args.resume || args.extend) {
         refuse_existing(directory)?;
     }
     let device = B::open(args.device.device)?;

@@ -1,7 +1,7 @@
 //! `hardy sft`: supervised warm-up of a base model on worked answers.
 
 use std::{
-    fs::File,
+    fs,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -15,6 +15,7 @@ use hardy_lab::{
 use hardy_model::files::write_atomically;
 use hardy_train::{
     admission::{Admitted, Asking},
+    checkpoint,
     config::{RewardKind, RewardSection, refuse_existing},
     data::{self, Answers, Split, check_truths},
     error::Error,
@@ -26,7 +27,7 @@ use serde::Serialize;
 use crate::{
     device::{DeviceArgs, Engine, on_device},
     failure::Failure,
-    new_directory, noise_args,
+    noise_args,
     output::{Output, note},
     progress::Progress,
 };
@@ -39,10 +40,13 @@ const AT_ONCE: usize = 256;
 const EXAMPLE: &str = "\
 CONFIG is a TOML file or the name of a preset: tiny-base. The directory it writes is a Hugging Face directory, with \
 the configuration (sft.toml), the metrics of every step (sft.jsonl) and the final evaluation (eval.json) beside the \
-model. HARDY_NOISE adds rules to the plan.
+model. With `checkpoint.every` there are checkpoints on the way, from which --resume goes on to the bit; with [lora] adapters \
+are trained. HARDY_NOISE adds rules to the plan.
 
-Example: make the built-in base model again
-  hardy sft tiny-base --out tiny";
+Examples: make the built-in base model again; adapters, saved every 100 steps
+  hardy sft tiny-base --out tiny
+  hardy sft my-sft.toml --set lora.rank=16 --set checkpoint.every=100 --out my-adapters
+  hardy sft my-sft.toml --set lora.rank=16 --set checkpoint.every=100 --out my-adapters --resume";
 
 /// Arguments of `hardy sft`.
 #[derive(Debug, Args)]
@@ -57,6 +61,9 @@ pub struct Arguments {
     /// The directory to write; must not exist [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on from the last checkpoint in the directory
+    #[arg(long)]
+    resume: bool,
     /// Check everything and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -88,7 +95,11 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut config = SftConfig::load(&args.config, &args.set)?;
     config.noise.extend(noise_args::environment()?.unwrap_or_default().noise);
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
-    refuse_existing(&out)?;
+    if args.resume {
+        refuse_other(&config, &out)?;
+    } else {
+        refuse_existing(&out)?;
+    }
     let mut trainer = SftTrainer::<B>::new(config.clone(), &B::open(args.device.device)?)?;
     let judged = held_out(&config, &trainer)?;
     trainer.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
@@ -106,39 +117,86 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         eval_problems: config.eval_problems,
     };
     if !args.dry_run {
-        new_directory::create(&out, |partial| train(&config, &mut trainer, judged, partial, &mut outcome))?;
+        begin(&config, &mut trainer, &out)?;
+        train(&config, &mut trainer, judged, &mut outcome)?;
     }
     output.show(&outcome, |_| text(&outcome))
 }
 
-/// Trains step by step and writes everything into `directory`.
+/// Refuses to go on with a run of another configuration.
+fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), Failure> {
+    let path = out.join("sft.toml");
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut before = SftConfig::load(&path.display().to_string(), &[])?;
+    // How often it is saved and what is kept changes no number.
+    before.checkpoint = config.checkpoint.clone();
+    if before != *config {
+        let path = path.display();
+        let what =
+            format!("{path}: was started with another configuration; --resume goes on with the same one");
+        return Err(Failure::input(what));
+    }
+    Ok(())
+}
+
+/// Makes the directory with its configuration; or, of a run that was begun, goes back to its last checkpoint.
+fn begin<B: Engine>(config: &SftConfig, trainer: &mut SftTrainer<B>, out: &Path) -> Result<(), Failure> {
+    let path = out.join("sft.toml");
+    if !path.exists() {
+        fs::create_dir_all(out).map_err(Error::file(out))?;
+        let text = toml::to_string(config).map_err(|error| Failure::run(error.to_string()))?;
+        return Ok(write_atomically(&path, text.as_bytes())?);
+    }
+    if let Some((step, path)) = checkpoint::resumable(out) {
+        trainer.restore(&path)?;
+        note(&format!("going on after step {step}"));
+    }
+    Ok(())
+}
+
+/// The lines of the steps before `steps`, to which others are added.
+fn log_after(path: &Path, steps: u64) -> Result<BufWriter<fs::File>, Failure> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
+    write_atomically(path, kept.as_bytes())?;
+    let file = fs::OpenOptions::new().append(true).open(path).map_err(Error::file(path))?;
+    Ok(BufWriter::new(file))
+}
+
+/// Trains step by step and writes everything into the directory.
 fn train<B: Engine>(
     config: &SftConfig,
     trainer: &mut SftTrainer<B>,
     judged: Option<Admitted>,
-    directory: &Path,
     outcome: &mut Outcome<'_>,
 ) -> Result<(), Failure> {
+    let (directory, how, total) = (outcome.out, config.checkpoint(), config.train.steps);
     let path = directory.join("sft.jsonl");
     let failed = |error: std::io::Error| Failure::run(format!("{}: {error}", path.display()));
-    let mut log = BufWriter::new(File::create(&path).map_err(failed)?);
-    let mut progress = Progress::new("sft", config.train.steps);
-    for done in 1..=config.train.steps {
+    let mut log = log_after(&path, trainer.steps)?;
+    let mut progress = Progress::new("sft", total);
+    while (trainer.steps as usize) < total {
         let record = trainer.step()?;
         let line = serde_json::to_string(&record).map_err(|error| Failure::run(error.to_string()))?;
         writeln!(log, "{line}").map_err(failed)?;
+        let done = trainer.steps as usize;
         progress.at(done);
-        if done % 50 == 0 || done == config.train.steps {
-            progress.line(&format!("step {done}/{}  loss {:.4}", config.train.steps, record.loss));
+        if done.is_multiple_of(50) || done == total {
+            progress.line(&format!("step {done}/{total}  loss {:.4}", record.loss));
         }
         outcome.last = Some(record);
+        if done < total && how.is_due(trainer.steps, total as u64, false) {
+            log.flush().map_err(failed)?;
+            checkpoint::save(directory, &trainer.learner(), &how)?;
+            checkpoint::prune(directory, &how, None)?;
+        }
     }
     log.flush().map_err(failed)?;
     drop(progress);
     noise_args::check_fired(&trainer.plan)?;
     trainer.policy.save(directory, config.save_dtype())?;
-    let text = toml::to_string(config).map_err(|error| Failure::run(error.to_string()))?;
-    write_atomically(&directory.join("sft.toml"), text.as_bytes())?;
     if let Some(judged) = judged {
         let record = evaluate(config, trainer, &judged)?;
         record.write(&directory.join("eval.json"))?;

@@ -32,6 +32,8 @@ error = { kind = \"mxfp4\" }
 every = 2
 n = 4
 noise_levels = [0.0]
+[checkpoint]
+optimizer = \"all\"
 ";
 
 fn checkpoint(run: &Path, step: u64) -> std::path::PathBuf {

@@ -95,6 +95,49 @@ fn a_run_is_the_same_with_any_number_of_threads_and_can_be_compared_reported_and
     refuses(&["export", arg(&noise), "--out", arg(&path("other")), "--step", "7"], &["checkpoint of step 7"]);
 }
 
+/// The names of the files under `directory`, but for logs that hold the time.
+fn files(directory: &Path) -> Vec<String> {
+    let mut found: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![arg(&path).to_owned()] })
+        .filter(|path| !path.contains("tensorboard") && !path.ends_with(".tmp"))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = CONFIG.split("[[arm]]").next().unwrap().replace("steps = 2", "steps = 6");
+    let config =
+        config(dir.path(), &format!("{own}every = 3\n[checkpoint]\nevery = 1\nkeep = 2\nbest = \"worst\"\n"));
+    let path = |name: &str| dir.path().join(name);
+    succeeded(&hardy(&["run", arg(&config), "--out", arg(&path("whole"))]));
+    let killed = path("killed");
+    let arguments = ["run", arg(&config), "--out", arg(&killed)];
+    let mut run = crate::support::command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    for moment in [700, 60, 250, 500, 800] {
+        std::thread::sleep(std::time::Duration::from_millis(moment));
+        run.kill().unwrap();
+        run.wait().unwrap();
+        let arguments = [&arguments[..], &["--resume"]].concat();
+        run = crate::support::command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    }
+    assert!(run.wait().unwrap().success());
+    assert_eq!(metrics(&path("killed")), metrics(&path("whole")));
+    let names = |run: &str| -> Vec<String> {
+        files(&path(run)).into_iter().map(|name| name.replace(arg(&path(run)), "")).collect()
+    };
+    assert_eq!(names("killed"), names("whole"));
+    let timed = |name: &String| name.ends_with("metrics.jsonl") || name.ends_with("report.html");
+    for name in names("whole").into_iter().filter(|name| !timed(name)) {
+        let read = |run: &str| fs::read(format!("{}{name}", arg(&path(run)))).unwrap();
+        assert!(read("killed") == read("whole"), "{name}");
+    }
+}
+
 #[test]
 fn a_dry_run_writes_nothing_and_finds_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,6 +195,40 @@ fn supervised_training_writes_a_model() {
     assert_eq!(fs::read_to_string(out.join("sft.jsonl")).unwrap().lines().count(), 2);
     json(&["generate", "--model", arg(&out), "--prompt", "x", "--max-new-tokens", "1"]);
     refuses(&["sft", arg(&path), "--out", arg(&out)], &["exists and is never overwritten"]);
+}
+
+#[test]
+fn supervised_adapters_go_on_from_a_checkpoint_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (config, whole, cut) = (path("sft.toml"), path("whole"), path("cut"));
+    let text = "name = \"warm\"\neval_problems = 0\n[model]\npath = \"builtin:tiny\"\n[data]\ntrain_problems = 8\n\
+        [train]\nsteps = 4\nbatch = 2\nlearning_rate = 1e-3\n[lora]\nrank = 2\ndropout = 0.1\n\
+        [checkpoint]\nevery = 1\nkeep = 2\n";
+    fs::write(&config, text).unwrap();
+    let refused = ["sft", arg(&config), "--out", arg(&whole), "--resume", "--set", "seed=1"];
+    succeeded(&hardy(&["sft", arg(&config), "--out", arg(&whole)]));
+    refuses(&refused, &["was started with another configuration"]);
+    let steps = |run: &Path| -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(run.join("checkpoints"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(steps(&whole), ["step-000002", "step-000003"]);
+    // As if killed in the last step.
+    let system = std::process::Command::new("cp").arg("-r").arg(&whole).arg(&cut).status();
+    assert!(system.unwrap().success());
+    fs::remove_file(cut.join("adapter_model.safetensors")).unwrap();
+    let lines = fs::read_to_string(cut.join("sft.jsonl")).unwrap();
+    fs::write(cut.join("sft.jsonl"), &lines[..lines.len() - 40]).unwrap();
+    succeeded(&hardy(&["sft", arg(&config), "--out", arg(&cut), "--resume"]));
+    let adapter = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
+    assert!(adapter(&cut) == adapter(&whole));
+    assert_eq!(fs::read_to_string(cut.join("sft.jsonl")).unwrap().lines().count(), 4);
+    json(&["generate", "--model", arg(&cut), "--prompt", "x", "--max-new-tokens", "1"]);
 }
 
 #[test]

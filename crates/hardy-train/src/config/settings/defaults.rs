@@ -8,8 +8,7 @@ use crate::{config::RunConfig, sft::SftConfig};
 /// What must be said, with placeholders, and in sections that may be left out whole.
 const RUN: &str = "name = 'x'\n[model]\npath = 'x'\n[aqn]\nschedule = 'constant'\nsigma = 0.1\n[lora]\n\
     [[reward]]\nkind = 'strict'\n[[noise]]\nerror = { kind = 'relative_gaussian', scale = 0.1 }\n";
-const SFT: &str =
-    "name = 'x'\n[model]\npath = 'x'\n[[noise]]\nerror = { kind = 'relative_gaussian', scale = 0.1 }\n";
+const SFT: &str = "name = 'x'\n[model]\npath = 'x'\n[lora]\n[[noise]]\nerror = { kind = 'relative_gaussian', scale = 0.1 }\n";
 /// The keys with placeholders.
 const GIVEN: [&str; 7] = [
     "name",

@@ -37,5 +37,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     number("train.weight_decay", 0.0, 100.0, "AdamW's decoupled weight decay"),
     below("train.betas", 0.0, 1.0, "AdamW's β₁ and β₂"),
     number("train.max_grad_norm", 0.0, LARGE, "Gradients are scaled down to this norm; 0 never"),
-    whole("train.micro_batch_tokens", 1, PASS, "Tokens of a forward and backward pass"),
+    whole("train.micro_batch_tokens", 1, PASS, "Tokens of a forward and backward pass, into which whole answers are packed without padding"),
+    whole("lora.rank", 1, 65_536, "The inner width of an adapter"),
+    above("lora.alpha", 0.0, LARGE, "The adapter's output is scaled by alpha / rank"),
+    below("lora.dropout", 0.0, 1.0, "The share of inputs that an adapter does not see in training"),
+    text("lora.target_modules", "module names, or all-linear", "The linear layers that have one"),
+    whole("checkpoint.every", 0, STEPS, "Steps between checkpoints on the way; 0 for none but the model at the end"),
+    whole("checkpoint.keep", 1, STEPS, "The last so many are kept; all where left out"),
+    words("checkpoint.optimizer", &["last", "all"], "Which of them hold f32 masters and the optimizer's moments, without which no run goes on from them"),
 ];

@@ -7,7 +7,7 @@ use crate::{config::RunConfig, sft::SftConfig};
 
 /// The smallest configurations that have every section.
 const RUN: &str = "name = 'x'\nmodel.path = 'x'\naqn.schedule = 'constant'\naqn.sigma = 0.1\nlora.rank = 1\n";
-const SFT: &str = "name = 'x'\nmodel.path = 'x'\n";
+const SFT: &str = "name = 'x'\nmodel.path = 'x'\nlora.rank = 1\n";
 
 fn error(kind: Kind, text: &str) -> Option<String> {
     match kind {
@@ -33,10 +33,22 @@ fn known(kind: Kind, section: &str) -> BTreeSet<String> {
 #[test]
 fn every_key_that_is_read_is_in_the_table() {
     let sections = |kind| match kind {
-        Kind::Run => {
-            &["", "model", "data", "train", "reward", "noise", "noise.error", "aqn", "lora", "eval"][..]
+        Kind::Run => &[
+            "",
+            "model",
+            "data",
+            "train",
+            "reward",
+            "noise",
+            "noise.error",
+            "aqn",
+            "lora",
+            "eval",
+            "checkpoint",
+        ][..],
+        Kind::Sft => {
+            &["", "model", "model.new", "data", "train", "noise", "noise.error", "lora", "checkpoint"]
         }
-        Kind::Sft => &["", "model", "model.new", "data", "train", "noise", "noise.error"],
     };
     for kind in [Kind::Run, Kind::Sft] {
         for section in sections(kind) {

@@ -20,11 +20,33 @@ impl TrainSection {
                 self.aggregation_name()
             )));
         }
-        if self.tis_cap.is_some() && self.old_log_probs == OldLogProbs::Rollout {
-            return Err(Error::config(
-                "`train.tis_cap` corrects old log-probabilities that are recomputed; with `train.old_log_probs` = \
-                 \"rollout\" the ratio itself is to the rollout, and one of the two must go",
-            ));
+        self.check_correction()?;
+        if self.min_learning_rate > self.learning_rate {
+            return Err(Error::config(format!(
+                "`train.min_learning_rate` is {:e}, but must be at most `train.learning_rate`, {:e}",
+                self.min_learning_rate, self.learning_rate
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks what corrects for rollouts under other errors than training.
+    fn check_correction(&self) -> Result<()> {
+        let key = match (self.tis_cap, self.icepop_bound) {
+            (Some(_), Some(_)) => {
+                return Err(Error::config(
+                    "`train.tis_cap` truncates the weights that `train.icepop_bound` masks; one of the two must go",
+                ));
+            }
+            (Some(_), None) => "tis_cap",
+            (None, Some(_)) => "icepop_bound",
+            (None, None) => return Ok(()),
+        };
+        if self.old_log_probs == OldLogProbs::Rollout {
+            return Err(Error::config(format!(
+                "`train.{key}` corrects old log-probabilities that are recomputed; with `train.old_log_probs` = \
+                 \"rollout\" the ratio itself is to the rollout, and one of the two must go"
+            )));
         }
         Ok(())
     }

@@ -67,6 +67,7 @@ fn text(outcome: &Outcome) -> String {
             ("parameters", bytes.parameters),
             ("AdamW's moments", bytes.optimizer),
             ("rollout: weights for decoding", bytes.frozen_weights),
+            ("evaluation: weights as saved", bytes.saved_weights),
             ("rollout: KV cache", bytes.kv_cache),
             ("rollout: prefill", bytes.prefill),
             ("training: gradients", bytes.gradients),
