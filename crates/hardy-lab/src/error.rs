@@ -66,6 +66,25 @@ pub enum LabError {
         /// The level's label.
         level: String,
     },
+    /// A dump that can not be read.
+    #[error("{}: {reason}", path.display())]
+    Dump {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A served model that does not answer, or not as its interface says.
+    #[error("{url}: {reason}")]
+    Endpoint {
+        /// Where it listens.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two sides that can not be compared.
+    #[error("{0}")]
+    Diverge(String),
     /// A model, a plan or a run.
     #[error(transparent)]
     Train(#[from] hardy_train::error::Error),
@@ -196,7 +215,7 @@ impl LabError {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Train(error) => error.is_input(),
-            Self::NoReceipt { .. } => false,
+            Self::NoReceipt { .. } | Self::Endpoint { .. } => false,
             Self::Member { error, .. } => error.is_input(),
             _ => true,
         }

@@ -6,6 +6,7 @@
 //! noise) or [`compare::Comparison`] (runs against each other) → terminal, JSON, or the page of [`report`].
 
 pub mod compare;
+pub mod diverge;
 pub mod error;
 pub mod evaluate;
 pub mod export;
@@ -21,6 +22,7 @@ pub mod pairing;
 pub mod probe;
 pub mod receipt;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod robustness;
 pub mod run;

@@ -66,9 +66,12 @@ pub enum Event<'a> {
     Checkpoint(&'a Path),
 }
 
+/// The file of a run that holds the hashes of every step's tensors, one line a step.
+pub(crate) const HASHES: &str = "hashes.jsonl";
+
 /// What was read and bound before anything is written: a run that can start.
-struct Prepared<B: NoisyBackend> {
-    trainer: Trainer<B>,
+pub(crate) struct Prepared<B: NoisyBackend> {
+    pub(crate) trainer: Trainer<B>,
     eval_problems: Vec<Problem>,
     levels: Vec<Level>,
     scan: Option<ScanFile>,
@@ -102,7 +105,10 @@ pub fn dry_run<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Resul
     Ok(DryRun { forecast, warnings })
 }
 
-fn prepare<B: NoisyBackend>(config: &RunConfig, device: &B::Device) -> Result<Prepared<B>, LabError> {
+pub(crate) fn prepare<B: NoisyBackend>(
+    config: &RunConfig,
+    device: &B::Device,
+) -> Result<Prepared<B>, LabError> {
     sampling(config).check()?;
     let problems = training_problems(config)?;
     let judged_by = graders_of(&config.rewards(), &config.metric())?;
@@ -379,10 +385,21 @@ impl Judge<'_> {
     }
 }
 
-/// `metrics.jsonl` and the TensorBoard events of a run.
+/// Opens a file of one line a step after `steps` steps, to add to it; lines of later steps are dropped.
+fn open_lines(path: &Path, steps: u64) -> Result<fs::File, LabError> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
+    if kept != text {
+        write_atomically(path, kept.as_bytes()).map_err(Error::from)?;
+    }
+    fs::OpenOptions::new().create(true).append(true).open(path).map_err(LabError::file(path))
+}
+
+/// `metrics.jsonl`, `hashes.jsonl` and the TensorBoard events of a run.
 struct Log {
     path: PathBuf,
     lines: fs::File,
+    hashes: fs::File,
     board: TensorBoardWriter,
 }
 
@@ -390,21 +407,18 @@ impl Log {
     /// Opens the log after `steps` steps; lines of later steps, from a run that was cut off, are dropped.
     fn open(directory: &Path, steps: u64) -> Result<Self, LabError> {
         let path = directory.join("metrics.jsonl");
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
-        if kept != text {
-            write_atomically(&path, kept.as_bytes()).map_err(Error::from)?;
-        }
-        let lines =
-            fs::OpenOptions::new().create(true).append(true).open(&path).map_err(LabError::file(&path))?;
+        let lines = open_lines(&path, steps)?;
+        let hashes = open_lines(&directory.join(HASHES), steps)?;
         let board = directory.join("tensorboard");
         let board = TensorBoardWriter::create(&board)?;
-        Ok(Self { path, lines, board })
+        Ok(Self { path, lines, hashes, board })
     }
 
     fn write(&mut self, record: &StepRecord) -> Result<(), LabError> {
         let value = serde_json::to_value(record).unwrap_or_default();
         self.lines.write_all(format!("{value}\n").as_bytes()).map_err(LabError::file(&self.path))?;
+        let hashes = serde_json::to_string(&record.tensor_hashes).unwrap_or_default();
+        self.hashes.write_all(format!("{hashes}\n").as_bytes()).map_err(LabError::file(&self.path))?;
         let now = SystemTime::now();
         let scalars = value.as_object().into_iter().flatten();
         for (key, value) in scalars.filter(|(key, _)| *key != "step") {

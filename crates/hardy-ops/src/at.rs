@@ -15,6 +15,7 @@ use crate::{
     observer::Observer,
     rows::Rows,
     site::{Pass, Point, SiteId},
+    tap::Tap,
     watch::{Watch, Watchers},
     weight_sums::{self, WeightSums},
 };
@@ -57,6 +58,13 @@ impl Noise {
     pub fn observed(self, observer: &Arc<Observer>) -> Self {
         let observer = Some(Arc::clone(observer));
         Self { watchers: Watchers { observer, ..self.watchers }, ..self }
+    }
+
+    /// The same noise, with what sites compute kept by `tap`.
+    #[must_use]
+    pub fn tapped(self, tap: &Arc<Tap>) -> Self {
+        let tap = Some(Arc::clone(tap));
+        Self { watchers: Watchers { tap, ..self.watchers }, ..self }
     }
 
     /// The same noise, under which the gradients of the weights and biases of `sites` sites are not handed to the tape
@@ -184,6 +192,7 @@ impl At {
         let mut sums = Vec::new();
         errors.apply_rows(0..self.rows.len(), width, x, &mut sums);
         errors.count(std::iter::once(&sums));
+        self.keep_rows(point, operand, 0, width, x);
     }
 
     /// How many rows count as calls at `point`; those of a second operand are counted with the first.

@@ -1,7 +1,7 @@
 //! Globs on module paths: `*` stands for any run of characters, dots included, and `?` for one.
 
 /// Whether `pattern` matches the whole of `text`.
-pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t, mut retry) = (0, 0, None);
     while t < text.len() {

@@ -1,4 +1,4 @@
-//! Watching a site while it computes: how large its output becomes, and what a linear layer reads. The pass goes on
+//! Watching a site while it computes: how large its output becomes, what a linear layer reads, and all values. The pass goes on
 //! undisturbed.
 
 use std::sync::{
@@ -6,13 +6,14 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use crate::observer::Observer;
+use crate::{observer::Observer, tap::Tap};
 
 /// Who watches the sites of a pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watchers {
     pub magnitudes: Option<Arc<[AtomicU32]>>,
     pub observer: Option<Arc<Observer>>,
+    pub tap: Option<Arc<Tap>>,
 }
 
 /// Who watches one site.
@@ -38,7 +39,13 @@ impl Watchers {
 impl Watch {
     /// Whether somebody watches.
     pub fn is_active(&self) -> bool {
-        self.watchers.magnitudes.is_some() || self.watchers.observer.is_some()
+        let Watchers { magnitudes, observer, tap } = &self.watchers;
+        magnitudes.is_some() || observer.is_some() || tap.is_some()
+    }
+
+    /// Who keeps the site's values, and the site.
+    pub fn tap(&self) -> Option<(&Tap, usize)> {
+        Some((self.watchers.tap.as_deref()?, self.site))
     }
 
     /// Shows a linear layer's input `[rows, width]`, before any error, to the observer.

@@ -104,8 +104,13 @@ pub fn latest(run: &Path) -> Option<(u64, PathBuf)> {
 
 /// The last checkpoint that a run can go on from.
 pub fn resumable(run: &Path) -> Option<(u64, PathBuf)> {
-    let places = steps(run).into_iter().rev().map(|step| (step, directory(run, step)));
-    places.into_iter().find(|(_, path)| path.join(STATE).exists())
+    resumable_up_to(run, u64::MAX)
+}
+
+/// The last one of up to `most` updates that a run can go on from.
+pub fn resumable_up_to(run: &Path, most: u64) -> Option<(u64, PathBuf)> {
+    let before = steps(run).into_iter().rev().filter(|step| *step <= most);
+    before.map(|step| (step, directory(run, step))).find(|(_, path)| path.join(STATE).exists())
 }
 
 /// Writes a checkpoint of `learner` into a run directory; gives its directory. At step 0 nothing is needed to go on.

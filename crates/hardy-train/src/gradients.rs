@@ -8,6 +8,8 @@ use burn::{
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend};
 
+use crate::digest;
+
 /// One gradient a parameter that is trained, in the order of the parameters.
 #[derive(Clone, Debug)]
 pub struct Gradients<B: NoisyBackend>(Vec<Tensor<B, 2>>);
@@ -55,6 +57,11 @@ impl<B: NoisyBackend> Gradients<B> {
         self.0.iter().map(square).sum::<f64>().sqrt()
     }
 
+    /// A digest of every parameter's gradient.
+    pub fn digests(&self) -> Vec<u128> {
+        digests(&self.0)
+    }
+
     /// The gradients, scaled down to `max_norm` where `norm` exceeds it; 0 never scales.
     pub fn clipped(self, norm: f64, max_norm: f64) -> Vec<Tensor<B, 2>> {
         if max_norm == 0.0 || norm <= max_norm {
@@ -62,6 +69,12 @@ impl<B: NoisyBackend> Gradients<B> {
         }
         self.0.into_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
     }
+}
+
+/// A digest of every tensor.
+pub fn digests<B: NoisyBackend>(tensors: &[Tensor<B, 2>]) -> Vec<u128> {
+    let one = |x: &Tensor<B, 2>| digest::of_values(&B::host(&x.clone().into_primitive().tensor()));
+    tensors.iter().map(one).collect()
 }
 
 /// Goes back from `y`, in which the loss has the derivative `grad`; gives what arrives at `x`. The gradients of parameters

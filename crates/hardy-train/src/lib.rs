@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod diagnosis;
+pub mod digest;
 pub mod early_word;
 pub mod encode;
 pub mod error;

@@ -4,6 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// The digests of a step's tensors, 8 hexadecimal digits each, in the order of the trained parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorHashes {
+    /// The step, from 1.
+    pub step: u64,
+    /// Of gradients; empty where there was no update.
+    pub gradients: String,
+    /// Of parameters.
+    pub weights: String,
+}
+
 /// One line of `metrics.jsonl`. Keys of durations and rates end in `_seconds` and `_per_second`. What is said of
 /// updates and of the tokens learned from speaks of the updates that were made, and is 0 where there was none: where
 /// dynamic sampling kept no group, or all were left out because they were not finite. No number here is not finite.
@@ -107,6 +118,19 @@ pub struct StepRecord {
     pub aqn_sigma_max: Option<f64>,
     /// Prompt and response tokens of all that was sampled in the step.
     pub tokens: u64,
+    /// A digest of the tokens sampled in the step and of their log-probabilities, 32 hexadecimal digits, as the two that
+    /// follow: with the same seed, configuration and version the same on every machine of one kind.
+    #[serde(default)]
+    pub rollouts_hash: String,
+    /// That of the gradients of its updates, before clipping.
+    #[serde(default)]
+    pub gradients_hash: String,
+    /// That of all trained parameters after it.
+    #[serde(default)]
+    pub weights_hash: String,
+    /// Of both, tensor by tensor; they stand in `hashes.jsonl`.
+    #[serde(skip)]
+    pub tensor_hashes: TensorHashes,
     /// Seconds of sampling.
     pub rollout_seconds: f64,
     /// Seconds of learning.

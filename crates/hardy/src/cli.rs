@@ -50,6 +50,12 @@ pub enum Command {
     Probe(commands::probe::Arguments),
     /// Find the layers that a number format hurts
     Scan(commands::scan::Arguments),
+    /// Write what a model computes at its sites, activations and gradients
+    Dump(commands::dump::Arguments),
+    /// Hold one machine against another, and say where they part
+    Diverge(commands::diverge::Arguments),
+    /// Make a step of a run again, and say whether it comes out the same
+    Replay(commands::replay::Arguments),
     /// Say whether the differences between runs are real
     Compare(commands::compare::Arguments),
     /// Write one self-contained HTML page on runs

@@ -2,7 +2,9 @@
 
 pub mod compare;
 pub mod config;
+pub mod diverge;
 pub mod doctor;
+pub mod dump;
 pub mod eval;
 pub mod export;
 pub mod formats;
@@ -11,6 +13,7 @@ pub mod merge;
 pub mod perturb;
 pub mod probe;
 pub mod quantize;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scan;

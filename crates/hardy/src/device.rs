@@ -23,6 +23,16 @@ pub struct DeviceArgs {
     pub device: Device,
 }
 
+impl DeviceArgs {
+    /// The device of a name.
+    ///
+    /// # Errors
+    /// A device that this build does not have.
+    pub fn named(name: &str) -> Result<Self, String> {
+        Ok(Self { device: parse(name)? })
+    }
+}
+
 /// A device by its kind and, where there are several, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {

@@ -14,6 +14,8 @@ pub enum Failure {
     Input(String),
     /// A run that failed: exit code 1.
     Run(String),
+    /// A difference was found and told: exit code 1, and nothing more to say.
+    Differs,
     /// Whoever read our output has enough of it: nothing to say.
     ReaderGone,
 }
@@ -40,6 +42,7 @@ impl Failure {
                 output::note(&format!("error: {message}"));
                 ExitCode::FAILURE
             }
+            Self::Differs => ExitCode::FAILURE,
             Self::ReaderGone => ExitCode::SUCCESS,
         }
     }

@@ -22,6 +22,7 @@ mod sparkline;
 mod tensor_errors;
 mod tensor_index;
 mod threads;
+mod token_args;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,9 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Eval(args) => commands::eval::run(&args, output),
         Command::Probe(args) => commands::probe::run(&args, output),
         Command::Scan(args) => commands::scan::run(&args, output),
+        Command::Dump(args) => commands::dump::run(&args, output),
+        Command::Diverge(args) => commands::diverge::run(&args, output),
+        Command::Replay(args) => commands::replay::run(&args, output),
         Command::Compare(args) => commands::compare::run(&args, output),
         Command::Report(args) => commands::report::run(&args, output),
         Command::Watch(args) => commands::watch::run(&args, output),

@@ -1,5 +1,6 @@
 //! Reading a safetensors file: every tensor by name, in the type it was stored in.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +100,8 @@ pub struct TensorFile {
     pub path: PathBuf,
     /// The tensors, sorted by name.
     pub tensors: Vec<NamedTensor>,
+    /// What the file says of them.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl TensorFile {
@@ -132,7 +135,7 @@ impl TensorFile {
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let file = Stored::open(path)?;
     let tensors = file.names().iter().map(|name| file.read(name)).collect::<Result<_>>()?;
-    Ok(TensorFile { path: path.to_owned(), tensors })
+    Ok(TensorFile { path: path.to_owned(), tensors, metadata: file.metadata() })
 }
 
 /// Up to four names, sorted, and how many more there are.

@@ -6,6 +6,7 @@
 //! change under its hands; so it is an error, or every element is read once.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -56,6 +57,11 @@ impl Stored {
         let mut names: Vec<String> = self.header.tensors().into_keys().collect();
         names.sort_unstable();
         names
+    }
+
+    /// What the header says beside the tensors.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        self.header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// What the header says of a tensor.

@@ -71,6 +71,7 @@ impl Seen<'_> {
         let output = self.at.by_row(Point::Output, Operand::Lhs);
         output.apply_rows(first..first + count, self.vocab, &mut z, sums);
         self.at.watch().output(&z);
+        self.at.keep_rows(Point::Output, Operand::Lhs, first, self.vocab, &z);
         z
     }
 

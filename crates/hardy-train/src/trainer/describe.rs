@@ -7,9 +7,11 @@ use hardy_ops::{NoisyBackend, Rule};
 use super::{Trainer, tally::Updates};
 use crate::{
     config::OldLogProbs,
+    digest::{hex, of_digests, of_values, short_hex},
+    gradients::digests,
     rollout::{Rollout, Sampled, groups, is_uniform},
     sampler::steps_per_epoch,
-    step_record::StepRecord,
+    step_record::{StepRecord, TensorHashes},
 };
 
 impl<B: NoisyBackend> Trainer<B> {
@@ -33,6 +35,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let sigmas = self.aqn_sigmas();
         let guided = |of: fn(f64, f64) -> f64| sigmas.iter().copied().reduce(of).filter(|_| sigmas.len() > 1);
         let tokens = sampled.all().map(|rollout| rollout.sequence.ids.len() as u64).sum();
+        let (gradients, weights) = (updates.digests(), digests(self.policy.decoder.trained()));
         StepRecord {
             step: self.steps + 1,
             epoch: self.steps / per_epoch + 1,
@@ -73,6 +76,14 @@ impl<B: NoisyBackend> Trainer<B> {
             aqn_sigma_min: guided(f64::min),
             aqn_sigma_max: guided(f64::max),
             tokens,
+            rollouts_hash: hex(of_digests(&sampled.all().map(digest_of).collect::<Vec<_>>())),
+            gradients_hash: hex(of_digests(&gradients)),
+            weights_hash: hex(of_digests(&weights)),
+            tensor_hashes: TensorHashes {
+                step: self.steps + 1,
+                gradients: short_hex(&gradients),
+                weights: short_hex(&weights),
+            },
             rollout_seconds,
             train_seconds: step_seconds - rollout_seconds,
             step_seconds,
@@ -86,6 +97,12 @@ impl<B: NoisyBackend> Trainer<B> {
         let at = |rule: &Rule| rule.schedule.as_ref()?.get(self.steps as usize).copied();
         self.plan.plan().rules.iter().filter_map(at).collect()
     }
+}
+
+/// The digest of a response: its tokens, and the log-probabilities with which they were drawn.
+fn digest_of(rollout: &Rollout) -> u128 {
+    let ids: Vec<f32> = rollout.sequence.ids.iter().map(|&id| f32::from_bits(id)).collect();
+    of_digests(&[of_values(&ids), of_values(&rollout.log_probs)])
 }
 
 fn mean<'a>(rollouts: impl Iterator<Item = &'a Rollout>, of: &dyn Fn(&Rollout) -> f64) -> f64 {

@@ -1,6 +1,9 @@
 //! What an update says of itself: sums over its tokens, of which the step's record takes means over its updates.
 
-use crate::objective::{Loss, Mismatch};
+use crate::{
+    digest,
+    objective::{Loss, Mismatch},
+};
 
 /// Bound on the log of a ratio, as in the objectives.
 const LOG_RATIO: f64 = 20.0;
@@ -10,6 +13,8 @@ const LOG_RATIO: f64 = 20.0;
 pub(super) struct Tally {
     /// How far rollout and training are apart.
     pub(super) mismatch: Mismatch,
+    /// A digest of every parameter's gradient, before clipping.
+    pub(super) digests: Vec<u128>,
     /// The gradient's norm before clipping.
     pub(super) grad_norm: f64,
     pub(super) loss: f64,
@@ -110,6 +115,15 @@ impl Updates {
     /// The largest over those that were made, 0 without any.
     pub(super) fn largest(&self, of: impl Fn(&Tally) -> f64) -> f64 {
         self.made.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// A digest of every parameter's gradients in all of them; none where none was made.
+    pub(super) fn digests(&self) -> Vec<u128> {
+        let parameters = self.first().map_or(0, |tally| tally.digests.len());
+        let of = |i: usize| {
+            digest::of_digests(&self.made.iter().map(|tally| tally.digests[i]).collect::<Vec<_>>())
+        };
+        (0..parameters).map(of).collect()
     }
 
     /// How far rollout and training are apart in the first `count` of them.

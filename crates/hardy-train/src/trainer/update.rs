@@ -68,6 +68,7 @@ impl<B: NoisyBackend> Trainer<B> {
         }
         drop(tracked);
         let gradients = Gradients::gathered(&self.policy.decoder, noise);
+        tally.digests = gradients.digests();
         tally.grad_norm = gradients.norm();
         if tally.grad_norm.is_finite() { Ok((tally, gradients)) } else { Err("gradient") }
     }

@@ -4,9 +4,9 @@ use std::process::Stdio;
 
 use crate::support::{command, hardy, json, succeeded, text};
 
-const COMMANDS: [&str; 17] = [
-    "run", "suite", "sft", "eval", "probe", "scan", "compare", "report", "score", "generate", "quantize",
-    "formats", "perturb", "schedule", "export", "config", "doctor",
+const COMMANDS: [&str; 20] = [
+    "run", "suite", "sft", "eval", "probe", "scan", "dump", "diverge", "replay", "compare", "report",
+    "score", "generate", "quantize", "formats", "perturb", "schedule", "export", "config", "doctor",
 ];
 
 #[test]

@@ -3,6 +3,8 @@
 mod bad_input;
 #[cfg(feature = "vulkan")]
 mod device;
+mod diverge;
+mod endpoint;
 mod golden_models;
 mod golden_schedule;
 mod help;
@@ -12,6 +14,7 @@ mod numbers;
 mod perturb;
 mod probe;
 mod quantize;
+mod replay;
 mod rewards;
 mod runs;
 mod scan;

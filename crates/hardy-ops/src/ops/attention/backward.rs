@@ -174,12 +174,14 @@ fn backward_one(
             ds_sums.product([&mut ds, &mut ds_exact], 0, keys, factors, false);
             seen.mask(ds_sums, [&mut ds_exact, &mut ds], &mut sums.rounded[0]);
             seen.inject(grad_input(&at.values, Operand::Lhs), &mut ds, &mut sums.probabilities);
+            seen.keep(&at.values, Point::GradInput, &ds);
             for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
                 let (ds, p) = (&mut ds[seen.range(i)], &p[seen.range(i)]);
                 let mean = dot(ds, p);
                 ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
             }
             seen.inject(grad_input(&at.softmax, Operand::Lhs), &mut ds, &mut sums.softmax);
+            seen.keep(&at.softmax, Point::GradInput, &ds);
             for visible in seen.visible(&mut ds) {
                 visible.iter_mut().for_each(|ds| *ds *= heads.scale());
             }

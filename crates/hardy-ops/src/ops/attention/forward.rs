@@ -176,6 +176,7 @@ pub(super) fn softmax_of_scores(
     sums: &mut ForwardSums,
 ) {
     seen.inject(at.scores.by_row(Point::Output, Operand::Lhs), p, &mut sums.scores);
+    seen.keep(&at.scores, Point::Output, p);
     for visible in seen.visible(p) {
         at.scores.watch().output(visible);
         visible.iter_mut().for_each(|s| *s *= heads.scale());
@@ -191,6 +192,7 @@ pub(super) fn softmax_of_scores(
 #[inline(always)]
 pub(super) fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32], sums: &mut ForwardSums) {
     seen.inject(at.softmax.by_row(Point::Output, Operand::Lhs), p, &mut sums.softmax_output);
+    seen.keep(&at.softmax, Point::Output, p);
     for visible in seen.visible(p) {
         at.softmax.watch().output(visible);
     }

@@ -13,7 +13,11 @@ use super::{
     BLOCK, HEAD_SHIFT, Heads,
     segments::Segments,
 };
-use crate::by_row::{ByRow, Part, Sums};
+use crate::{
+    at::At,
+    by_row::{ByRow, Part, Sums},
+    site::Point,
+};
 
 /// One sequence of a pass: its queries, and the keys and values up to them, as the products see them.
 pub(super) struct Sequence<'a> {
@@ -109,6 +113,20 @@ impl Seen {
     #[inline(always)]
     pub fn visible(self, x: &mut [f32]) -> impl Iterator<Item = &mut [f32]> {
         x.chunks_exact_mut(self.keys).enumerate().map(move |(i, x)| &mut x[self.range(i)])
+    }
+
+    /// Keeps what every query sees of `x` `[heads·queries, keys]` as values of `point`, where a tap wants them.
+    pub fn keep(self, at: &At, point: Point, x: &[f32]) {
+        if at.watch().tap().is_none() {
+            return;
+        }
+        for (index, x) in x.chunks_exact(self.queries * self.keys).enumerate() {
+            let seen = x.chunks_exact(self.keys).enumerate().map(|(i, x)| {
+                let range = self.range(i);
+                (self.row + i, range.start, &x[range])
+            });
+            at.keep_seen(point, self.head + index, seen);
+        }
     }
 
     /// The keys that row `i` of `[heads·queries, keys]` sees.
