@@ -27,7 +27,7 @@ pub enum Place {
 /// weight.
 pub fn supports(what: &Perturbation, place: Place) -> bool {
     match what {
-        Perturbation::Accumulation(_) => false,
+        Perturbation::Accumulation(_) | Perturbation::Fault { fault: Fault::BurstFlip { .. }, .. } => false,
         Perturbation::Quantization(Quantization { blocks: Blocks::TwoD, .. }) => place == Place::Weight,
         _ => true,
     }
@@ -179,6 +179,7 @@ impl Parts {
                 self.later.resize(2 * 32, u32::MAX);
                 Kind::Flip { bf16: image == Image::Bf16 }
             }
+            Fault::BurstFlip { .. } => unreachable!("bursts are flipped on the host, as `supports` says"),
         }
     }
 

@@ -6,7 +6,7 @@ use hardy_train::{data::Problem, error::Error, policy::Policy, sequence::Sequenc
 use crate::error::LabError;
 
 /// A model before its problems.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Setting<'a, B: NoisyBackend> {
     /// The model.
     pub policy: &'a Policy<B>,
@@ -15,6 +15,15 @@ pub struct Setting<'a, B: NoisyBackend> {
     /// How a question is asked, with `{question}` in it.
     pub wording: &'a str,
 }
+
+// Derived, these would ask the backend to be `Copy`.
+impl<B: NoisyBackend> Clone for Setting<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: NoisyBackend> Copy for Setting<'_, B> {}
 
 impl<B: NoisyBackend> Setting<'_, B> {
     /// Every problem with its worked answer and the end-of-sequence token.

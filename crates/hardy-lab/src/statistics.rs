@@ -59,6 +59,7 @@ mod retention;
 mod sample_size;
 mod scores;
 mod student;
+mod tail;
 mod wilson;
 
 pub use accuracy::accuracy;
@@ -67,7 +68,7 @@ pub use difference::{difference, p_against};
 pub use holm::holm;
 pub use interval::Interval;
 pub use mcnemar::mcnemar_exact;
-pub use mean::mean_interval;
+pub use mean::{mean_claim, mean_interval};
 pub use paired_test::{ALPHA, Answers, CONFIDENCE, POWER, PairedTest, scores};
 pub use peak::peak;
 pub use resample::sign_flip_test;

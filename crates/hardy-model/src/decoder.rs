@@ -3,6 +3,7 @@
 
 mod mixture;
 mod scene;
+mod stages;
 mod weights;
 
 use std::{path::Path, sync::Arc};

@@ -7,7 +7,7 @@
 //! | `absolute_gaussian` | x + ε·s |
 //! | `systematic_bias` | x + sign(x)·s, or relative: x + sign(x)·\|x\|·s; sign(0) = 0 |
 //! | `truncation` | the multiple of s next to x toward zero |
-//! | `dead_zone`, `saturation`, `spike`, `bias`, `stuck`, `bit_flip` | see [`Fault`] |
+//! | `dead_zone`, `saturation`, `spike`, `bias`, `stuck`, `bit_flip`, `burst_flip` | see [`Fault`] |
 //! | the name of a [`Format`] | the number of that format next to x, see [`Quantization`] |
 //! | `accumulate_bf16`, `accumulate_fp16` | of a product, see [`Accumulation`] |
 //!
@@ -15,6 +15,7 @@
 
 mod accumulation;
 mod apply;
+mod burst;
 mod chance;
 mod fault;
 mod noise;
@@ -72,7 +73,7 @@ pub enum Perturbation {
 }
 
 /// The names of the kinds that are no formats.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "relative_gaussian",
     "absolute_gaussian",
     "systematic_bias",
@@ -83,6 +84,7 @@ const OWN: [&str; 12] = [
     "bias",
     "stuck",
     "bit_flip",
+    "burst_flip",
     "accumulate_bf16",
     "accumulate_fp16",
 ];
@@ -142,7 +144,8 @@ impl Perturbation {
         match self {
             Self::RelativeGaussian { .. } | Self::AbsoluteGaussian { .. } => true,
             Self::Fault { fault, sparsity } => {
-                *sparsity < 1.0 || matches!(fault, Fault::Spike { .. } | Fault::BitFlip { .. })
+                *sparsity < 1.0
+                    || matches!(fault, Fault::Spike { .. } | Fault::BitFlip { .. } | Fault::BurstFlip { .. })
             }
             Self::Quantization(quantization) => quantization.rounding == Rounding::Stochastic,
             Self::SystematicBias { .. } | Self::Truncation { .. } | Self::Accumulation(_) => false,

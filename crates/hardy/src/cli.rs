@@ -46,8 +46,10 @@ pub enum Command {
     Sft(commands::sft::Arguments),
     /// Measure what a model loses under noise
     Eval(commands::eval::Arguments),
-    /// Measure what errors would leave of activations and gradients
-    Probe(commands::probe::Arguments),
+    /// Find the layers and operators that errors hurt, and the levels that they tolerate
+    Probe(Box<commands::probe::Arguments>),
+    /// Find a faulty machine without a reference
+    Find(commands::find::Arguments),
     /// Find the layers that a number format hurts
     Scan(commands::scan::Arguments),
     /// Write what a model computes at its sites, activations and gradients

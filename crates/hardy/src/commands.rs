@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod dump;
 pub mod eval;
 pub mod export;
+pub mod find;
 pub mod formats;
 pub mod generate;
 pub mod merge;

@@ -10,6 +10,7 @@ mod checkpoint_run;
 mod cli;
 mod commands;
 mod device;
+mod error_spec;
 mod failure;
 mod model_source;
 mod new_directory;
@@ -55,6 +56,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Sft(args) => commands::sft::run(&args, output),
         Command::Eval(args) => commands::eval::run(&args, output),
         Command::Probe(args) => commands::probe::run(&args, output),
+        Command::Find(args) => commands::find::run(&args, output),
         Command::Scan(args) => commands::scan::run(&args, output),
         Command::Dump(args) => commands::dump::run(&args, output),
         Command::Diverge(args) => commands::diverge::run(&args, output),

@@ -12,6 +12,7 @@ use super::{
     normal_quantile,
     resample::{RESAMPLES, Resampled},
     scores::{mean, variance},
+    tail::p_of,
     wilson::score_interval,
 };
 
@@ -73,17 +74,7 @@ impl<'a> Contrast<'a> {
     }
 
     fn largest_excluding(&self, value: f64) -> f64 {
-        let apart = |exponent: f64| !self.missed_by(exponent.exp()).contains(value);
-        // The logarithm of the chance is sought; beyond e⁻³⁰ it does not matter.
-        let (mut excluded, mut held) = (-1e-9, -30.0);
-        if !apart(excluded) || apart(held) {
-            return if apart(held) { f64::exp(held) } else { 1.0 };
-        }
-        for _ in 0..45 {
-            let middle = f64::midpoint(excluded, held);
-            if apart(middle) { excluded = middle } else { held = middle }
-        }
-        excluded.exp()
+        p_of(|tail| self.missed_by(tail), value)
     }
 
     /// The interval whose ends are missed together with chance `tail`.

@@ -2,6 +2,7 @@
 //! place, the same in every step, phase and row. Channel c is faulty where its random bits lie below the sparsity.
 
 use super::apply::Piece;
+use super::burst::{Bursts, WINDOW};
 use super::chance::{Chance, second_word};
 use super::share;
 use crate::address::{NoiseKey, Row};
@@ -51,6 +52,28 @@ pub enum Fault {
         /// How the value is stored; one without flips stays as it is.
         image: Image,
     },
+    /// Several bits of values a fixed stride apart are flipped together, as faulty logic does (arXiv:2605.04213). A row falls
+    /// into windows of 1024 neighbouring elements. An event strikes a window: a lane in 0..`period` is drawn, and in every value
+    /// of the window whose element is that lane modulo `period` the same 1 to `burst` bits are flipped.
+    BurstFlip {
+        /// The probability of an event, for each window of a row.
+        rate: f64,
+        /// The stride of the values that an event strikes.
+        period: u32,
+        /// The most bits that an event flips; every number up to it is as likely.
+        burst: u32,
+        /// The bits that can be flipped.
+        bits: Bits,
+        /// How the value is stored.
+        image: Image,
+    },
+}
+
+impl Fault {
+    /// The stride of bursts where none is given: the lanes of a warp.
+    pub(super) const PERIOD: u32 = 32;
+    /// The most bits of a burst where none are given: a third of the events flip one bit.
+    pub(super) const BURST: u32 = 3;
 }
 
 /// How a value is stored where its bits are flipped.
@@ -146,6 +169,7 @@ impl Fault {
             Self::Bias { .. } => "bias",
             Self::Stuck { .. } => "stuck",
             Self::BitFlip { .. } => "bit_flip",
+            Self::BurstFlip { .. } => "burst_flip",
         }
     }
 
@@ -155,7 +179,7 @@ impl Fault {
             | Self::Saturation { scale }
             | Self::Spike { scale, .. }
             | Self::Bias { scale } => Some(scale),
-            Self::Stuck { .. } | Self::BitFlip { .. } => None,
+            Self::Stuck { .. } | Self::BitFlip { .. } | Self::BurstFlip { .. } => None,
         }
     }
 
@@ -165,14 +189,16 @@ impl Fault {
             Self::Saturation { .. } => Self::Saturation { scale },
             Self::Spike { rate, .. } => Self::Spike { scale, rate },
             Self::Bias { .. } => Self::Bias { scale },
-            Self::Stuck { .. } | Self::BitFlip { .. } => self,
+            Self::Stuck { .. } | Self::BitFlip { .. } | Self::BurstFlip { .. } => self,
         }
     }
 
     /// The probability of what happens to a value or bit by chance.
     pub(super) fn rate(self) -> Option<f64> {
         match self {
-            Self::Spike { rate, .. } | Self::BitFlip { rate, .. } => Some(rate),
+            Self::Spike { rate, .. } | Self::BitFlip { rate, .. } | Self::BurstFlip { rate, .. } => {
+                Some(rate)
+            }
             _ => None,
         }
     }
@@ -182,11 +208,23 @@ impl Fault {
             let finite = (value as f32).is_finite();
             return if finite { Ok(()) } else { Err(format!("value is {value:?}, but must be finite")) };
         }
-        if let Self::BitFlip { bits, image, .. } = self {
+        if let Self::BitFlip { bits, image, .. } | Self::BurstFlip { bits, image, .. } = self {
             let ((first, last), (_, sign)) = (bits.range(image), Bits::All.range(image));
             if first > last || last > sign {
                 return Err(format!(
                     "bits are [{first}, {last}], but must be [first, last] within [0, {sign}]"
+                ));
+            }
+        }
+        if let Self::BurstFlip { period, burst, bits, image, .. } = self {
+            let (first, last) = bits.range(image);
+            let (most, window) = (last - first + 1, WINDOW as u32);
+            if !(1..=window).contains(&period) {
+                return Err(format!("period is {period}, but must be a whole number from 1 to {window}"));
+            }
+            if !(1..=most).contains(&burst) {
+                return Err(format!(
+                    "burst is {burst}, but must be from 1 to {most}, the bits that can be flipped"
                 ));
             }
         }
@@ -255,6 +293,10 @@ pub(super) fn strike<'a>(
                 #[inline(always)]
                 |x, random| flips.apply(x, &random),
             )
+        }
+        Fault::BurstFlip { rate, period, burst, bits, image } => {
+            let (first, last) = bits.range(image);
+            Bursts { rate, period, burst, first, count: last - first + 1, image }.strike(sparsity, pieces)
         }
     }
 }
@@ -339,14 +381,7 @@ impl Flips {
         if x.is_nan() || !self.any.does(random.word, || second) {
             return x;
         }
-        let mask = self.mask(random, second) << self.first;
-        match self.image {
-            Image::F32 => f32::from_bits(x.to_bits() ^ mask),
-            Image::Bf16 => {
-                let stored = round_bits(Nearest, 0, x, BF16_DROPPED);
-                f32::from_bits(stored.to_bits() ^ mask << BF16_DROPPED)
-            }
-        }
+        flipped(x, self.mask(random, second) << self.first, self.image)
     }
 
     /// The bits to flip, given that there is one: the value's two words say which is the first, words of their own
@@ -362,6 +397,17 @@ impl Flips {
             self.one.does(key.bits(random.row, element), || second_word(key, random.row, element))
         };
         (first + 1..self.count).filter(flips).fold(1 << first, |mask, bit| mask | 1 << bit)
+    }
+}
+
+/// A value with the bits of `mask` flipped in its image.
+pub(super) fn flipped(x: f32, mask: u32, image: Image) -> f32 {
+    match image {
+        Image::F32 => f32::from_bits(x.to_bits() ^ mask),
+        Image::Bf16 => {
+            let stored = round_bits(Nearest, 0, x, BF16_DROPPED);
+            f32::from_bits(stored.to_bits() ^ mask << BF16_DROPPED)
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Options {
     /// The share of channels in which a fault sits; by default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<f64>,
-    /// The probability of a spike for each value, or of a flip for each bit.
+    /// The probability of a spike for each value, of a flip for each bit, or of an event for each window of 1024 values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
     /// What a stuck channel is held at; `scale` means the same.
@@ -36,6 +36,12 @@ pub struct Options {
     /// How a value is stored where its bits are flipped; by default f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
+    /// The stride of the values that an event of `burst_flip` strikes; by default 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<u32>,
+    /// The most bits that an event of `burst_flip` flips; by default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
     /// Terms between two roundings of a partial sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<usize>,
@@ -97,6 +103,7 @@ impl Options {
             "spike" => &["scale", "rate", "sparsity"],
             "stuck" => &["value", "scale", "sparsity"],
             "bit_flip" => &["rate", "bits", "image", "sparsity"],
+            "burst_flip" => &["rate", "period", "burst", "bits", "image", "sparsity"],
             "accumulate_bf16" | "accumulate_fp16" => &["chunk"],
             _ if Format::from_name(kind).is_some() => &["rounding", "blocks", "clip_gradient"],
             _ => return None,
@@ -114,6 +121,8 @@ impl Options {
             ("value", self.value.is_some()),
             ("bits", self.bits.is_some()),
             ("image", self.image.is_some()),
+            ("period", self.period.is_some()),
+            ("burst", self.burst.is_some()),
             ("chunk", self.chunk.is_some()),
             ("rounding", self.rounding.is_some()),
             ("blocks", self.blocks.is_some()),
@@ -176,9 +185,15 @@ impl Options {
             "stuck" => {
                 Fault::Stuck { value: self.value.or(self.scale).ok_or(OptionError::Missing("value"))? }
             }
-            _ => {
+            kind => {
                 let (bits, image) = (self.bits.unwrap_or_default(), self.image.unwrap_or_default());
-                Fault::BitFlip { rate: rate()?, bits, image }
+                let rate = rate()?;
+                let period = self.period.unwrap_or(Fault::PERIOD);
+                let burst = self.burst.unwrap_or(Fault::BURST);
+                match kind {
+                    "burst_flip" => Fault::BurstFlip { rate, period, burst, bits, image },
+                    _ => Fault::BitFlip { rate, bits, image },
+                }
             }
         };
         Ok(Perturbation::Fault { fault, sparsity: self.sparsity.unwrap_or(1.0) })
@@ -225,6 +240,10 @@ impl Options {
         match fault {
             Fault::Stuck { value } => self.value = Some(value),
             Fault::BitFlip { bits, image, .. } => (self.bits, self.image) = (Some(bits), Some(image)),
+            Fault::BurstFlip { period, burst, bits, image, .. } => {
+                (self.period, self.burst) = (Some(period), Some(burst));
+                (self.bits, self.image) = (Some(bits), Some(image));
+            }
             _ => {}
         }
     }

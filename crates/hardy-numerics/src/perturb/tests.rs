@@ -45,6 +45,7 @@ fn faults(sparsity: f64) -> Vec<Perturbation> {
         Fault::Stuck { value: -0.75 },
         Fault::BitFlip { rate: 0.05, bits, image },
         Fault::BitFlip { rate: 0.02, bits: Bits::Range(3, 9), image: Image::Bf16 },
+        Fault::BurstFlip { rate: 0.9, period: 8, burst: 3, bits, image },
     ]
     .map(|fault| Perturbation::Fault { fault, sparsity })
     .to_vec()

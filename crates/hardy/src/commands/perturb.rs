@@ -27,8 +27,8 @@ const CHANNELS: &str = "perturb channels";
 
 const EXAMPLE: &str = "\
 Kinds: noise relative_gaussian, absolute_gaussian, systematic_bias (--scale, --relative), truncation (--scale); faults \
-dead_zone, saturation, bias (--scale), spike (--scale, --rate), stuck (--value), bit_flip (--rate, --bits, --image), each \
-with --sparsity; or a number format, as `hardy formats` lists them (--rounding, --blocks). Every tensor must hold finite \
+dead_zone, saturation, bias (--scale), spike (--scale, --rate), stuck (--value), bit_flip (--rate, --bits, --image), \
+burst_flip (the same, --period, --burst), each with --sparsity; or a number format, as `hardy formats` lists them (--rounding, --blocks). Every tensor must hold finite \
 floating-point numbers; names and shapes stay, numbers are written as f32. Channels are positions along the last axis. The \
 noise of a tensor depends on the seed, the step and its name alone. OUT may be IN: it is replaced when it is whole.
 
@@ -63,6 +63,12 @@ pub struct Arguments {
     /// How values are stored where bits are flipped [default: f32]
     #[arg(long, value_name = "f32|bf16", value_parser = ["f32", "bf16"])]
     image: Option<String>,
+    /// The stride of the values that an event of burst_flip strikes [default: 32]
+    #[arg(long, value_name = "N")]
+    period: Option<u32>,
+    /// The most bits that an event of burst_flip flips [default: 3]
+    #[arg(long, value_name = "N")]
+    burst: Option<u32>,
     /// How a number format rounds [default: nearest]
     #[arg(long, value_name = "nearest|stochastic", value_parser = ["nearest", "stochastic"])]
     rounding: Option<String>,
@@ -148,6 +154,8 @@ impl Arguments {
             rate: self.rate,
             value: self.value,
             bits: self.bits,
+            period: self.period,
+            burst: self.burst,
             image: word(&self.image, "bf16").map(|bf16| if bf16 { Image::Bf16 } else { Image::F32 }),
             rounding: word(&self.rounding, "stochastic")
                 .map(|random| if random { Rounding::Stochastic } else { Rounding::Nearest }),

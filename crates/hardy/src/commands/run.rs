@@ -8,6 +8,7 @@ use hardy_ops::Rule;
 use hardy_train::{
     config::{RunConfig, refuse_existing},
     error::Error,
+    plan_file::read_plan,
 };
 use serde::Serialize;
 use toml::{Table, Value};
@@ -53,6 +54,9 @@ pub struct Arguments {
     /// Change a key of the configuration, as in train.steps=10; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Rules to add to the configuration's: a TOML file with `[[noise]]`, such as `hardy probe --advise` writes
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// The run directory [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -100,6 +104,9 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut config =
         RunConfig::load(&args.config, &scale.chain(args.set.iter().cloned()).collect::<Vec<_>>())?;
     config.build = Some(build_info::table());
+    if let Some(path) = &args.plan {
+        add_rules(&mut config, &read_plan(path)?.noise)?;
+    }
     if let Some(environment) = noise_args::environment()? {
         add_rules(&mut config, &environment.noise)?;
     }

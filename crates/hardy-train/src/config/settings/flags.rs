@@ -1,6 +1,6 @@
 //! Numbers of the command line that no key of a configuration means.
 
-use super::{Setting, number, whole};
+use super::{Setting, above, number, whole};
 
 pub(super) const SETTINGS: &[Setting] = &[
     whole("--threads", 1, 1024, "Threads to compute with, by default all cores; results do not depend on it"),
@@ -12,5 +12,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     number("--min-sqnr", -1000.0, 1000.0, "The least signal to quantisation noise, in dB"),
     number("--max-dead-zone", 0.0, 1.0, "The largest share of values that become 0"),
     number("--max-saturation", 0.0, 1.0, "The largest share of values that are cut off"),
+    above("--drop", 0.0, 100.0, "What a place may lose: points of accuracy, or nats"),
+    above("--keep", 0.0, 1.0, "The share of accuracy that a plan shall keep"),
     number("--max-relative-error", 0.0, 1e6, "The largest mean relative error"),
 ];
