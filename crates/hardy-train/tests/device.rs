@@ -111,7 +111,7 @@ fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
         let ids: Vec<u32> = (0..70).map(|token| token * 7 % 40).collect();
         let rows = sequence_rows(5, 6, 20, ids.len());
         let bits = |x: burn::tensor::Tensor<There, 2>| -> Vec<u32> {
-            There::host(&x.into_primitive().tensor()).iter().map(|x| x.to_bits()).collect()
+            <There as NoisyBackend>::host(&x.into_primitive().tensor()).iter().map(|x| x.to_bits()).collect()
         };
         let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();
         let whole = hardy_model::Batch::pack([(&ids[..], &rows[..])]);
