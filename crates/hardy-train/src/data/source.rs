@@ -2,10 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use super::{Answers, Arith, Columns, DataError, Problem, Split, read_jsonl};
-
-/// The first bytes of every Parquet file.
-const MAGIC: &[u8] = b"PAR1";
+use super::{Answers, Arith, Columns, DataError, Problem, Split, parquet::MAGIC, read_jsonl, read_parquet};
 
 /// How many problems `builtin:arith` gives where no number is asked for.
 pub const DEFAULT_PROBLEMS: usize = 4096;
@@ -34,7 +31,7 @@ impl<'a> Source<'a> {
 ///
 /// # Errors
 ///
-/// An unknown `builtin:` name, `n = 0`, or a file that [`read_jsonl`] refuses.
+/// An unknown `builtin:` name, `n = 0`, or a file that [`read_jsonl`] or [`read_parquet`] refuses.
 pub fn load(
     source: &Source<'_>,
     split: Split,
@@ -48,10 +45,7 @@ pub fn load(
     match spec.strip_prefix("builtin:") {
         Some("arith") => Ok(Arith::new(seed, split).problems(n.unwrap_or(DEFAULT_PROBLEMS))),
         Some(_) => Err(DataError::UnknownBuiltin((*spec).into())),
-        None if is_parquet(spec) => Err(DataError::File {
-            path: (*spec).into(),
-            reason: "Parquet is not read; convert it to JSON lines".into(),
-        }),
+        None if is_parquet(spec) => read_parquet(spec, columns, *answers, n),
         None => {
             let mut problems = read_jsonl(spec, columns, *answers)?;
             problems.truncate(n.unwrap_or(usize::MAX));
@@ -88,7 +82,7 @@ mod tests {
         for (spec, n, part) in [
             ("builtin:algebra", None, "`builtin:arith`"),
             ("builtin:arith", Some(0), "at least 1"),
-            ("absent.parquet", None, "absent.parquet: Parquet is not read"),
+            ("absent.parquet", None, "absent.parquet: no such file"),
             ("absent.jsonl", None, "absent.jsonl: no such file"),
         ] {
             let error = load(&Source::texts(spec), Split::Train, 0, n).unwrap_err().to_string();
