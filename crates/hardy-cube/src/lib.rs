@@ -4,8 +4,13 @@
 //! A kernel is a function of a client, handles and sizes that gives handles; nothing waits for the device. The crate is
 //! empty without the feature `kernels`; `vulkan` and `cuda` bring a runtime to run them on.
 #![cfg(feature = "kernels")]
-// The language of kernels has fewer methods than Rust.
-#![allow(clippy::assign_op_pattern, clippy::manual_div_ceil, clippy::manual_is_multiple_of)]
+// The language of kernels has fewer methods than Rust, and conditions of two kinds: of compilation, and of the run.
+#![allow(
+    clippy::assign_op_pattern,
+    clippy::collapsible_if,
+    clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of
+)]
 
 pub mod attention;
 pub mod device;

@@ -2,11 +2,12 @@
 
 use crate::exact::{Exact, is_nan};
 use cubecl::prelude::*;
+use std::f32::consts::{LN_2, LOG2_E};
 
 /// eˣ: the bits of [`hardy_numerics::math::exp`].
 #[cube]
 pub fn exp(e: &Exact, x: f32) -> f32 {
-    let rounded = e.sum(e.product(x, 1.442_695_f32), 12_582_912.0f32);
+    let rounded = e.sum(e.product(x, f32::new(LOG2_E)), 12_582_912.0f32);
     let n = e.sum(rounded, -12_582_912.0f32);
     let r = e.sum(e.sum(x, -e.product(n, 0.693_359_4f32)), -e.product(n, -2.121_944_4e-4f32));
     let p = e.sum(e.product(1.987_569_1e-4f32, r), 1.398_199_9e-3f32);
@@ -45,7 +46,7 @@ pub fn ln(e: &Exact, u: f32) -> f32 {
     let p = e.fma(p, f, -0.250_017_47f32);
     let p = e.fma(p, f, 0.333_338_6f32);
     let p = e.fma(p, f, -0.5f32);
-    e.fma(n, 0.693_147_2f32, e.fma(e.product(f, f), p, f))
+    e.fma(n, f32::new(LN_2), e.fma(e.product(f, f), p, f))
 }
 
 /// (sin 2πt, cos 2πt) for `t` in [-1/4, 1/4].

@@ -38,7 +38,7 @@ impl Tile {
     fn of(m: usize, n: usize) -> Self {
         match m.min(n) {
             ..=16 => Self { rows: 16, cols: 16, depth: 32 },
-            ..=256 => Self { rows: 64, cols: 64, depth: 16 },
+            17..=256 => Self { rows: 64, cols: 64, depth: 16 },
             _ => Self { rows: 128, cols: 128, depth: 16 },
         }
     }
