@@ -12,6 +12,8 @@ mod commands;
 mod device;
 mod error_spec;
 mod failure;
+mod http;
+mod interrupt;
 mod model_source;
 mod new_directory;
 mod noise_args;

@@ -8,6 +8,7 @@ use hardy_lab::{
     suite::{Member, Schedule, Suite, execute},
 };
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     build_info,
@@ -19,8 +20,11 @@ use crate::{
     output::Output,
 };
 
+mod engine;
+mod ray;
 mod teller;
 
+use engine::EngineArgs;
 use teller::Teller;
 
 const EXAMPLE: &str = "\
@@ -33,7 +37,8 @@ Examples:
   hardy suite hw-noise --jobs 2
   hardy suite forward-backward --set train.steps=40 --out runs/short
   hardy suite hw-noise --shard 2/4 --out runs/hw
-  srun hardy suite hw-noise --shard auto --out /shared/hw";
+  hardy suite hw-noise --emit slurm --shards 4 --out /shared/hw > hw.sbatch && sbatch hw.sbatch
+  hardy suite hw-noise --on ray://127.0.0.1:8265 --jobs 8 --out /shared/hw";
 
 /// Arguments of `hardy suite`.
 #[derive(Debug, Args)]
@@ -64,6 +69,8 @@ pub struct Arguments {
     /// Check everything and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -118,6 +125,11 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         config.build = Some(build_info::table());
         add_rules(config, &rules)
     })?;
+    if let Some(emit) = args.engine.emit {
+        let typed = (args.suite.as_str(), &args.set[..]);
+        let file = args.engine.file(emit, typed, &schedule, &suite.name)?;
+        return output.show(&json!({ "file": file }), |_| file.clone());
+    }
     let schedule = match args.shard {
         Some(shard) => schedule.share(shard, &build_info::table(), hardy_numerics::simd::level())?,
         None => schedule,
@@ -128,9 +140,12 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         return dry_run(&schedule, &steps, output);
     }
     let _lock = schedule.claim()?;
-    let mut teller = Teller::new(&schedule, &steps);
-    execute::<B>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
-    drop(teller);
+    if let Some(address) = &args.engine.on {
+        ray::execute(&schedule, &args.engine, address, args.jobs)?;
+    } else {
+        let mut teller = Teller::new(&schedule, &steps);
+        execute::<B>(&schedule, args.jobs, &device, &mut |event| teller.tell(&event))?;
+    }
     if let Some(shard) = schedule.shard() {
         let done = Shared::new(shard, &schedule);
         return output.show(&done, |_| done.text(&directory));

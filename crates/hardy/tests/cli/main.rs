@@ -5,6 +5,7 @@ mod bad_input;
 mod device;
 mod diverge;
 mod endpoint;
+mod engines;
 mod find;
 mod golden_models;
 mod golden_schedule;
