@@ -1,30 +1,105 @@
-"""Hardy beside PyTorch, transformers and TRL: the same work on the same machine, taking turns.
+"""Hardy beside PyTorch, transformers and TRL: the same work on the same machine, taking turns; and beside its own limit.
 
     cargo bench -p hardy-train --bench work --no-run     # once, so that building is not measured
     python benches/peers/compare.py [--rounds 5] [--threads 2] [--only train,generate_1]
+    HARDY_SIMD=avx2 python benches/peers/compare.py      # the same at another SIMD level
 
 Nothing is installed. Without PyTorch and transformers only Hardy's figures are printed; without TRL the GRPO step has
 no peer. Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32.
+
+The limit of a work is the time of what it can not do without: the linear layers' products at the best rate that any
+library here reached for them in this run, or the bytes of weights and caches at the rate of a plain copy in this run,
+whichever takes longer. Of the noisy step it is the clean step. Both programs and the copies run one after another as
+children of one process, in one session and process group, the order changing from round to round, so that a slow minute
+hits all of them; figures are medians, with the smallest and the largest.
 """
 
 import argparse
+import ctypes
 import os
+import platform
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+# Of a work: the share of the peer's time, and the multiple of the limit, that it should take at most.
 GOALS = {
-    "train": 0.85,
-    "train_noisy": 0.4,
-    "generate_256": 0.2,
-    "generate_32": None,
-    "generate_1": 0.1,
-    "grpo": 0.25,
+    "train": (0.85, 1.20),
+    "train_noisy": (0.4, 1.10),
+    "generate_256": (0.2, 1.35),
+    "generate_32": (None, 1.35),
+    "generate_1": (0.1, 1.5),
+    "grpo": (0.25, None),
 }
+# Linear layers of every size: how many, in, out.
+SHAPES = [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)]
+WEIGHTS = sum(count * inner * outer for count, inner, outer in SHAPES)
+HEAD = 256 * 512
+# What computes the plain products of both programs.
+LIBRARIES = {"hardy": "the crate `gemm` through burn", "peer": "PyTorch"}
 # Floating-point operations of the linear layers of a training step: three products of 4,096 tokens.
-PRODUCT_FLOP = 6 * 4096 * (12 * 256 * 256 + 12 * 256 * 128 + 12 * 256 * 704 + 6 * 704 * 256 + 256 * 512)
+PRODUCT_FLOP = 6 * 4096 * WEIGHTS
+# Bytes of a token's keys and values in all layers.
+CACHE = 6 * 2 * 128 * 4
+COPY_BYTES = 256 << 20
+
+
+def generation(batch, prompts):
+    """Floating-point operations of the linear layers, and bytes of weights and caches, of 64 new tokens for each of
+    `batch` samples of `prompts` prompts of 64 tokens."""
+    prefill = prompts * 64 * (WEIGHTS - HEAD) + prompts * HEAD
+    decoding = 63 * batch * WEIGHTS
+    keys = batch * sum(64 + new for new in range(1, 64))
+    return 2 * (prefill + decoding), 64 * 4 * WEIGHTS + keys * CACHE
+
+
+def limit(work, flop_per_second, bytes_per_second, seconds):
+    """The least time that a work can take, and what it is that takes it."""
+    if work == "train_noisy":
+        return (seconds["train"], "the clean step") if "train" in seconds else (None, None)
+    if work in ("train", "products"):
+        flop, size = PRODUCT_FLOP, 0
+    elif work == "grpo":
+        flop, size = generation(256, 32)
+        # The update, in which a prompt of 64 tokens is shared by its eight samples.
+        flop += 6 * (32 * 64 + 256 * 64) * WEIGHTS
+    else:
+        batch = int(work.split("_")[1])
+        flop, size = generation(batch, batch)
+    if flop_per_second is None:
+        return None, None
+    return max((flop / flop_per_second, "products"), (size / bytes_per_second, "bytes"))
+
+
+def processor():
+    """The processor's name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+class Copy:
+    """A plain copy on all threads; `ctypes` lets go of the interpreter's lock meanwhile."""
+
+    def __init__(self, threads):
+        size = COPY_BYTES // threads
+        self.parts = [(ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)) for _ in range(threads)]
+        self.run(None)
+
+    def run(self, _):
+        copy = lambda part: ctypes.memmove(part[1], part[0], len(part[0]))
+        threads = [threading.Thread(target=copy, args=(part,)) for part in self.parts]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - started
 
 
 class Hardy:
@@ -41,6 +116,11 @@ class Hardy:
         self.process.stdin.write(work + "\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
+
+    def simd(self):
+        self.process.stdin.write("simd\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
 
 
 def config():
@@ -171,7 +251,7 @@ class Peers:
 
     def products(self):
         torch = self.torch
-        for count, inner, outer in [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)]:
+        for count, inner, outer in SHAPES:
             x, w, dy = torch.ones(4096, inner), torch.ones(outer, inner), torch.ones(4096, outer)
             for _ in range(count):
                 x @ w.T, dy @ w, dy.T @ x
@@ -227,39 +307,64 @@ def peers(threads):
         return None
 
 
-def measure(hardy, peer, work, rounds):
-    """Median seconds of both, in alternation after one round that is not counted."""
+def measure(programs, work, rounds):
+    """The seconds of all rounds of each program, in turns, after one round that is not counted."""
 
     def rested(run):
         # Threads that spin for more work must be asleep before the other's turn.
         time.sleep(0.5)
         return run(work)
 
-    times = [(rested(hardy.run), peer and rested(peer.run)) for _ in range(rounds + 1)][1:]
-    ours = statistics.median(t for t, _ in times)
-    theirs = [t for _, t in times if t is not None]
-    return ours, statistics.median(theirs) if theirs else None
+    times = {name: [] for name in programs}
+    for turn in range(rounds + 1):
+        for name in sorted(programs, reverse=turn % 2 == 1):
+            times[name].append(rested(programs[name].run))
+    return {name: [t for t in all[1:] if t is not None] for name, all in times.items()}
+
+
+def spread(values, digits, unit=""):
+    if not values:
+        return "–"
+    shown = [f"{x:.{digits}f}" for x in (statistics.median(values), min(values), max(values))]
+    return f"{shown[0]}{unit} ({shown[1]} to {shown[2]})"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default=",".join([*GOALS, "products"]))
+    parser.add_argument("--only", default=",".join(GOALS))
     arguments = parser.parse_args()
     hardy, peer = Hardy(arguments.threads), peers(arguments.threads)
-    print("| work | Hardy | peer | Hardy / peer | goal |\n|---|---|---|---|---|")
-    ours = {}
+    programs = {"hardy": hardy} | ({"peer": peer} if peer else {})
+    print(f"{processor()}, {hardy.simd()}, {arguments.threads} threads, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+    products = measure(programs, "products", arguments.rounds)
+    copies = measure({"copy": Copy(arguments.threads)}, None, arguments.rounds)["copy"]
+    rates = {name: PRODUCT_FLOP / statistics.median(times) for name, times in products.items() if times}
+    for name in rates:
+        shown = spread([PRODUCT_FLOP / t / 1e9 for t in products[name]], 0, " GFLOP/s")
+        print(f"the linear layers' products alone, {LIBRARIES[name]}: {shown}")
+    bytes_per_second = 2 * COPY_BYTES / statistics.median(copies)
+    print(f"a plain copy, bytes read and written: {bytes_per_second / 1e9:.1f} GB/s")
+    print("| work | Hardy | peer | Hardy / peer | goal | limit | Hardy / limit | goal |\n|---|---|---|---|---|---|---|---|")
+    seconds = {}
     for work in arguments.only.split(","):
-        ours[work], theirs = measure(hardy, peer, work, arguments.rounds)
-        ratio, shown = (f"{ours[work] / theirs:.2f}", f"{theirs:.3f} s") if theirs else ("–", "–")
-        print(f"| {work} | {ours[work]:.3f} s | {shown} | {ratio} | {GOALS.get(work) or '–'} |", flush=True)
-    if {"train", "train_noisy"} <= ours.keys():
-        print(f"noisy step / clean step: {ours['train_noisy'] / ours['train']:.2f} (goal 1.10)")
-    if "products" in ours:
-        rate = lambda seconds: f"{PRODUCT_FLOP / seconds / 1e9:.0f} GFLOP/s"
-        print(f"the linear layers' products alone: {rate(ours['products'])}", end="")
-        print(f"; in the clean training step: {rate(ours['train'])}" if "train" in ours else "")
+        times = measure(programs, work, arguments.rounds)
+        ours, theirs = times["hardy"], times.get("peer", [])
+        seconds[work] = statistics.median(ours)
+        least, what = limit(work, max(rates.values()), bytes_per_second, seconds)
+        to_peer, to_limit = GOALS.get(work, (None, None))
+        cells = [
+            work,
+            spread(ours, 3, " s"),
+            spread(theirs, 3, " s"),
+            spread([a / b for a, b in zip(ours, theirs)], 2),
+            to_peer or "–",
+            f"{least:.3f} s, {what}" if least else "–",
+            spread([t / least for t in ours], 2) if least else "–",
+            to_limit or "–",
+        ]
+        print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 main()

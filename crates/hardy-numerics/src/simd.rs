@@ -1,7 +1,121 @@
-//! Run-time choice of the SIMD level. The kernels are portable loops that the compiler vectorises; this compiles them
-//! once for each level (AVX-512, AVX2, baseline) and runs the copy that the machine can.
+//! The SIMD level that kernels run at: the best of the processor, or the one that `HARDY_SIMD` names. Most kernels are
+//! portable loops that the compiler vectorises; [`dispatch`] compiles them once for each level (AVX-512, AVX2, scalar)
+//! and runs the copy that is asked for.
+//!
+//! Results are the same at every level, to the bit: the compiler never fuses or reorders float operations by itself, what
+//! is fused is written so, and sums have a fixed number of lanes.
 
-/// Runs `f` compiled for the best SIMD level of this machine.
+use std::{env, sync::OnceLock};
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// The environment variable that forces a level: `avx512`, `avx2`, `neon` or `scalar`.
+pub const VARIABLE: &str = "HARDY_SIMD";
+
+/// The names that [`VARIABLE`] may have on some machine.
+const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
+
+/// A SIMD level that this processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Level(Arch);
+
+impl Level {
+    /// Those of this processor, the best first.
+    pub fn available() -> Vec<Self> {
+        let best = Arch::new();
+        let below: &[Option<Arch>] = &[
+            #[cfg(target_arch = "x86_64")]
+            pulp::x86::V3::try_new().map(Arch::V3),
+            #[cfg(target_arch = "x86_64")]
+            Some(Arch::Scalar),
+        ];
+        let mut levels = vec![Self(best)];
+        for level in below.iter().flatten().copied().map(Self) {
+            if levels.iter().all(|other| other.name() != level.name()) {
+                levels.push(level);
+            }
+        }
+        levels
+    }
+
+    /// The level with this name.
+    ///
+    /// # Errors
+    /// A sentence, where this processor has none.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let levels = Self::available();
+        levels.iter().copied().find(|level| level.name() == name).ok_or_else(|| {
+            let own: Vec<&str> = levels.iter().map(|level| level.name()).collect();
+            let wrong =
+                if NAMES.contains(&name) { "this processor lacks it" } else { "no SIMD level has this name" };
+            format!("{VARIABLE}={name}: {wrong}; here are {}", own.join(", "))
+        })
+    }
+
+    /// The level that [`VARIABLE`] names, or the best.
+    ///
+    /// # Errors
+    /// A sentence, where this processor has no such level.
+    pub fn chosen() -> Result<Self, String> {
+        match forced() {
+            Some(name) => Self::named(&name),
+            None => Ok(Self(Arch::new())),
+        }
+    }
+
+    /// The level that everything here runs at: [`Level::chosen`], read once.
+    ///
+    /// # Panics
+    /// If this processor has no such level.
+    #[inline]
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Level> = OnceLock::new();
+        *CURRENT.get_or_init(|| Self::chosen().unwrap_or_else(|wrong| panic!("{wrong}")))
+    }
+
+    /// `"avx512"`, `"avx2"`, `"neon"` or `"scalar"`.
+    pub fn name(self) -> &'static str {
+        struct Lanes;
+        impl WithSimd for Lanes {
+            type Output = usize;
+
+            fn with_simd<S: Simd>(self, _: S) -> usize {
+                S::F32_LANES
+            }
+        }
+        match self.0.dispatch(Lanes) {
+            16 => "avx512",
+            8 => "avx2",
+            4 => "neon",
+            _ => "scalar",
+        }
+    }
+
+    /// Whether it has the instructions of AVX, or newer ones of that kind.
+    #[inline]
+    pub fn has_avx(self) -> bool {
+        cfg!(target_arch = "x86_64") && !matches!(self.0, Arch::Scalar)
+    }
+
+    /// Runs `f` compiled for this level; see [`dispatch`].
+    #[inline]
+    pub fn dispatch<R>(self, f: impl FnOnce() -> R) -> R {
+        self.0.dispatch(f)
+    }
+
+    /// Runs an operation that is written in vectors of any width.
+    #[inline]
+    pub fn run<O: WithSimd>(self, operation: O) -> O::Output {
+        self.0.dispatch(operation)
+    }
+}
+
+/// What [`VARIABLE`] says, where it says anything.
+pub fn forced() -> Option<String> {
+    env::var(VARIABLE).ok().filter(|name| !name.is_empty())
+}
+
+/// Runs `f` compiled for the current SIMD level.
 ///
 /// Only code inlined into `f` is compiled for that level, so write `#[inline(always)]` on the closure and on every
 /// function of the inner loop that it calls:
@@ -14,30 +128,14 @@
 /// );
 /// assert!(x.iter().all(|&v| v == 2.0));
 /// ```
-///
-/// Floating-point results are the same at every level, for the compiler never fuses or reorders float operations by
-/// itself.
 #[inline]
 pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+    Level::current().dispatch(f)
 }
 
-/// The name of the SIMD level that [`dispatch`] uses here: `"avx512"`, `"avx2"`, `"neon"` or `"baseline"`.
+/// The name of the current level.
 pub fn level() -> &'static str {
-    struct Name;
-    impl pulp::WithSimd for Name {
-        type Output = &'static str;
-
-        fn with_simd<S: pulp::Simd>(self, _: S) -> &'static str {
-            match (cfg!(target_arch = "aarch64"), S::F32_LANES) {
-                (_, 16) => "avx512",
-                (_, 8) => "avx2",
-                (true, 4) => "neon",
-                _ => "baseline",
-            }
-        }
-    }
-    pulp::Arch::new().dispatch(Name)
+    Level::current().name()
 }
 
 #[cfg(test)]
@@ -47,6 +145,24 @@ mod tests {
     #[test]
     fn dispatch_returns_what_the_closure_returns() {
         assert_eq!(dispatch(|| 6 * 7), 42);
-        assert!(["avx512", "avx2", "neon", "baseline"].contains(&level()));
+    }
+
+    #[test]
+    fn every_level_has_a_name_of_its_own_and_is_found_by_it() {
+        for level in Level::available() {
+            assert_eq!(Level::named(level.name()).unwrap().name(), level.name());
+            assert_eq!(level.dispatch(|| 6 * 7), 42);
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_not_here_is_refused_with_those_that_are() {
+        let best = Level::available()[0].name();
+        let wrong = Level::named("avx1024").unwrap_err();
+        assert!(wrong.starts_with("HARDY_SIMD=avx1024: no SIMD level has this name; here are "), "{wrong}");
+        assert!(wrong.contains(best), "{wrong}");
+        if best != "neon" {
+            assert!(Level::named("neon").unwrap_err().contains("this processor lacks it"));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A training step, generation, a GRPO step and the plain matrix products. On a terminal each is done three times and its
 //! seconds are printed; from a pipe it reads the name of a work a line, does it once and answers with its seconds, so
-//! that benches/peers/compare.py can let two programs take turns on one machine.
+//! that benches/peers/compare.py can let two programs take turns on one machine. Asked for `simd` it names its SIMD level.
 //!
 //! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32. `HARDY_BENCH_SIZE=1.5b` is a
 //! Qwen2.5-1.5B; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it.
@@ -136,7 +136,10 @@ fn serve<B: NoisyBackend>(device: &B::Device) {
         return;
     }
     for work in stdin().lock().lines().map_while(Result::ok) {
-        println!("{}", bench.seconds(&work));
+        match work.as_str() {
+            "simd" => println!("{}", hardy_numerics::simd::level()),
+            _ => println!("{}", bench.seconds(&work)),
+        }
         stdout().flush().expect("someone reads");
     }
 }

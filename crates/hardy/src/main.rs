@@ -30,6 +30,7 @@ mod token_args;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hardy_numerics::simd::Level;
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -44,10 +45,15 @@ fn main() -> ExitCode {
     let output = Output::new(cli.json);
     // On a thread of the pool: from outside, every small product would be handed over and waited for.
     let on_pool = || rayon::scope(|_| run(cli.command, output));
-    match threads::build_pool(cli.threads).and_then(|()| on_pool()) {
+    match simd_level().and_then(|()| threads::build_pool(cli.threads)).and_then(|()| on_pool()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Refuses a level of `HARDY_SIMD` that this processor lacks, before anything is computed.
+fn simd_level() -> Result<(), Failure> {
+    Level::chosen().map(drop).map_err(Failure::input)
 }
 
 fn run(command: Command, output: Output) -> Result<(), Failure> {

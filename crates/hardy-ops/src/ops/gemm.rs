@@ -1,14 +1,19 @@
-//! Matrix products on slices, through the `gemm` crate.
-//!
-//! All products are chained: see [`super::chain`].
+//! Matrix products on slices. All are chained, see [`super::chain`], so that no result depends on the rows that share a
+//! product, on threads, or on the SIMD level.
+
+mod grid;
+mod kernel;
+mod pack;
+mod tile;
 
 use std::ops::Range;
 
-use gemm::Parallelism;
-use hardy_numerics::simd::dispatch;
+use hardy_numerics::simd::Level;
 use rayon::prelude::*;
 
-use super::chain::{chain, chain_on_threads, links};
+use super::chain::{CHAIN, links};
+use grid::Grid;
+use tile::Tile;
 
 /// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
 /// can not be changed.
@@ -61,6 +66,18 @@ impl<'a> Mat<'a> {
         (self.col_stride == 1).then(|| &self.data[row * self.row_stride..])
     }
 
+    /// From its first element on.
+    #[inline(always)]
+    fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// From one row to the next.
+    #[inline(always)]
+    fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// `count` rows from `first` on.
     ///
     /// # Panics
@@ -100,12 +117,10 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     cols <= stride && (rows == 0 || end(rows).is_some_and(|end| end <= len))
 }
 
-/// Up to so many rows, a product is split by columns over the threads; `gemm` itself scales badly there.
-const FEW_ROWS: usize = 128;
-/// Columns of a part.
-const COLUMNS: usize = 64;
 /// Multiplications below which the calling thread does all: waking others takes longer.
-const WORTH_THREADS: usize = 1 << 21;
+const WORTH_THREADS: usize = 1 << 20;
+/// A product with fewer rows takes as long as with so many, for its right factor has to be read.
+const READING: usize = 16;
 
 /// `a·b`, row-major, on all threads, chained.
 ///
@@ -113,32 +128,14 @@ const WORTH_THREADS: usize = 1 << 21;
 /// If the shapes do not fit.
 pub(crate) fn multiply_chained(a: Mat, b: Mat) -> Vec<f32> {
     assert_eq!(a.cols, b.rows, "inner dimensions");
-    let (rows, cols) = (a.rows, b.cols);
-    let mut links = links(a.cols);
-    let Some(first) = links.next() else { return vec![0.0; rows * cols] };
-    let mut out = first_link(a.columns(first.start, first.len()), b.rows_from(first.start, first.len()));
-    for inner in links {
-        let (a, b) = (a.columns(inner.start, inner.len()), b.rows_from(inner.start, inner.len()));
-        if gemm_reorders(a, b) {
-            chain_on_threads(&mut out, a, b, true);
-        } else {
-            // SAFETY: `out` has the size of the product and is initialised.
-            unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, true) };
-        }
-    }
-    out
-}
-
-fn first_link(a: Mat, b: Mat) -> Vec<f32> {
     let len = a.rows * b.cols;
-    if gemm_reorders(a, b) {
-        let mut out = vec![0.0; len];
-        chain_on_threads(&mut out, a, b, false);
-        return out;
+    if a.cols == 0 {
+        return vec![0.0; len];
     }
     let mut out = Vec::with_capacity(len);
+    let links: Vec<Range<usize>> = links(a.cols).collect();
     // SAFETY: `out` has room for the product, and is not read.
-    unsafe { run_on_threads(Start(out.as_mut_ptr()), a, b, false) };
+    unsafe { run(Start(out.as_mut_ptr()), a, b, &links, false) };
     // SAFETY: every element was written above.
     unsafe { out.set_len(len) };
     out
@@ -148,22 +145,22 @@ fn first_link(a: Mat, b: Mat) -> Vec<f32> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-#[inline(always)]
 pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
-    for (index, inner) in links(a.cols).enumerate() {
-        let (a, b) = (a.columns(inner.start, inner.len()), b.rows_from(inner.start, inner.len()));
-        let accumulate = accumulate || index > 0;
-        if gemm_reorders(a, b) {
-            chain(out, stride, a, b, accumulate);
-        } else {
-            product(out, stride, a, b, accumulate);
-        }
+    assert!(fits(out.len(), a.rows, b.cols, stride), "product exceeds its slice");
+    let out = out.as_mut_ptr();
+    let one = |links: &[Range<usize>]| {
+        let tile = Tile { a, b, out, stride, links, accumulate };
+        // SAFETY: the product was checked to lie within its slice, which is borrowed mutably, so that it overlaps neither
+        // factor, and is initialised.
+        unsafe { tile.run(Level::current()) };
+    };
+    if a.cols <= CHAIN {
+        let whole = 0..a.cols;
+        return one(std::slice::from_ref(&whole));
     }
+    one(&links(a.cols).collect::<Vec<_>>());
 }
-
-/// Rows of `out` that one thread adds to, run after run, while they stay in its cache.
-const SUM_ROWS: usize = 64;
 
 /// `out += a·b`, with `out` row-major, on all threads: the terms of every run of the inner dimension make a chain, which
 /// is added to what is there. Runs that come in two calls give the same bits as in one.
@@ -171,57 +168,36 @@ const SUM_ROWS: usize = 64;
 /// # Panics
 /// If the shapes do not fit.
 pub(crate) fn add_chained(out: &mut [f32], a: Mat, b: Mat, runs: &[Range<usize>]) {
-    let cols = b.cols;
-    assert!(a.cols == b.rows && out.len() == a.rows * cols, "product exceeds its slice");
-    let task = |(index, out): (usize, &mut [f32])| {
-        let a = a.rows_from(index * SUM_ROWS, out.len() / cols);
-        dispatch(
-            #[inline(always)]
-            || {
-                for run in runs {
-                    let (a, b) = (a.columns(run.start, run.len()), b.rows_from(run.start, run.len()));
-                    product_chained(out, cols, a, b, true);
-                }
-            },
-        );
+    assert!(a.cols == b.rows && out.len() == a.rows * b.cols, "product exceeds its slice");
+    let parts = |run: &Range<usize>| {
+        let start = run.start;
+        links(run.len()).map(move |link| start + link.start..start + link.end)
     };
-    let size = SUM_ROWS * cols.max(1);
-    if a.rows * cols * a.cols < WORTH_THREADS {
-        return out.chunks_mut(size).enumerate().for_each(task);
-    }
-    out.par_chunks_mut(size).enumerate().for_each(task);
-}
-
-/// Whether `gemm` would leave the order of the inner dimension: it does for vectors, for next to no terms, and for
-/// next to no elements where both factors lie along the inner dimension.
-fn gemm_reorders(a: Mat, b: Mat) -> bool {
-    let tiny = a.rows * b.cols <= 256 && a.col_stride == 1 && b.row_stride == 1;
-    a.rows <= 1 || b.cols <= 1 || a.cols <= 2 || tiny
+    let links: Vec<Range<usize>> = runs.iter().flat_map(parts).collect();
+    // SAFETY: `out` has the size of the product and is initialised.
+    unsafe { run(Start(out.as_mut_ptr()), a, b, &links, true) };
 }
 
 /// # Safety
-/// As for [`run`], with `out` `[a.rows, b.cols]`, contiguous.
-unsafe fn run_on_threads(start: Start, a: Mat, b: Mat, accumulate: bool) {
-    let (rows, cols) = (a.rows, b.cols);
+/// `start` must be valid for writes of a contiguous matrix `[a.rows, b.cols]`, for reads too where `accumulate`, and overlap
+/// neither factor; the inner dimensions must agree.
+unsafe fn run(start: Start, a: Mat, b: Mat, links: &[Range<usize>], accumulate: bool) {
+    let (rows, cols, level) = (a.rows, b.cols, Level::current());
+    let task = |[rows, columns]: [Range<usize>; 2]| {
+        let (a, b) = (a.rows_from(rows.start, rows.len()), b.columns(columns.start, columns.len()));
+        // SAFETY: the part lies within the product, and no other task has any of it; the rest is the caller's.
+        unsafe {
+            let out = start.at(rows.start * cols + columns.start);
+            Tile { a, b, out, stride: cols, links, accumulate }.run(level);
+        }
+    };
+    let terms: usize = links.iter().map(Range::len).sum();
     let threads = rayon::current_num_threads();
-    let worth_threads = rows * cols * a.cols >= WORTH_THREADS;
-    if worth_threads && rows <= FEW_ROWS {
-        let parts = (cols / COLUMNS).max(1);
-        (0..parts).into_par_iter().for_each(|index| {
-            let first = index * COLUMNS;
-            // The last part takes the rest, for a narrow part of its own would be added up in another order.
-            let count = if index + 1 == parts { cols - first } else { COLUMNS };
-            let part = b.columns(first, count);
-            // SAFETY: the columns of `out` from `first` on, as many as `part` has, lie within its capacity and belong
-            // to this part alone.
-            unsafe { run(start.at(first), cols, a, part, accumulate, Parallelism::None) };
-        });
-    } else {
-        let alone = threads == 1 || !worth_threads;
-        let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(threads) };
-        // SAFETY: the caller's.
-        unsafe { run(start.at(0), cols, a, b, accumulate, parallelism) };
+    if threads == 1 || rows == 0 || rows.max(READING) * cols * terms < WORTH_THREADS {
+        return task([0..rows, 0..cols]);
     }
+    let grid = Grid::new(a, b, threads);
+    (0..grid.len()).into_par_iter().with_max_len(1).for_each(|index| task(grid.part(index)));
 }
 
 /// Where a product begins, for threads that write parts of it.
@@ -240,54 +216,9 @@ impl Start {
     }
 }
 
-/// `out = a·b`, or `out += a·b`, on the calling thread; `out` is row-major with rows `stride` apart.
-///
-/// # Panics
-/// If the shapes do not fit.
-fn product(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    assert!(fits(out.len(), a.rows, b.cols, stride), "product exceeds its slice");
-    // SAFETY: the product was checked to lie within its slice, which is borrowed mutably, so that it overlaps neither
-    // factor, and is initialised.
-    unsafe { run(out.as_mut_ptr(), stride, a, b, accumulate, Parallelism::None) };
-}
-
-/// # Safety
-/// `out` must be valid for writes of a matrix `[a.rows, b.cols]` whose rows are `stride` apart, for reads too where
-/// `accumulate`, and overlap neither factor; the inner dimensions must agree.
-unsafe fn run(out: *mut f32, stride: usize, a: Mat, b: Mat, accumulate: bool, parallelism: Parallelism) {
-    if a.rows == 0 || b.cols == 0 {
-        return;
-    }
-    // SAFETY: a `Mat` lies within its slice; the rest is the caller's.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            out,
-            1,
-            stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Mat, add_chained, multiply_chained, product};
+    use super::{Mat, add_chained, multiply_chained, product_chained};
 
     fn ramp(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -298,6 +229,7 @@ mod tests {
         let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
         for (m, n, k) in [
             (1, 128, 704),
+            (1, 1000, 300),
             (33, 384, 128),
             (100, 200, 128),
             (256, 200, 128),
@@ -322,7 +254,7 @@ mod tests {
     fn strides_and_accumulation_follow_the_definition() {
         let (a, b) = (ramp(4 * 7), ramp(3 * 7));
         let mut out = vec![1.0; 4 * 5];
-        product(&mut out, 5, Mat::new(&a, 4, 6, 7), Mat::new(&b, 3, 6, 7).t(), true);
+        product_chained(&mut out, 5, Mat::new(&a, 4, 6, 7), Mat::new(&b, 3, 6, 7).t(), true);
         for i in 0..4 {
             for j in 0..5 {
                 let dot: f32 = (0..6).map(|l| if j < 3 { a[i * 7 + l] * b[j * 7 + l] } else { 0.0 }).sum();
@@ -356,6 +288,14 @@ mod tests {
             }
             assert!(once == parted, "{rows}x{cols}");
         }
+    }
+
+    #[test]
+    fn a_product_of_no_rows_or_columns_is_empty_and_one_of_no_terms_is_zero() {
+        let x = ramp(3000 * 300);
+        assert!(multiply_chained(Mat::new(&[], 0, 300, 300), Mat::new(&x, 300, 3000, 3000)).is_empty());
+        assert!(multiply_chained(Mat::new(&x, 3000, 300, 300), Mat::new(&[], 0, 300, 300).t()).is_empty());
+        assert_eq!(multiply_chained(Mat::new(&[], 2, 0, 0), Mat::new(&[], 0, 3, 3)), [0.0; 6]);
     }
 
     #[test]

@@ -89,10 +89,10 @@ impl Seen<'_> {
             self.vocab,
             #[inline(always)]
             |begin, dz| {
-                let mut scratch = vec![0.0; 2 * self.vocab];
+                let mut weights = vec![0.0; self.vocab];
                 for (row, z) in (first + begin..).zip(dz.chunks_exact_mut(self.vocab)) {
                     let grad = [grad[2 * row], grad[2 * row + 1]];
-                    row_gradient(z, targets[row] as usize, temperature, grad, &mut scratch);
+                    row_gradient(z, targets[row] as usize, temperature, grad, &mut weights);
                 }
             },
         );
@@ -122,11 +122,9 @@ pub fn forward<B: NoisyBackend>(
             2 * parallel::chunk_rows(vocab),
             #[inline(always)]
             |begin, y| {
-                let mut scratch = vec![0.0; 2 * vocab];
                 for (row, y) in (begin / 2..).zip(y.chunks_exact_mut(2)) {
                     let target = targets[first + row] as usize;
-                    (y[0], y[1]) =
-                        row_log_prob(&z[row * vocab..][..vocab], target, temperature, &mut scratch);
+                    (y[0], y[1]) = row_log_prob(&z[row * vocab..][..vocab], target, temperature);
                 }
             },
         );

@@ -6,7 +6,6 @@ use hardy_numerics::{math, simd::dispatch};
 
 use super::{
     parallel, primitive,
-    rms_norm::dot,
     softmax::{exp_row, maximum, sum},
     tensor,
 };
@@ -30,11 +29,43 @@ pub fn log_prob<B: NoisyBackend>(
 /// # Panics
 /// If the token is not below `logits.len()`.
 pub fn token_log_prob(logits: &[f32], target: u32, temperature: f32) -> f32 {
-    let mut scratch = vec![0.0; 2 * logits.len()];
     dispatch(
         #[inline(always)]
-        || row_log_prob(logits, target as usize, temperature, &mut scratch).0,
+        || row_log_prob(logits, target as usize, temperature).0,
     )
+}
+
+/// A row of logits with its weights `exp((z − max)/T)`, which are proportional to the probabilities; the largest is 1.
+pub(super) struct Weighed {
+    /// The weights, `[vocab]`.
+    pub weights: Vec<f32>,
+    max: f32,
+    total: f32,
+    temperature: f32,
+}
+
+impl Weighed {
+    /// Weighs a row of logits; `None` where they are no distribution: one is NaN or +∞, or all are −∞.
+    pub fn new(logits: &[f32], temperature: f32) -> Option<Self> {
+        let mut weights = vec![0.0; logits.len()];
+        let [max, total] = dispatch(
+            #[inline(always)]
+            || {
+                let max = maximum(logits);
+                for (weight, z) in weights.iter_mut().zip(logits) {
+                    *weight = math::exp(scaled(*z, max, temperature));
+                }
+                [max, sum(&weights)]
+            },
+        );
+        // Whatever is wrong makes a weight NaN, and so the sum.
+        total.is_finite().then_some(Self { weights, max, total, temperature })
+    }
+
+    /// The log-probability of a token with this logit, to the bit as [`log_prob`] gives it.
+    pub fn log_prob(&self, logit: f32) -> f32 {
+        (logit - self.max) / self.temperature - self.total.ln()
+    }
 }
 
 /// The forward pass on host slices.
@@ -53,11 +84,10 @@ pub fn forward<B: NoisyBackend>(
         2 * rows_per_chunk,
         #[inline(always)]
         |first, both| {
-            let mut scratch = vec![0.0; 2 * vocab];
             for (i, pair) in both.chunks_exact_mut(2).enumerate() {
                 let row = first / 2 + i;
                 let z = &host[row * vocab..][..vocab];
-                (pair[0], pair[1]) = row_log_prob(z, targets[row] as usize, temperature, &mut scratch);
+                (pair[0], pair[1]) = row_log_prob(z, targets[row] as usize, temperature);
             }
         },
     );
@@ -66,17 +96,21 @@ pub fn forward<B: NoisyBackend>(
     [log_probs, entropy].map(|column| B::upload(column, [tokens, 1], logits))
 }
 
-/// The log-probability of `target` and the entropy of a row `z` `[vocab]`; `scratch` is `[2·vocab]`.
+/// The log-probability of `target` and the entropy of a row `z` `[vocab]`.
 #[inline(always)]
-pub(super) fn row_log_prob(z: &[f32], target: usize, temperature: f32, scratch: &mut [f32]) -> (f32, f32) {
-    let (scaled, weights) = scratch.split_at_mut(z.len());
-    let Tempered { max, total, mean } = temper(z, temperature, scaled, weights);
+pub(super) fn row_log_prob(z: &[f32], target: usize, temperature: f32) -> (f32, f32) {
+    let Tempered { max, total, mean } = temper(
+        z,
+        temperature,
+        #[inline(always)]
+        |_, _| (),
+    );
     let log_total = total.ln();
     // H = log Σ − Σ p·s.
     ((z[target] - max) / temperature - log_total, log_total - mean)
 }
 
-/// What a row has in all.
+/// What a row has in all, with s = (z − max)/T.
 struct Tempered {
     /// The largest logit.
     max: f32,
@@ -86,36 +120,79 @@ struct Tempered {
     mean: f32,
 }
 
-/// Fills `scaled` with s = (z − max)/T and `weights` with exp(s).
+/// Logits that are added up side by side, as [`sum`] does.
+const LANES: usize = 16;
+
+/// Adds up a row in one pass; `keep` is given every block of weights exp(s), and where it begins.
 #[inline(always)]
-fn temper(z: &[f32], temperature: f32, scaled: &mut [f32], weights: &mut [f32]) -> Tempered {
+fn temper(z: &[f32], temperature: f32, mut keep: impl FnMut(usize, &[f32])) -> Tempered {
     let max = maximum(z);
-    for ((scaled, weight), z) in scaled.iter_mut().zip(&mut *weights).zip(z) {
-        let s = (z - max) / temperature;
-        *weight = math::exp(s);
-        // A weight of zero contributes nothing to the entropy, whatever its logit.
-        *scaled = if s > -1e30 { s } else { -1e30 };
+    let (mut totals, mut means) = ([0.0; LANES], [0.0; LANES]);
+    let (blocks, rest) = z.as_chunks::<LANES>();
+    for (block, z) in blocks.iter().enumerate() {
+        let (mut weights, mut terms) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            let s = scaled(z[lane], max, temperature);
+            weights[lane] = math::exp(s);
+            terms[lane] = visible(s) * weights[lane];
+        }
+        for lane in 0..LANES {
+            totals[lane] += weights[lane];
+            means[lane] += terms[lane];
+        }
+        keep(block * LANES, &weights);
     }
-    let total = sum(weights);
-    Tempered { max, total, mean: dot(scaled, weights) / total }
+    let (mut total, mut mean) = (-0.0, -0.0);
+    for (i, z) in rest.iter().enumerate() {
+        let s = scaled(*z, max, temperature);
+        let weight = math::exp(s);
+        total += weight;
+        mean += visible(s) * weight;
+        keep(blocks.len() * LANES + i, &[weight]);
+    }
+    let (total, mean) = (sum(&totals) + total, sum(&means) + mean);
+    Tempered { max, total, mean: mean / total }
 }
 
-/// Replaces logits by the gradient of a loss whose derivatives in the row's log-probability and entropy are `grad`.
+#[inline(always)]
+fn scaled(z: f32, max: f32, temperature: f32) -> f32 {
+    (z - max) / temperature
+}
+
+/// A weight of zero contributes nothing to the entropy, whatever its logit.
+#[inline(always)]
+fn visible(s: f32) -> f32 {
+    if s > -1e30 { s } else { -1e30 }
+}
+
+/// Replaces logits by the gradient of a loss whose derivatives in the row's log-probability and entropy are `grad`;
+/// `weights` is room for a row.
 #[inline(always)]
 pub(super) fn row_gradient(
     z: &mut [f32],
     target: usize,
     temperature: f32,
     grad: [f32; 2],
-    scratch: &mut [f32],
+    weights: &mut [f32],
 ) {
-    let (scaled, weights) = scratch.split_at_mut(z.len());
-    let Tempered { total, mean, .. } = temper(z, temperature, scaled, weights);
+    let Tempered { max, total, mean } = temper_into(z, temperature, weights);
     let [by_log_prob, by_entropy] = grad.map(|grad| -grad / temperature / total);
-    for ((z, s), weight) in z.iter_mut().zip(&*scaled).zip(&*weights) {
+    for (z, weight) in z.iter_mut().zip(&*weights) {
+        let s = visible(scaled(*z, max, temperature));
         *z = weight * (by_log_prob + by_entropy * (s - mean));
     }
     z[target] += grad[0] / temperature;
+}
+
+/// [`temper`] that keeps the weights.
+#[inline(always)]
+fn temper_into(z: &[f32], temperature: f32, weights: &mut [f32]) -> Tempered {
+    temper(
+        z,
+        temperature,
+        #[inline(always)]
+        |first, block| weights[first..first + block.len()].copy_from_slice(block),
+    )
 }
 
 /// `∂z = ∂y·(1[target] − p)/T`.
@@ -159,13 +236,12 @@ pub fn entropy_backward<B: NoisyBackend>(
         vocab,
         #[inline(always)]
         |first, dz| {
-            let mut scratch = vec![0.0; 2 * vocab];
-            let (scaled, weights) = scratch.split_at_mut(vocab);
+            let mut weights = vec![0.0; vocab];
             for (i, z) in dz.chunks_exact_mut(vocab).enumerate() {
-                let Tempered { total, mean, .. } = temper(z, temperature, scaled, weights);
+                let Tempered { max, total, mean } = temper_into(z, temperature, &mut weights);
                 let scale = -grad_host[first + i] / temperature / total;
-                for ((z, s), weight) in z.iter_mut().zip(&*scaled).zip(&*weights) {
-                    *z = scale * weight * (s - mean);
+                for (z, weight) in z.iter_mut().zip(&weights) {
+                    *z = scale * weight * (visible(scaled(*z, max, temperature)) - mean);
                 }
             }
         },

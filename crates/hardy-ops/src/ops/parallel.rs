@@ -1,6 +1,6 @@
 //! Rows in parallel, in chunks whose size depends on their width alone, never on the number of threads.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
@@ -29,51 +29,70 @@ pub(crate) fn for_chunks(y: &mut [f32], width: usize, kernel: impl Fn(usize, &mu
 
 /// `f` of every element of `x`.
 pub(crate) fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    for_chunks_of(
-        &mut y,
-        CHUNK,
-        #[inline(always)]
-        |first, y| {
-            for (y, x) in y.iter_mut().zip(&x[first..]) {
-                *y = f(*x);
-            }
-        },
-    );
-    y
+    // SAFETY: there are as many elements in `x`.
+    unsafe {
+        written(
+            x.len(),
+            CHUNK,
+            #[inline(always)]
+            |first, y| {
+                for (y, x) in y.iter_mut().zip(&x[first..]) {
+                    y.write(f(*x));
+                }
+            },
+        )
+    }
 }
 
 /// `f` of every pair of elements of `a` and `b`.
 pub(crate) fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "elements of a pair");
-    let mut y = vec![0.0; a.len()];
-    for_chunks_of(
-        &mut y,
-        CHUNK,
-        #[inline(always)]
-        |first, y| {
-            for ((y, a), b) in y.iter_mut().zip(&a[first..]).zip(&b[first..]) {
-                *y = f(*a, *b);
-            }
-        },
-    );
-    y
+    // SAFETY: there are as many elements in `a` and `b`.
+    unsafe {
+        written(
+            a.len(),
+            CHUNK,
+            #[inline(always)]
+            |first, y| {
+                for ((y, a), b) in y.iter_mut().zip(&a[first..]).zip(&b[first..]) {
+                    y.write(f(*a, *b));
+                }
+            },
+        )
+    }
 }
 
 /// `f` of every triple of elements of `a`, `b` and `c`.
 pub(crate) fn map3(a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32 + Sync) -> Vec<f32> {
     assert!(a.len() == b.len() && a.len() == c.len(), "elements of a triple");
-    let mut y = vec![0.0; a.len()];
-    for_chunks_of(
-        &mut y,
-        CHUNK,
-        #[inline(always)]
-        |first, y| {
-            for (((y, a), b), c) in y.iter_mut().zip(&a[first..]).zip(&b[first..]).zip(&c[first..]) {
-                *y = f(*a, *b, *c);
-            }
-        },
-    );
+    // SAFETY: there are as many elements in `a`, `b` and `c`.
+    unsafe {
+        written(
+            a.len(),
+            CHUNK,
+            #[inline(always)]
+            |first, y| {
+                for (((y, a), b), c) in y.iter_mut().zip(&a[first..]).zip(&b[first..]).zip(&c[first..]) {
+                    y.write(f(*a, *b, *c));
+                }
+            },
+        )
+    }
+}
+
+/// `len` elements that `kernel(first_element, elements)` writes, chunk by chunk of `size`; nothing is written before.
+///
+/// # Safety
+/// The kernel must write every element of its chunk.
+pub(crate) unsafe fn written(
+    len: usize,
+    size: usize,
+    kernel: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<f32> {
+    let mut y = Vec::with_capacity(len);
+    for_chunks_of(&mut y.spare_capacity_mut()[..len], size, kernel);
+    // SAFETY: all were written, as the caller says.
+    unsafe { y.set_len(len) };
     y
 }
 
@@ -93,8 +112,8 @@ pub(crate) fn zip(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) 
 }
 
 /// Calls `kernel(first_element, elements)` on every chunk of `size` elements of `y`.
-pub(crate) fn for_chunks_of(y: &mut [f32], size: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    let one = |(index, chunk): (usize, &mut [f32])| {
+pub(crate) fn for_chunks_of<T: Send>(y: &mut [T], size: usize, kernel: impl Fn(usize, &mut [T]) + Sync) {
+    let one = |(index, chunk): (usize, &mut [T])| {
         dispatch(
             #[inline(always)]
             || kernel(index * size, chunk),

@@ -31,19 +31,20 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32
     let [_, row] = shape_of::<B>(x);
     let (x_seen, w_seen) = (at.input(Operand::Lhs, row, &x_host), at.weight(w_host.len(), &w_host));
     let width = w_seen.len();
-    let mut y = vec![0.0; x_seen.len()];
-    parallel::for_chunks(
-        &mut y,
-        width,
-        #[inline(always)]
-        |first, y| {
-            let x = &x_seen[first * width..];
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let r = reciprocal_rms(x, epsilon);
-                y.iter_mut().zip(x).zip(&*w_seen).for_each(|((y, x), w)| *y = w * (x * r));
-            }
-        },
-    );
+    // SAFETY: `x_seen` has as many whole rows, and each is as wide as the weight.
+    let mut y = unsafe {
+        parallel::written(
+            x_seen.len(),
+            parallel::chunk_rows(width) * width,
+            #[inline(always)]
+            |first, y| {
+                for (y, x) in y.chunks_exact_mut(width).zip(x_seen[first..].chunks_exact(width)) {
+                    let r = reciprocal_rms(x, epsilon);
+                    y.iter_mut().zip(x).zip(&*w_seen).for_each(|((y, x), w)| _ = y.write(w * (x * r)));
+                }
+            },
+        )
+    };
     at.output(row, &mut y);
     B::upload(y, shape_of::<B>(x), x)
 }

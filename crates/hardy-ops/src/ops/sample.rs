@@ -9,10 +9,10 @@
 use std::cmp::Ordering;
 
 use burn::tensor::Tensor;
-use hardy_numerics::{NoiseKey, Row, math, simd::dispatch};
+use hardy_numerics::{NoiseKey, Row, simd::dispatch};
 use rayon::prelude::*;
 
-use super::{log_prob::token_log_prob, primitive};
+use super::{log_prob::Weighed, primitive};
 use crate::backend::{NoisyBackend, Primitive, shape_of};
 
 /// A token that was drawn, and its log-probability.
@@ -64,53 +64,39 @@ impl Sampler {
     /// is to the bit what training computes from the same logits. `None` where the logits are no distribution: one is
     /// NaN or +∞, or all are −∞. A single −∞ is a probability of 0.
     pub fn choose(&self, logits: &[f32], uniform: f32) -> Option<(u32, f32)> {
-        if !is_distribution(logits) {
-            return None;
-        }
-        if self.temperature == 0.0 {
-            let id = greedy(logits);
-            return Some((id, token_log_prob(logits, id, 1.0)));
-        }
-        let weights = self.weights(logits);
-        let id = if self.top_k == 0 && self.top_p >= 1.0 {
-            pick(weights.iter().copied().enumerate(), uniform)
-        } else {
-            pick(self.truncate(weights).into_iter(), uniform)
+        let is_greedy = self.temperature == 0.0;
+        let row = Weighed::new(logits, if is_greedy { 1.0 } else { self.temperature })?;
+        let id = match self {
+            _ if is_greedy => greedy(logits),
+            Self { top_k: 0, top_p: 1.0.., .. } => pick(&row.weights, uniform),
+            _ => {
+                let (kept, weights): (Vec<usize>, Vec<f32>) = self.truncate(&row.weights).into_iter().unzip();
+                kept[pick(&weights, uniform) as usize] as u32
+            }
         };
-        Some((id, token_log_prob(logits, id, self.temperature)))
+        Some((id, row.log_prob(logits[id as usize])))
     }
 
-    /// What is proportional to the probabilities, 1 for the largest.
-    fn weights(&self, logits: &[f32]) -> Vec<f32> {
-        let mut weights = vec![0.0; logits.len()];
-        dispatch(
-            #[inline(always)]
-            || {
-                let max = maximum(logits);
-                for (weight, z) in weights.iter_mut().zip(logits) {
-                    *weight = math::exp((z - max) / self.temperature);
-                }
-            },
-        );
-        weights
-    }
-
-    /// The weights that top-k and top-p leave, the most probable first.
-    fn truncate(&self, weights: Vec<f32>) -> Vec<(usize, f32)> {
-        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-        let mut kept: Vec<(usize, f32)> = weights.into_iter().enumerate().collect();
-        kept.sort_by(|&a, &b| descending(a, b));
+    /// The weights that top-k and top-p leave, the most probable first. Little more is sorted than is kept.
+    fn truncate(&self, weights: &[f32]) -> Vec<(usize, f32)> {
+        let mut kept: Vec<(usize, f32)> = weights.iter().copied().enumerate().collect();
+        let mut sorted = 0;
+        let mut total = sum(weights);
         if self.top_k > 0 {
-            kept.truncate(self.top_k);
+            sorted = self.top_k.min(kept.len());
+            sort_first(&mut kept, 0, sorted);
+            kept.truncate(sorted);
+            total = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
         }
-        let total = if self.top_k > 0 { kept.iter().map(|&(_, w)| f64::from(w)).sum() } else { total };
-        let mut sum = 0.0;
-        let needed = kept.iter().take_while(|&&(_, w)| {
-            let before = sum;
-            sum += f64::from(w);
-            before < f64::from(self.top_p) * total
-        });
-        let count = needed.count().max(1);
+        let (mut count, mut reached) = (0, 0.0);
+        while count < kept.len() && (count == 0 || reached < f64::from(self.top_p) * total) {
+            if count == sorted {
+                sorted = (2 * sorted).max(FIRST).min(kept.len());
+                sort_first(&mut kept, count, sorted);
+            }
+            reached += f64::from(kept[count].1);
+            count += 1;
+        }
         kept.truncate(count);
         kept
     }
@@ -122,47 +108,84 @@ fn descending(a: (usize, f32), b: (usize, f32)) -> Ordering {
     key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0))
 }
 
+/// Tokens that are sorted at first.
+const FIRST: usize = 64;
+
+/// Puts the most probable tokens of those from `first` on, as many as lie before `end`, there in their order.
+fn sort_first(tokens: &mut [(usize, f32)], first: usize, end: usize) {
+    let tokens = &mut tokens[first..];
+    let count = end - first;
+    if count > 0 && count < tokens.len() {
+        tokens.select_nth_unstable_by(count - 1, |&a, &b| descending(a, b));
+    }
+    tokens[..count].sort_unstable_by(|&a, &b| descending(a, b));
+}
+
 fn greedy(logits: &[f32]) -> u32 {
     logits.iter().enumerate().fold(0, |best, (i, z)| if *z > logits[best] { i } else { best }) as u32
 }
 
-/// Whether the largest logit is finite and none is NaN.
-fn is_distribution(logits: &[f32]) -> bool {
+/// Weights that are added up together.
+const BLOCK: usize = 256;
+
+/// The sum of weights, in blocks, so that [`pick`] finds a token without adding them one by one.
+fn sum(weights: &[f32]) -> f64 {
+    block_sums(weights).iter().sum()
+}
+
+/// The sums of all blocks of weights, each in eight lanes.
+fn block_sums(weights: &[f32]) -> Vec<f64> {
+    const LANES: usize = 8;
+    let mut sums = Vec::with_capacity(weights.len().div_ceil(BLOCK));
     dispatch(
         #[inline(always)]
         || {
-            let wrong = logits.iter().fold(false, |wrong, z| wrong | z.is_nan());
-            !wrong && maximum(logits).is_finite()
+            for block in weights.chunks(BLOCK) {
+                let (groups, rest) = block.as_chunks::<LANES>();
+                let mut lanes = [0.0_f64; LANES];
+                for group in groups {
+                    for lane in 0..LANES {
+                        lanes[lane] += f64::from(group[lane]);
+                    }
+                }
+                sums.push(
+                    lanes.iter().sum::<f64>() + rest.iter().map(|&weight| f64::from(weight)).sum::<f64>(),
+                );
+            }
         },
-    )
+    );
+    sums
 }
 
 /// The token at which the sum of the weights passes `uniform` of the whole.
-fn pick(weights: impl Iterator<Item = (usize, f32)> + Clone, uniform: f32) -> u32 {
-    let total: f64 = weights.clone().map(|(_, w)| f64::from(w)).sum();
-    let target = f64::from(uniform) * total;
-    let mut sum = 0.0;
-    let mut chosen = 0;
-    for (index, weight) in weights {
-        if weight > 0.0 {
+fn pick(weights: &[f32], uniform: f32) -> u32 {
+    let sums = block_sums(weights);
+    let target = f64::from(uniform) * sums.iter().sum::<f64>();
+    let mut before = 0.0;
+    let passes = |sum: &f64| {
+        let within = before + sum > target;
+        before += if within { 0.0 } else { *sum };
+        within
+    };
+    // Rounding may leave all sums at or below the target; then it is the last token that has any weight.
+    let block = sums.iter().position(passes).unwrap_or(sums.len()) * BLOCK;
+    let end = weights.len().min(block + BLOCK);
+    let mut chosen = weights[..end].iter().rposition(|&weight| weight > 0.0).unwrap_or_default();
+    for (index, &weight) in weights[..end].iter().enumerate().skip(block) {
+        before += f64::from(weight);
+        if before > target && weight > 0.0 {
             chosen = index;
-            sum += f64::from(weight);
-        }
-        if sum > target {
             break;
         }
     }
     chosen as u32
 }
 
-#[inline(always)]
-fn maximum(x: &[f32]) -> f32 {
-    x.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::log_prob::token_log_prob;
+    use proptest::prelude::*;
 
     const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
 
@@ -227,6 +250,53 @@ mod tests {
             let (id, log_prob) =
                 sampler.choose(&[f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 1.0], 0.5).unwrap();
             assert!(id == 1 && log_prob.is_finite(), "a probability of 0 is none to choose, and no more");
+        }
+    }
+
+    /// The definition, by a full sort.
+    fn sorted_and_cut(sampler: Sampler, weights: &[f32]) -> Vec<(usize, f32)> {
+        let mut all: Vec<(usize, f32)> = weights.iter().copied().enumerate().collect();
+        all.sort_by(|&a, &b| descending(a, b));
+        if sampler.top_k > 0 {
+            all.truncate(sampler.top_k);
+        }
+        let total: f64 = all.iter().map(|&(_, w)| f64::from(w)).sum();
+        let mut sum = 0.0;
+        let kept = all.iter().take_while(|&&(_, w)| {
+            let before = sum;
+            sum += f64::from(w);
+            before < f64::from(sampler.top_p) * total
+        });
+        let count = kept.count().max(1);
+        all.truncate(count);
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn truncation_keeps_what_a_full_sort_keeps(
+            // Multiples of 1/64, so that sums are exact in any order, and many are equal.
+            weights in prop::collection::vec((0..65_u8).prop_map(|w| f32::from(w) / 64.0), 1..700),
+            top_k in 0..300_usize,
+            top_p in 0.01..1.0_f32,
+        ) {
+            let sampler = Sampler { temperature: 1.0, top_p, top_k };
+            prop_assert_eq!(sampler.truncate(&weights), sorted_and_cut(sampler, &weights));
+        }
+
+        #[test]
+        fn a_pick_is_where_the_sum_of_weights_passes_its_share(
+            weights in prop::collection::vec((0..5_u8).prop_map(|w| f32::from(w.saturating_sub(2))), 1..1500),
+            uniform in 0.0..1.0_f32,
+        ) {
+            prop_assume!(weights.iter().any(|&w| w > 0.0));
+            let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+            let mut sum = 0.0;
+            let passes = |&w: &f32| {
+                sum += f64::from(w);
+                sum > f64::from(uniform) * total
+            };
+            prop_assert_eq!(pick(&weights, uniform) as usize, weights.iter().position(passes).unwrap());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{env, fs, io::IsTerminal, path::PathBuf};
 
 use clap::Args;
 use hardy_lab::text_table::wrap;
+use hardy_numerics::simd;
 use hardy_train::machine;
 use serde::Serialize;
 
@@ -114,7 +115,7 @@ impl Findings {
             missing_backends: KINDS.iter().filter(|(_, here)| !here).map(|(name, _)| *name).collect(),
             threads: rayon::current_num_threads(),
             cores: std::thread::available_parallelism().ok().map(usize::from),
-            simd: hardy_numerics::simd::level(),
+            simd: simd::level(),
             memory_gib: gib("MemTotal"),
             available_memory_gib: gib("MemAvailable"),
             terminal: Terminal {
@@ -142,7 +143,9 @@ impl Findings {
         if self.cores.is_some_and(|cores| self.threads < cores) {
             notes.push(format!("{} threads on {} cores", self.threads, self.cores.unwrap_or_default()));
         }
-        if self.simd == "baseline" {
+        if let Some(name) = simd::forced() {
+            notes.push(format!("{}={name} forces the SIMD level", simd::VARIABLE));
+        } else if self.simd == "scalar" {
             notes.push("no vector instructions beyond the baseline of the target".to_owned());
         }
         if !self.missing_backends.is_empty() {

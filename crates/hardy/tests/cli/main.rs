@@ -10,6 +10,7 @@ mod find;
 mod golden_models;
 mod golden_schedule;
 mod help;
+mod levels;
 mod lora;
 mod noise;
 mod numbers;

@@ -8,10 +8,10 @@ use std::{
 use hardy_model::{Dtype, HostTensor, TensorFile, files};
 use serde_json::Value;
 
-/// The binary with these arguments, away from whatever plan the environment holds.
+/// The binary with these arguments, away from whatever plan and SIMD level the environment holds.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hardy"));
-    command.args(arguments).env_remove("HARDY_NOISE");
+    command.args(arguments).env_remove("HARDY_NOISE").env_remove("HARDY_SIMD");
     command
 }
 

@@ -1,0 +1,67 @@
+//! How a product is parted into tasks: so that there are some for every thread, and little is packed twice.
+
+use std::ops::Range;
+
+use super::{Mat, pack::PANEL};
+
+/// Tasks of a thread, so that one that was held up leaves the rest to others; fewer where each packs its left factor, or there is
+/// little to do.
+const TASKS: [usize; 2] = [4, 2];
+/// So many rows are little to do.
+const FEW_ROWS: usize = 16;
+/// Rows of a task are a multiple of this but for the last one's, which suits the heights of all levels.
+const ROWS: usize = 24;
+/// What it costs to read an element of the left factor, to pack one, and to pack one of the right factor where its rows lie
+/// in one piece and where its columns do, in terms of a vector of the product.
+const PACKING: [f64; 4] = [1.0, 3.0, 1.5, 3.0];
+
+/// The parts of a product.
+pub(super) struct Grid {
+    rows: usize,
+    cols: usize,
+    /// Rows and columns of a part.
+    part: [usize; 2],
+}
+
+impl Grid {
+    pub fn new(a: Mat, b: Mat, threads: usize) -> Self {
+        let (rows, cols) = (a.rows(), b.cols());
+        let packed = a.row(0).is_none();
+        let right = PACKING[if b.row(0).is_some() { 2 } else { 3 }];
+        let tasks = if packed || rows <= FEW_ROWS { TASKS[1] } else { TASKS[0] };
+        let (left, wanted) = (PACKING[usize::from(packed)], tasks * threads);
+        let of = |across: usize| {
+            let width = cols.div_ceil(across).next_multiple_of(PANEL);
+            let down = wanted.div_ceil(cols.div_ceil(width));
+            let height = rows.div_ceil(down).next_multiple_of(ROWS);
+            Self { rows, cols, part: [height, width] }
+        };
+        let cost = |grid: &Self| {
+            let [down, across] = grid.counts();
+            let idle = wanted.saturating_sub(down * across) as f64 / wanted as f64;
+            left / 16.0 * (across * rows) as f64
+                + right / 16.0 * (down * cols) as f64
+                + idle * (rows * cols) as f64
+        };
+        let all = (0..)
+            .map(|power| 1 << power)
+            .take_while(|across| *across <= cols.div_ceil(PANEL).next_power_of_two());
+        all.map(of).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or_else(|| of(1))
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        [self.rows.div_ceil(self.part[0]), self.cols.div_ceil(self.part[1])]
+    }
+
+    /// How many parts there are.
+    pub fn len(&self) -> usize {
+        self.counts().iter().product()
+    }
+
+    /// The rows and the columns of a part; neighbours share their columns.
+    pub fn part(&self, index: usize) -> [Range<usize>; 2] {
+        let ([down, _], [height, width]) = (self.counts(), self.part);
+        let (row, col) = (index % down * height, index / down * width);
+        [row..self.rows.min(row + height), col..self.cols.min(col + width)]
+    }
+}

@@ -1,0 +1,253 @@
+//! The innermost loop: a few rows by a few vectors of a product, whose sums stay in registers. Every element is a chain of
+//! fused multiply-adds along the inner dimension, at every SIMD level, so that no tile's shape shows in a result.
+
+use hardy_numerics::simd::Level;
+use pulp::Simd;
+
+use super::pack::PANEL;
+
+/// One small part of a product on the calling thread.
+#[derive(Clone, Copy)]
+pub(super) struct Micro {
+    /// Terms of a chain.
+    pub inner: usize,
+    /// The left factor, from the part's first row on.
+    pub a: *const f32,
+    /// From one of its rows to the next, where it is not packed.
+    pub a_row: usize,
+    /// The right factor, from the part's first column on.
+    pub b: *const f32,
+    /// From one of its rows to the next.
+    pub b_row: usize,
+    /// From one of its panels of columns to the next.
+    pub b_panel: usize,
+    /// The product, from the part's first element on.
+    pub out: *mut f32,
+    /// From one of its rows to the next.
+    pub out_row: usize,
+    /// How many columns are written.
+    pub cols: usize,
+    /// Whether the sums are added to what is there.
+    pub accumulate: bool,
+}
+
+/// Computes a part of a product with all its columns.
+///
+/// # Safety
+/// The processor must have the level; the left factor must be readable at as many rows as the kernel has, of `inner` elements,
+/// the right one at `inner` rows of whole panels, and the product writable at those rows of `cols` elements, and readable
+/// there if it accumulates.
+pub(super) type Sweep = unsafe fn(&Micro);
+
+/// The kernels of a level.
+pub(super) struct Kernels {
+    /// Their numbers of rows, from the highest on.
+    pub heights: &'static [usize],
+    /// For each the kernel of a left factor whose rows lie in one piece, and that of a packed one.
+    pub sweeps: &'static [[Sweep; 2]],
+}
+
+/// The kernels of one level; `wide` vectors for few rows of a left factor that is not packed.
+macro_rules! kernels {
+    ($name:ident, $table:ident, $simd:ty, $new:expr, [$(($height:literal, $wide:literal)),*] $(, $features:literal)?) => {
+        /// As [`Sweep`].
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $name<const M: usize, const V: usize, const PACKED: bool>(part: &Micro) {
+            // SAFETY: the caller's.
+            unsafe { sweep::<$simd, M, V, PACKED>($new, part) }
+        }
+
+        static $table: Kernels = Kernels {
+            heights: &[$($height),*],
+            sweeps: &[$([$name::<$height, $wide, false>, $name::<$height, 2, true>]),*],
+        };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512,
+    AVX512,
+    pulp::x86::V4,
+    pulp::x86::V4::new_unchecked(),
+    [(12, 2), (8, 2), (4, 4), (3, 8), (2, 8), (1, 8)],
+    "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma"
+);
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx2,
+    AVX2,
+    pulp::x86::V3,
+    pulp::x86::V3::new_unchecked(),
+    [(6, 2), (4, 2), (3, 4), (2, 4), (1, 8)],
+    "avx2,fma"
+);
+#[cfg(target_arch = "aarch64")]
+kernels!(
+    neon,
+    NEON,
+    pulp::aarch64::Neon,
+    pulp::aarch64::Neon::new_unchecked(),
+    [(6, 4), (4, 4), (3, 4), (2, 8), (1, 8)],
+    "neon"
+);
+kernels!(scalar, SCALAR, pulp::Scalar, pulp::Scalar::new(), [(4, 2), (2, 2), (1, 4)]);
+
+impl Kernels {
+    /// The kernels of `level`.
+    pub fn of(level: Level) -> &'static Self {
+        match level.name() {
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => &AVX2,
+            #[cfg(target_arch = "aarch64")]
+            "neon" => &NEON,
+            _ => &SCALAR,
+        }
+    }
+
+    /// The rows `0..rows` in runs of groups of one height: the first row of each run, how many rows it has, and the height.
+    pub fn runs(&self, rows: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let mut first = 0;
+        self.heights.iter().filter_map(move |&height| {
+            let count = (rows - first) / height * height;
+            first += count;
+            (count > 0).then_some((first - count, count, height))
+        })
+    }
+
+    /// The rows `0..rows` in groups: the first row of each, and which kernel has its height.
+    pub fn groups(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+        let mut first = 0;
+        std::iter::from_fn(move || {
+            let kernel = self.heights.iter().position(|height| first + height <= rows)?;
+            first += self.heights[kernel];
+            Some((first - self.heights[kernel], kernel))
+        })
+    }
+}
+
+/// All columns of a part, as many at a time as `V` vectors hold, and at the end two vectors. Meanwhile the rows that come
+/// next are fetched into the second-level cache.
+///
+/// # Safety
+/// As for [`Sweep`].
+#[inline(always)]
+unsafe fn sweep<S: Simd, const M: usize, const V: usize, const PACKED: bool>(simd: S, part: &Micro) {
+    let at = |first: usize| Micro {
+        b: part.b.wrapping_add(first / PANEL * part.b_panel + first % PANEL),
+        out: part.out.wrapping_add(first),
+        cols: part.cols - first,
+        ..*part
+    };
+    let (wide, narrow) = (V * S::F32_LANES, 2 * S::F32_LANES);
+    let mut first = 0;
+    while V > 2 && first + wide <= part.cols {
+        // SAFETY: the caller's.
+        unsafe { multiply::<S, M, V, PACKED>(simd, at(first)) };
+        first += wide;
+    }
+    let mut fetched = if PACKED { M } else { 0 };
+    while first < part.cols {
+        let due = (M * (first + narrow)).div_ceil(part.cols).min(M);
+        while fetched < due {
+            let row = part.a.wrapping_add((M + fetched) * part.a_row);
+            (0..part.inner).step_by(LINE).for_each(|k| fetch::<false>(row.wrapping_add(k)));
+            fetched += 1;
+        }
+        // SAFETY: the caller's.
+        unsafe { multiply::<S, M, 2, PACKED>(simd, at(first)) };
+        first += narrow;
+    }
+}
+
+/// Elements of a line of the cache.
+const LINE: usize = 16;
+/// Terms after which what is fetched now is needed.
+const AHEAD: usize = 8;
+
+/// Asks for the line at `place`, in the first or the second level of the cache. Nothing is read; it may lie anywhere.
+#[inline(always)]
+fn fetch<const FIRST: bool>(place: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint has no effect but on the cache.
+        unsafe {
+            if FIRST {
+                _mm_prefetch::<_MM_HINT_T0>(place.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(place.cast());
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
+/// `M` rows by `V` vectors. A packed left factor has the `M` values of a term side by side; else its rows lie in one piece.
+///
+/// # Safety
+/// As for [`Sweep`], of `M` rows and at most `V` vectors.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const M: usize, const V: usize, const PACKED: bool>(simd: S, part: Micro) {
+    let lanes = S::F32_LANES;
+    let place = |v: usize| v * lanes / PANEL * part.b_panel + v * lanes % PANEL;
+    let mut sums = [[simd.splat_f32s(0.0); V]; M];
+    let (mut a, mut b) = (part.a, part.b);
+    for i in 0..M {
+        let row = part.out.wrapping_add(i * part.out_row);
+        fetch::<true>(row);
+        fetch::<true>(row.wrapping_add(LINE));
+    }
+    for _ in 0..part.inner {
+        let mut terms = [simd.splat_f32s(0.0); V];
+        for (v, term) in terms.iter_mut().enumerate() {
+            fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
+            // SAFETY: the caller's.
+            *term = unsafe { b.add(place(v)).cast::<S::f32s>().read_unaligned() };
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let place = if PACKED { i } else { i * part.a_row };
+            // SAFETY: the caller's.
+            let factor = simd.splat_f32s(unsafe { *a.add(place) });
+            for (sum, term) in sums.iter_mut().zip(&terms) {
+                *sum = simd.mul_add_f32s(factor, *term, *sum);
+            }
+        }
+        a = a.wrapping_add(if PACKED { M } else { 1 });
+        b = b.wrapping_add(part.b_row);
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (v, sum) in row.iter().enumerate() {
+            let out = part.out.wrapping_add(i * part.out_row + v * lanes);
+            let cols = part.cols.saturating_sub(v * lanes).min(lanes);
+            // SAFETY: the caller's.
+            unsafe { put(simd, out, cols, *sum, part.accumulate) };
+        }
+    }
+}
+
+/// Writes `cols` lanes of `sum`, at most a vector, or adds them to what is there.
+///
+/// # Safety
+/// `out` must be valid for writes of `cols` elements, and for reads if it accumulates.
+#[inline(always)]
+unsafe fn put<S: Simd>(simd: S, out: *mut f32, cols: usize, sum: S::f32s, accumulate: bool) {
+    if cols == S::F32_LANES {
+        let out = out.cast::<S::f32s>();
+        // SAFETY: the caller's.
+        unsafe {
+            let sum = if accumulate { simd.add_f32s(out.read_unaligned(), sum) } else { sum };
+            out.write_unaligned(sum);
+        }
+    } else if cols > 0 {
+        let mut lanes = [sum];
+        let lanes: &mut [f32] = pulp::bytemuck::cast_slice_mut(&mut lanes);
+        for (j, sum) in lanes[..cols].iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe { *out.add(j) = if accumulate { *out.add(j) + sum } else { *sum } };
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Factors laid out as the innermost loop reads them: the right one in panels of columns, a left one whose rows do not lie in
+//! one piece in groups of rows.
+
+use hardy_numerics::simd::Level;
+
+use super::Mat;
+
+/// Columns of a panel, at every SIMD level.
+pub(crate) const PANEL: usize = 32;
+/// Elements of a side of the squares that are transposed in registers.
+const SQUARE: usize = 8;
+
+/// Elements that the panels of `inner` rows and `cols` columns take.
+pub(super) fn panels_len(inner: usize, cols: usize) -> usize {
+    inner * cols.next_multiple_of(PANEL)
+}
+
+/// Writes the columns of `b` to `panels`, each `[b.rows, PANEL]`; columns that the last one has not are 0.
+#[inline(always)]
+pub(super) fn panels(level: Level, b: Mat, panels: &mut [f32]) {
+    let (inner, cols) = (b.rows(), b.cols());
+    let (rows, _) = panels.as_chunks_mut::<PANEL>();
+    let (whole, rest) = (cols / PANEL, cols % PANEL);
+    if rest > 0 {
+        rows[whole * inner..].iter_mut().for_each(|row| row[rest..].fill(0.0));
+    }
+    if b.row(0).is_none() {
+        for (first, rows) in (0..cols).step_by(PANEL).zip(rows.chunks_exact_mut(inner.max(1))) {
+            transpose(level, b.columns(first, PANEL.min(cols - first)), rows);
+        }
+        return;
+    }
+    // Row by row, as they lie in memory.
+    for k in 0..inner {
+        let (from, last) = b.row(k).expect("rows in one piece")[..cols].as_chunks::<PANEL>();
+        for (panel, from) in from.iter().enumerate() {
+            rows[panel * inner + k] = *from;
+        }
+        if rest > 0 {
+            rows[whole * inner + k][..rest].copy_from_slice(last);
+        }
+    }
+}
+
+/// The same where the columns of `b` lie in one piece: squares first, then what is left at both edges.
+#[inline(always)]
+fn transpose(level: Level, b: Mat, rows: &mut [[f32; PANEL]]) {
+    let (inner, cols) = (b.rows() / SQUARE * SQUARE, b.cols() / SQUARE * SQUARE);
+    let columns = b.t();
+    for j in (0..cols).step_by(SQUARE) {
+        let from: [&[f32]; SQUARE] =
+            std::array::from_fn(|i| columns.row(j + i).expect("columns in one piece"));
+        for k in (0..inner).step_by(SQUARE) {
+            let square: [&[f32; SQUARE]; SQUARE] =
+                std::array::from_fn(|i| from[i][k..].first_chunk().expect("a side of a square"));
+            let to: &mut [[f32; PANEL]; SQUARE] = rows[k..].first_chunk_mut().expect("a side of a square");
+            turn(level, square, to, j);
+        }
+    }
+    for (k, to) in rows.iter_mut().enumerate() {
+        let done = if k < inner { cols } else { 0 };
+        (done..b.cols()).for_each(|j| to[j] = b.get(k, j));
+    }
+}
+
+/// Writes a square's transpose to `to`, from column `first` on.
+#[inline(always)]
+fn turn(level: Level, square: [&[f32; SQUARE]; SQUARE], to: &mut [[f32; PANEL]; SQUARE], first: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level.has_avx() {
+        let to = to.each_mut().map(|row| row[first..].first_chunk_mut().expect("a side of a square"));
+        // SAFETY: the processor has AVX.
+        return unsafe { turn_in_registers(square, to) };
+    }
+    for (k, to) in to.iter_mut().enumerate() {
+        (0..SQUARE).for_each(|j| to[first + j] = square[j][k]);
+    }
+}
+
+/// Transposes by exchanging single elements, pairs, and halves of vectors.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx")]
+fn turn_in_registers(square: [&[f32; SQUARE]; SQUARE], to: [&mut [f32; SQUARE]; SQUARE]) {
+    use std::arch::x86_64::*;
+    // SAFETY: eight elements each.
+    let x = square.map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    let low = |i: usize, j: usize| _mm256_unpacklo_ps(x[i], x[j]);
+    let high = |i: usize, j: usize| _mm256_unpackhi_ps(x[i], x[j]);
+    let a = [low(0, 1), high(0, 1), low(2, 3), high(2, 3), low(4, 5), high(4, 5), low(6, 7), high(6, 7)];
+    let pairs = |i: usize, j: usize| {
+        [_mm256_shuffle_ps::<0b01_00_01_00>(a[i], a[j]), _mm256_shuffle_ps::<0b11_10_11_10>(a[i], a[j])]
+    };
+    let ([b0, b1], [b2, b3], [b4, b5], [b6, b7]) = (pairs(0, 2), pairs(1, 3), pairs(4, 6), pairs(5, 7));
+    let (upper, lower) = ([b0, b1, b2, b3], [b4, b5, b6, b7]);
+    for (k, to) in to.into_iter().enumerate() {
+        let (p, q) = (upper[k % 4], lower[k % 4]);
+        let row =
+            if k < 4 { _mm256_permute2f128_ps::<0x20>(p, q) } else { _mm256_permute2f128_ps::<0x31>(p, q) };
+        // SAFETY: eight elements.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), row) };
+    }
+}
+
+/// Writes the rows of `a`, a multiple of `M`, in groups of `M`, each term by term, `[a.cols, M]`.
+#[inline(always)]
+pub(super) fn groups<const M: usize>(a: Mat, groups: &mut [f32]) {
+    let (inner, columns) = (a.cols(), a.t());
+    let (terms, _) = groups.as_chunks_mut::<M>();
+    for k in 0..inner {
+        match columns.row(k) {
+            Some(column) => {
+                for (group, from) in column[..a.rows()].as_chunks::<M>().0.iter().enumerate() {
+                    terms[group * inner + k] = *from;
+                }
+            }
+            None => {
+                for group in 0..a.rows() / M {
+                    terms[group * inner + k] = std::array::from_fn(|i| a.get(group * M + i, k));
+                }
+            }
+        }
+    }
+}

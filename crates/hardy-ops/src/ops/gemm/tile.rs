@@ -1,0 +1,221 @@
+//! A part of a product on one thread: its columns in blocks that stay in the second-level cache, its rows in groups as high as
+//! the registers allow.
+
+use std::{cell::Cell, ops::Range};
+
+use hardy_numerics::simd::Level;
+use pulp::bytemuck;
+
+use super::{
+    Mat,
+    kernel::{Kernels, Micro},
+    pack::{self, PANEL},
+};
+
+/// Elements of the right factor that stay in the cache while the rows of the left one pass by.
+const BLOCK: usize = 96 * 1024;
+/// Up to so many rows, the right factor is read where it lies, if its rows lie in one piece.
+const FEW_ROWS: usize = 96;
+
+/// A part of a product: `out = a·b`, or `out += a·b`, every link of the inner dimension a chain of its own.
+pub(super) struct Tile<'a> {
+    pub a: Mat<'a>,
+    pub b: Mat<'a>,
+    pub out: *mut f32,
+    /// From one row of the product to the next.
+    pub stride: usize,
+    pub links: &'a [Range<usize>],
+    pub accumulate: bool,
+}
+
+/// Elements that begin with a line of the cache, so that no vector lies across two.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; LINE]);
+
+const LINE: usize = 16;
+
+// SAFETY: numbers, of any bits, without gaps.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: the same.
+unsafe impl bytemuck::Pod for Line {}
+
+/// Room for packed factors; it stays with the thread.
+#[derive(Default)]
+struct Scratch {
+    a: Vec<Line>,
+    b: Vec<Line>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { a: Vec::new(), b: Vec::new() }) };
+}
+
+/// As many elements of a buffer, whatever they are.
+fn room(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
+    if buffer.len() * LINE < len {
+        buffer.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+    }
+    &mut bytemuck::cast_slice_mut(buffer)[..len]
+}
+
+/// A right factor as the kernels read it: from its first element on, with the strides of rows and of panels.
+struct Laid<'a> {
+    data: &'a [f32],
+    row: usize,
+    panel: usize,
+}
+
+impl Tile<'_> {
+    /// Computes it.
+    ///
+    /// # Safety
+    /// The part must be valid for writes, for reads too where it accumulates, and overlap neither factor; the shapes must fit.
+    pub unsafe fn run(self, level: Level) {
+        let mut scratch = SCRATCH.take();
+        for (index, link) in self.links.iter().enumerate() {
+            self.link(level, link, self.accumulate || index > 0, &mut scratch);
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// One link of the inner dimension.
+    fn link(&self, level: Level, link: &Range<usize>, accumulate: bool, scratch: &mut Scratch) {
+        let (a, inner) = (self.a.columns(link.start, link.len()), link.len());
+        let packed_a = if a.row(0).is_some() { None } else { Some(pack_left(level, a, &mut scratch.a)) };
+        let block = |b: Laid, columns| self.block(level, a, packed_a, &b, columns, accumulate);
+        let width = (BLOCK / inner.max(1) / PANEL * PANEL).clamp(PANEL, 1024);
+        for first in (0..self.b.cols()).step_by(width) {
+            let columns = first..self.b.cols().min(first + width);
+            let b = self.b.rows_from(link.start, inner).columns(first, columns.len());
+            let whole = if a.rows() <= FEW_ROWS { b.cols() / PANEL * PANEL } else { 0 };
+            // Whole panels can be read where they lie.
+            let direct = b.row(0).map_or(0, |_| whole);
+            if direct > 0 {
+                let b = Laid { data: b.data(), row: b.row_stride(), panel: PANEL };
+                block(b, first..first + direct);
+            }
+            if direct < b.cols() {
+                let data = pack_right(level, b.columns(direct, b.cols() - direct), &mut scratch.b);
+                block(Laid { data, row: PANEL, panel: inner * PANEL }, first + direct..columns.end);
+            }
+        }
+    }
+
+    /// The columns `columns` of the product.
+    fn block(
+        &self,
+        level: Level,
+        a: Mat,
+        packed_a: Option<&[f32]>,
+        b: &Laid,
+        columns: Range<usize>,
+        accumulate: bool,
+    ) {
+        let (inner, kernels) = (a.cols(), Kernels::of(level));
+        for (first, kernel) in kernels.groups(a.rows()) {
+            let left = match packed_a {
+                Some(packed) => &packed[first * inner..],
+                None => a.rows_from(first, kernels.heights[kernel]).data(),
+            };
+            let part = Micro {
+                inner,
+                a: left.as_ptr(),
+                a_row: a.row_stride(),
+                b: b.data.as_ptr(),
+                b_row: b.row,
+                b_panel: b.panel,
+                out: self.out.wrapping_add(first * self.stride + columns.start),
+                out_row: self.stride,
+                cols: columns.len(),
+                accumulate,
+            };
+            // SAFETY: the factors lie within their slices, the right one with whole panels; the product is the creator's.
+            unsafe { kernels.sweeps[kernel][usize::from(packed_a.is_some())](&part) };
+        }
+    }
+}
+
+/// Packs the left factor, group after group.
+fn pack_left<'a>(level: Level, a: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
+    let (inner, kernels) = (a.cols(), Kernels::of(level));
+    let packed = room(packed, a.rows() * inner);
+    level.dispatch(
+        #[inline(always)]
+        || {
+            for (first, count, height) in kernels.runs(a.rows()) {
+                let (rows, to) = (a.rows_from(first, count), &mut packed[first * inner..][..count * inner]);
+                match height {
+                    12 => pack::groups::<12>(rows, to),
+                    8 => pack::groups::<8>(rows, to),
+                    6 => pack::groups::<6>(rows, to),
+                    4 => pack::groups::<4>(rows, to),
+                    3 => pack::groups::<3>(rows, to),
+                    2 => pack::groups::<2>(rows, to),
+                    _ => pack::groups::<1>(rows, to),
+                }
+            }
+        },
+    );
+    packed
+}
+
+/// Packs the right factor, panel after panel.
+fn pack_right<'a>(level: Level, b: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
+    let packed = room(packed, pack::panels_len(b.rows(), b.cols()));
+    level.dispatch(
+        #[inline(always)]
+        || pack::panels(level, b, packed),
+    );
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A matrix as it lies, or transposed, within a slice with a few elements between its rows.
+    fn matrix(data: &[f32], [rows, cols]: [usize; 2], by_rows: bool) -> Mat<'_> {
+        if by_rows { Mat::new(data, rows, cols, cols + 3) } else { Mat::new(data, cols, rows, rows + 1).t() }
+    }
+
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let value = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
+        (0..count as u32).map(value).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_gives_the_chains_of_the_definition_to_the_bit(
+            [rows, cols, inner] in [1..45_usize, 1..300_usize, 1..120_usize],
+            [a_by_rows, b_by_rows, accumulate] in any::<[bool; 3]>(),
+            seed: u32,
+        ) {
+            let (a_data, b_data) = (values((rows + 3) * (inner + 3), seed), values((cols + 3) * (inner + 3), !seed));
+            let (a, b) = (matrix(&a_data, [rows, inner], a_by_rows), matrix(&b_data, [inner, cols], b_by_rows));
+            let (links, stride) = ([0..inner / 3, inner / 3..inner], cols + 2);
+            let before = values(rows * stride, seed / 2);
+            let mut expected = before.clone();
+            for i in 0..rows {
+                for j in 0..cols {
+                    let chain = |link: &Range<usize>| {
+                        link.clone().fold(0.0_f32, |sum, k| a.get(i, k).mul_add(b.get(k, j), sum))
+                    };
+                    let place = &mut expected[i * stride + j];
+                    let first = chain(&links[0]);
+                    *place = if accumulate { *place + first } else { first };
+                    *place += chain(&links[1]);
+                }
+            }
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            for level in Level::available() {
+                let mut out = before.clone();
+                let tile = Tile { a, b, out: out.as_mut_ptr(), stride, links: &links, accumulate };
+                // SAFETY: `out` has room for all rows, and the shapes fit.
+                unsafe { tile.run(level) };
+                prop_assert!(bits(&out) == bits(&expected), "{}: {rows}x{cols}x{inner}", level.name());
+            }
+        }
+    }
+}
