@@ -118,6 +118,8 @@ const PROBLEMS: u64 = 10_000_000;
 const RESPONSE: u64 = 1_000_000;
 /// The positions that attention tells apart.
 const POSITIONS: u64 = MOST_KEYS as u64;
+/// Terms of an inner product; f32 counts no further.
+const TERMS: u64 = 1 << 24;
 /// Sequences that are computed at once.
 const BATCH: u64 = 65_536;
 /// Tokens of one pass.

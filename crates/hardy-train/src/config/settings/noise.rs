@@ -1,6 +1,6 @@
 //! The settings of a `[[noise]]` rule.
 
-use super::{POSITIONS, Setting, number, switch, text, whole, words};
+use super::{Setting, TERMS, number, switch, text, whole, words};
 
 #[rustfmt::skip]
 pub(super) const SETTINGS: &[Setting] = &[
@@ -20,7 +20,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     number("noise.error.value", -1e30, 1e30, "What a stuck channel is held at"),
     text("noise.error.bits", "sign, exponent, mantissa, all, or [first, last]", "The bits that can be flipped"),
     words("noise.error.image", &["f32", "bf16"], "How a value is stored where its bits are flipped"),
-    whole("noise.error.chunk", 1, POSITIONS, "Terms between two roundings of a partial sum"),
+    whole("noise.error.chunk", 1, TERMS, "Terms between two roundings of a partial sum"),
     words("noise.error.rounding", &["nearest", "stochastic"], "How a number format rounds"),
     words("noise.error.blocks", &["1d", "2d"], "The shape of a number format's blocks"),
     switch("noise.error.clip_gradient", "Whether the gradient is 0 where a value saturated in its format"),
