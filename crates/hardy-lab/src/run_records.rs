@@ -51,11 +51,12 @@ impl RunRecords {
 ///
 /// When it is not a run directory (it has no `config.toml`), holds no evaluation, or one of its files is broken.
 pub fn read_run(directory: &Path) -> Result<RunRecords, LabError> {
+    let begun = read_begun(directory)?;
     Ok(RunRecords {
         evaluations: read_evaluations(directory)?,
         metrics: read_metrics(directory)?,
         receipts: read_receipts(directory)?,
-        ..read_begun(directory)?
+        ..begun
     })
 }
 

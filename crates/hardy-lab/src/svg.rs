@@ -313,7 +313,7 @@ mod tests {
         let point = |x, y| Point { x, y, interval: None };
         assert_eq!(
             steps(&[point(0.0, 1.0), point(1.0, 1.0), point(2.0, 3.0)]),
-            [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 3.0)]
+            [(0.0, 1.0), (2.0, 1.0), (2.0, 3.0)]
         );
     }
 

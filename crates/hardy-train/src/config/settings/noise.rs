@@ -20,6 +20,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     number("noise.error.value", -1e30, 1e30, "What a stuck channel is held at"),
     text("noise.error.bits", "sign, exponent, mantissa, all, or [first, last]", "The bits that can be flipped"),
     words("noise.error.image", &["f32", "bf16"], "How a value is stored where its bits are flipped"),
+    whole("noise.error.period", 1, 1024, "The stride of the values that an event of burst_flip strikes; 32 where left out"),
+    whole("noise.error.burst", 1, 32, "The most bits that such an event flips; 3 where left out"),
     whole("noise.error.chunk", 1, TERMS, "Terms between two roundings of a partial sum"),
     words("noise.error.rounding", &["nearest", "stochastic"], "How a number format rounds"),
     words("noise.error.blocks", &["1d", "2d"], "The shape of a number format's blocks"),
