@@ -74,6 +74,7 @@ fn whole_answers(policy: &Policy<Flex>, problems: &[Problem], cells: &[Cell]) {
         metric: &Metric::Flexible,
         judge: &judge,
         sampling: Sampling::GREEDY,
+        workers: &hardy_train::workers::ALONE,
     };
     evaluation.run(&levels(cells), |_, _| {}).unwrap();
 }

@@ -13,6 +13,8 @@ use hardy_train::{
     data::Problem,
     error::Error,
     reward::{Extraction, Judge, Response, extract, score},
+    trainer::sum_receipts,
+    workers::Workers,
 };
 
 use crate::{
@@ -56,6 +58,8 @@ pub struct Evaluation<'a, B: NoisyBackend> {
     pub judge: &'a Judge,
     /// How answers are drawn.
     pub sampling: Sampling,
+    /// Who shares the problems.
+    pub workers: &'a Workers,
 }
 
 /// How answers are drawn.
@@ -179,8 +183,15 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
     }
 
     /// The answers under one draw of a level's error.
-    fn draw(&self, level: &Level, draw: usize, progress: impl FnMut(usize)) -> Result<DrawRecord, LabError> {
-        let Setting { policy, problems, wording } = self.setting;
+    fn draw(
+        &self,
+        level: &Level,
+        draw: usize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<DrawRecord, LabError> {
+        let Setting { policy, problems: all, wording } = self.setting;
+        let problems = &all[self.workers.share(all.len())];
+        let progress = |done: usize| progress((done * all.len()).div_ceil(problems.len().max(1)));
         let plan = draw_of(&level.plan, draw);
         let bound = bind(&level.label, &plan, &policy.decoder.blueprint.sites)?;
         // A program that died is better noticed before the answers are made.
@@ -198,7 +209,21 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         let answers = problems.iter().zip(&samples).map(|(problem, samples)| self.judged(problem, samples));
         let problems = answers.collect::<Result<Vec<_>, LabError>>()?;
         self.judge.check()?;
+        let problems = self.of_all(problems)?;
+        bound.restore(&sum_receipts(self.workers, &bound)?);
         Ok(DrawRecord { draw, seed: plan.seed, problems, receipts: receipts(&bound)? })
+    }
+
+    /// The answers of all workers, in the order of the problems.
+    fn of_all(&self, own: Vec<ProblemRecord>) -> Result<Vec<ProblemRecord>, LabError> {
+        if self.workers.size() == 1 {
+            return Ok(own);
+        }
+        let wrong = |error: serde_json::Error| Error::Worker(format!("answers of a worker: {error}"));
+        let all = self.workers.gather(serde_json::to_vec(&own).map_err(wrong)?)?;
+        let all =
+            all.iter().map(|json| Ok(serde_json::from_slice::<Vec<ProblemRecord>>(json).map_err(wrong)?));
+        Ok(all.collect::<Result<Vec<_>, LabError>>()?.concat())
     }
 
     fn judged(&self, problem: &Problem, samples: &[Sample]) -> Result<ProblemRecord, LabError> {

@@ -49,6 +49,11 @@ pub struct EvalRecord {
 }
 
 impl EvalRecord {
+    /// The place of a record that another worker has read.
+    pub(crate) fn unread() -> Self {
+        Self::new(String::new(), String::new(), 0, None, Vec::new())
+    }
+
     /// A record of this version, judged strictly, under conditions that it does not say; `n` is the largest number of problems of a level.
     #[must_use]
     pub fn new(model: String, data: String, seed: u64, step: Option<u64>, levels: Vec<LevelRecord>) -> Self {

@@ -1,6 +1,7 @@
 //! A run from start to end: train step by step, evaluate at step 0, every so often and at the last step, keep
 //! checkpoints, and write everything into a run directory that is never overwritten.
 
+mod crew;
 mod keeper;
 
 use std::{
@@ -24,8 +25,10 @@ use hardy_train::{
     scan_file::ScanFile,
     step_record::StepRecord,
     trainer::{Trainer, step_counts, training_problems},
+    workers::Workers,
 };
 
+pub use crew::Crew;
 use keeper::Keeper;
 
 use crate::{
@@ -177,9 +180,6 @@ fn with_adapters<B: NoisyBackend>(config: &RunConfig, policy: Policy<B>) -> Resu
 ///
 /// # Errors
 /// Input that can not be used, a directory that exists (unless `resume`), or a run that fails.
-///
-/// # Panics
-/// Never: the last step is always evaluated.
 pub fn run<B: NoisyBackend>(
     config: &RunConfig,
     directory: &Path,
@@ -187,24 +187,50 @@ pub fn run<B: NoisyBackend>(
     device: &B::Device,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<EvalRecord, LabError> {
-    if !resume {
+    run_on::<B>(&Crew::default(), config, directory, resume, device, tell)
+}
+
+/// The same as one of several workers, all of which call this. The first alone writes and tells; all give the same.
+///
+/// # Errors
+/// As [`run`]; workers that differ in what they run, or are gone.
+///
+/// # Panics
+/// Never: the last step is always evaluated.
+pub fn run_on<B: NoisyBackend>(
+    crew: &Crew,
+    config: &RunConfig,
+    directory: &Path,
+    resume: bool,
+    device: &B::Device,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<EvalRecord, LabError> {
+    let (workers, mut nobody) = (&crew.workers, |_: Event<'_>| {});
+    let tell = if workers.is_first() { tell } else { &mut nobody };
+    if !resume && workers.is_first() {
         refuse_existing(directory)?;
     }
     let Prepared { mut trainer, eval_problems, levels, scan, warnings } = prepare::<B>(config, device)?;
+    trainer.workers = workers.clone();
+    crew.agree(config, &trainer, &eval_problems)?;
     warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
     let text = config.to_toml();
-    if resume && directory.join("config.toml").exists() {
+    if resume && directory.join("config.toml").exists() && workers.is_first() {
         check_same_config(directory, config)?;
         if let Some(note) = go_back(&mut trainer, directory)? {
             tell(Event::Warning(&note));
         }
-    } else {
+    } else if workers.is_first() {
         fs::create_dir_all(directory.join("eval")).map_err(Error::file(directory))?;
         if let Some(scan) = &scan {
             let scan = serde_json::to_value(scan).unwrap_or_default();
             write_json(&directory.join("scan.json"), &scan).map_err(Error::from)?;
         }
         write_atomically(&directory.join("config.toml"), text.as_bytes()).map_err(Error::from)?;
+    }
+    trainer.follow_first()?;
+    if crew.shard_optimizer {
+        trainer.shard_optimizer();
     }
     let (from, total) = (trainer.steps, trainer.total_steps);
     if from > total {
@@ -214,23 +240,25 @@ pub fn run<B: NoisyBackend>(
         );
     }
     tell(Event::Started { name: &config.name, directory, from, total });
-    let mut log = Log::open(directory, from)?;
+    let mut log = if workers.is_first() { Some(Log::open(directory, from)?) } else { None };
     let (metric, graders) = (Metric::from(config.metric()), trainer.judge.by_metric(&config.metric())?);
     let judge = Judge { metric, graders, config, directory, problems: &eval_problems, levels: &levels };
-    let mut keeper = Keeper::new(directory, &config.checkpoint, from, |step| judge.existing(step));
-    let mut last = if from > 0 { judge.existing(from) } else { None };
+    let mut keeper = Keeper::new(directory, &config.checkpoint, from, |step| judge.read(step));
+    let mut last = if from > 0 { judge.existing(from, workers)? } else { None };
     if last.is_none() && judge.is_due(from, total) {
         let record = judge.evaluate_and_keep(&trainer, &mut log, tell)?;
-        keeper.keep(&trainer, Some(&record), tell)?;
+        keeper.keep(&mut trainer, Some(&record), tell)?;
         last = Some(record);
     }
-    let (mut learned_nothing, mut early) = (false, EarlyWord::default());
+    let (mut learned_nothing, mut early) = (false, EarlyWord::after(&made(directory, from), config));
     while trainer.steps < total {
         let mut record = trainer
             .step(|done, of| tell(Event::Rollout(done, of)))
             .map_err(|error| name_last_good(error, directory))?;
         record.warnings = early.of(&record, config);
-        log.write(&record)?;
+        if let Some(log) = &mut log {
+            log.write(&record)?;
+        }
         tell(Event::Step(&record, total));
         record.warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
         if record.updates + record.skipped_updates == 0 && !learned_nothing {
@@ -238,17 +266,19 @@ pub fn run<B: NoisyBackend>(
             tell(Event::Warning(&nothing_to_learn(&record)));
         }
         // Noise that was silent in a whole step with gradients would be in all: hours too late to be told at the end.
-        if record.grad_norm > 0.0 {
+        if record.grad_norm > 0.0 && workers.is_first() {
             refuse_silent_noise(&trainer)?;
         }
         let evaluation = judge.is_due(trainer.steps, total);
         let evaluation = evaluation.then(|| judge.evaluate_and_keep(&trainer, &mut log, tell)).transpose()?;
-        keeper.keep(&trainer, evaluation.as_ref(), tell)?;
+        keeper.keep(&mut trainer, evaluation.as_ref(), tell)?;
         last = evaluation.or(last);
     }
     refuse_no_update(&trainer)?;
-    refuse_silent_noise(&trainer)?;
-    report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
+    if workers.is_first() {
+        refuse_silent_noise(&trainer)?;
+        report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
+    }
     Ok(last.expect("the last step is evaluated"))
 }
 
@@ -297,6 +327,7 @@ fn refuse_silent_noise<B: NoisyBackend>(trainer: &Trainer<B>) -> Result<(), LabE
 /// # Errors
 /// As [`run`]; arms that were finished before stay.
 pub fn run_arms<B: NoisyBackend>(
+    crew: &Crew,
     config: &RunConfig,
     directory: &Path,
     resume: bool,
@@ -305,10 +336,10 @@ pub fn run_arms<B: NoisyBackend>(
 ) -> Result<Vec<(String, PathBuf, EvalRecord)>, LabError> {
     let arms = config.arms()?;
     if config.arm.is_empty() {
-        let record = run::<B>(config, directory, resume, device, tell)?;
+        let record = run_on::<B>(crew, config, directory, resume, device, tell)?;
         return Ok(vec![(config.name.clone(), directory.to_owned(), record)]);
     }
-    if !resume {
+    if !resume && crew.workers.is_first() {
         refuse_existing(directory)?;
     }
     // What is wrong with a later arm should be known before the first one has run for hours.
@@ -318,8 +349,11 @@ pub fn run_arms<B: NoisyBackend>(
     let mut outcomes = Vec::new();
     for arm in &arms {
         let own = directory.join(&arm.name);
-        let record = run::<B>(arm, &own, resume, device, tell)?;
+        let record = run_on::<B>(crew, arm, &own, resume, device, tell)?;
         outcomes.push((arm.name.clone(), own, record));
+    }
+    if !crew.workers.is_first() {
+        return Ok(outcomes);
     }
     let runs =
         outcomes.iter().map(|(_, own, _)| run_records::read_run(own)).collect::<Result<Vec<_>, _>>()?;
@@ -342,8 +376,16 @@ impl Judge<'_> {
         self.directory.join("eval").join(format!("step-{step:06}.json"))
     }
 
-    fn existing(&self, step: u64) -> Option<EvalRecord> {
+    fn read(&self, step: u64) -> Option<EvalRecord> {
         EvalRecord::read(&self.path(step)).ok()
+    }
+
+    /// What the first worker finds of an evaluation.
+    fn existing(&self, step: u64, workers: &Workers) -> Result<Option<EvalRecord>, LabError> {
+        let own = if workers.is_first() { self.read(step) } else { None };
+        let found = workers.of_first(own.is_some())?;
+        // Only the first worker's record is shown.
+        Ok(own.or_else(|| found.then(EvalRecord::unread)))
     }
 
     /// Whether the policy is evaluated after `step` of `total` steps.
@@ -355,7 +397,7 @@ impl Judge<'_> {
     fn evaluate_and_keep<B: NoisyBackend>(
         &self,
         trainer: &Trainer<B>,
-        log: &mut Log,
+        log: &mut Option<Log>,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<EvalRecord, LabError> {
         let config = self.config;
@@ -372,10 +414,13 @@ impl Judge<'_> {
             metric: &self.metric,
             judge: &self.graders,
             sampling: sampling(config),
+            workers: &trainer.workers,
         };
         let record = evaluation.run(self.levels, |level, done| {
             tell(Event::Evaluating(&level.label, done, evaluation.answers(level)));
         })?;
+        trainer.gather_receipts()?;
+        let Some(log) = log else { return Ok(record) };
         record.write(&self.path(trainer.steps))?;
         log.evaluated(&record)?;
         let receipts = serde_json::to_value(trainer.plan.receipts()).unwrap_or_default();
@@ -393,6 +438,12 @@ fn open_lines(path: &Path, steps: u64) -> Result<fs::File, LabError> {
         write_atomically(path, kept.as_bytes()).map_err(Error::from)?;
     }
     fs::OpenOptions::new().create(true).append(true).open(path).map_err(LabError::file(path))
+}
+
+/// The records of the first `steps` steps of a run that goes on, as far as they can be read.
+fn made(directory: &Path, steps: u64) -> Vec<StepRecord> {
+    let text = fs::read_to_string(directory.join("metrics.jsonl")).unwrap_or_default();
+    text.lines().take(steps as usize).map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// `metrics.jsonl`, `hashes.jsonl` and the TensorBoard events of a run.

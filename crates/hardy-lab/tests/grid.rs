@@ -87,6 +87,7 @@ fn every_cell_has_the_accuracy_of_answers_that_were_all_written_to_the_bit() {
         metric: &Metric::Flexible,
         judge: &judge,
         sampling: Sampling::GREEDY,
+        workers: &hardy_train::workers::ALONE,
     };
     let record = whole.run(&cells.iter().map(level).collect::<Vec<_>>(), |_, _| {}).unwrap();
     for (cell, level) in found.cells.iter().zip(&record.levels) {

@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use burn_flex::Flex;
-use hardy_lab::run::{Event, extend, run, run_arms};
+use hardy_lab::run::{Crew, Event, extend, run, run_arms};
 use hardy_model::{
     Dtype, HostTensor,
     files::{read_tensors, write_tensors},
@@ -374,7 +374,9 @@ fn arms_share_the_configuration_but_what_they_say_themselves() {
         .unwrap(),
     ];
     let dir = tempfile::tempdir().unwrap();
-    let outcomes = run_arms::<Flex>(&config, dir.path(), false, &Default::default(), &mut |_| {}).unwrap();
+    let outcomes =
+        run_arms::<Flex>(&Crew::default(), &config, dir.path(), false, &Default::default(), &mut |_| {})
+            .unwrap();
     assert_eq!(outcomes.iter().map(|(name, ..)| &name[..]).collect::<Vec<_>>(), ["clean", "noise"]);
     assert!(receipts(&dir.path().join("clean")).is_empty());
     assert!(!receipts(&dir.path().join("noise")).is_empty());

@@ -17,7 +17,7 @@ use crate::{
     site::{Pass, Point, SiteId},
     tap::Tap,
     watch::{Watch, Watchers},
-    weight_sums::{self, WeightSums},
+    weight_sums::{self, GradientSums, WeightSums},
 };
 
 /// The noise of one phase at one step, for every site of a model.
@@ -72,6 +72,20 @@ impl Noise {
     #[must_use]
     pub fn gathering(self, sites: usize) -> Self {
         Self { gathering: Some(weight_sums::empty(sites)), ..self }
+    }
+
+    /// Takes what was summed up since [`Noise::gathering`], before the errors of ∂W.
+    ///
+    /// # Panics
+    /// If the noise does not gather.
+    pub fn take_sums(&self) -> GradientSums {
+        weight_sums::take_all(self.gathering.as_ref().expect("noise that gathers gradients"))
+    }
+
+    /// The same noise, under which [`Noise::gathered`] finds `sums`.
+    #[must_use]
+    pub fn with_sums(self, sums: GradientSums) -> Self {
+        Self { gathering: Some(weight_sums::from_taken(sums)), ..self }
     }
 
     /// The gradients of the weight and of the bias of `site` summed up since [`Noise::gathering`]; `None` where nothing

@@ -77,6 +77,12 @@ impl Receipt {
         ErrorEnergy { error: self.error_energy, signal: self.signal_energy, non_finite: self.non_finite }
     }
 
+    /// Sets its counts to 0.
+    pub fn clear(&mut self) {
+        (self.calls, self.elements, self.non_finite) = (0, 0, 0);
+        (self.error_energy, self.signal_energy, self.measured) = (0.0, 0.0, 0.0);
+    }
+
     /// Adds the counts of `other` and measures anew.
     fn absorb(&mut self, other: &Self) {
         self.elements += other.elements;
@@ -86,6 +92,24 @@ impl Receipt {
         (self.error_energy, self.signal_energy) = (energy.error, energy.signal);
         (self.non_finite, self.measured) = (energy.non_finite, energy.relative());
     }
+}
+
+/// The receipts of several workers, each of its share of the rows, as one. Weights and their gradients have the same errors
+/// everywhere, and count once.
+///
+/// # Panics
+/// If the receipts are not those of one plan.
+pub fn sum_of_workers(all: Vec<Vec<Receipt>>) -> Vec<Receipt> {
+    let mut all = all.into_iter();
+    let mut sum = all.next().unwrap_or_default();
+    for other in all {
+        assert_eq!(sum.len(), other.len(), "receipts of one plan");
+        let of_rows = |receipt: &Receipt| !matches!(receipt.point, Point::Weight | Point::GradWeight);
+        for (sum, other) in sum.iter_mut().zip(other).filter(|(sum, _)| of_rows(sum)) {
+            sum.absorb(&other);
+        }
+    }
+    sum
 }
 
 /// The mean over `total` elements, of which `new` ask for `scale` and the others on average for `mean`. Where all

@@ -9,6 +9,7 @@ use crate::{
     at::At,
     backend::{NoisyBackend, Primitive, shape_of},
     clip,
+    ops::parallel,
     site::{Point, SiteId},
 };
 
@@ -38,9 +39,93 @@ impl Sum {
     }
 }
 
+/// The gradients of all weights that were gathered, without the errors of ∂W: what workers hand to each other.
+#[derive(Debug, Default)]
+pub struct GradientSums(Vec<SiteSums>);
+
+impl GradientSums {
+    /// Adds those of other sequences.
+    pub fn add(&mut self, other: Self) {
+        self.0.resize_with(self.0.len().max(other.0.len()), SiteSums::default);
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            own.parts().into_iter().zip(other.into_parts()).for_each(|(own, other)| add(own, other));
+        }
+    }
+
+    /// The lengths of all vectors, 0 where nothing was added.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.0
+            .iter()
+            .flat_map(|site| [site.weight.total.len(), site.weight.exact.len(), site.bias.len()])
+            .collect()
+    }
+
+    /// All vectors one after another, with zeros where nothing was added to one that has a length in `lengths`.
+    pub fn flat(mut self, lengths: &[usize]) -> Vec<f32> {
+        let mut flat = Vec::with_capacity(lengths.iter().sum());
+        self.0.resize_with(lengths.len().div_ceil(PARTS), SiteSums::default);
+        let parts = self.0.into_iter().flat_map(SiteSums::into_parts);
+        for (part, &len) in parts.zip(lengths) {
+            let end = flat.len() + len;
+            flat.extend(part);
+            flat.resize(end, 0.0);
+        }
+        flat
+    }
+
+    /// The sums whose vectors, of these lengths, lie one after another in `flat`.
+    pub fn from_flat(mut flat: &[f32], lengths: &[usize]) -> Self {
+        let mut next = |len: usize| {
+            let (part, rest) = flat.split_at(len);
+            flat = rest;
+            part.to_vec()
+        };
+        let site = |lengths: &[usize; PARTS]| {
+            let [total, exact, bias] = lengths.map(&mut next);
+            SiteSums { weight: Sum { total, exact }, bias }
+        };
+        Self(lengths.as_chunks().0.iter().map(site).collect())
+    }
+}
+
+/// Vectors of a site.
+const PARTS: usize = 3;
+
+impl SiteSums {
+    fn parts(&mut self) -> [&mut Vec<f32>; PARTS] {
+        [&mut self.weight.total, &mut self.weight.exact, &mut self.bias]
+    }
+
+    fn into_parts(self) -> [Vec<f32>; PARTS] {
+        [self.weight.total, self.weight.exact, self.bias]
+    }
+}
+
+/// `own += other`; one to which nothing was added counts as zeros, also for the sign of a zero.
+fn add(own: &mut Vec<f32>, other: Vec<f32>) {
+    match (own.is_empty(), other.is_empty()) {
+        (_, true) => parallel::each(own, |x| x + 0.0),
+        (true, false) => {
+            *own = other;
+            parallel::each(own, |x| x + 0.0);
+        }
+        (false, false) => parallel::zip(own, &other, |x, y| x + y),
+    }
+}
+
 /// No sums yet, for `sites` sites.
 pub(crate) fn empty(sites: usize) -> WeightSums {
     (0..sites).map(|_| Mutex::default()).collect()
+}
+
+/// Takes the sums of all sites.
+pub(crate) fn take_all(sums: &WeightSums) -> GradientSums {
+    GradientSums((0..sums.len()).map(|site| take(sums, site)).collect())
+}
+
+/// Sums that were taken, to go on with.
+pub(crate) fn from_taken(GradientSums(sums): GradientSums) -> WeightSums {
+    sums.into_iter().map(Mutex::new).collect()
 }
 
 /// Takes the sums of a site.

@@ -1,5 +1,7 @@
 //! AdamW (arXiv:1711.05101), as PyTorch computes it: `p ← p·(1 − lr·λ) − lr·m̂/(√v̂ + ε)`.
 
+use std::ops::Range;
+
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use hardy_numerics::simd::dispatch;
 use hardy_ops::NoisyBackend;
@@ -37,11 +39,24 @@ impl<B: NoisyBackend> AdamW<B> {
         gradients: Vec<Tensor<B, 2>>,
         learning_rate: f64,
     ) {
+        let all = 0..parameters.len();
+        self.step_some(parameters, gradients, learning_rate, all);
+    }
+
+    /// One step on the parameters at `places`, of which alone there need be moments.
+    pub fn step_some(
+        &mut self,
+        parameters: &mut [Tensor<B, 2>],
+        gradients: Vec<Tensor<B, 2>>,
+        learning_rate: f64,
+        places: Range<usize>,
+    ) {
         self.steps += 1;
         let [b1, b2] = self.betas;
         let steps = self.steps as f64;
         let (correct_1, correct_2) = (1.0 - b1.powf(steps), 1.0 - b2.powf(steps));
-        for ((p, g), [m, v]) in parameters.iter_mut().zip(gradients).zip(&mut self.moments) {
+        let all = parameters.iter_mut().zip(gradients).zip(&mut self.moments);
+        for ((p, g), [m, v]) in all.take(places.end).skip(places.start) {
             let decay = if p.dims()[0] == 1 { 0.0 } else { self.weight_decay };
             let update = Update {
                 betas: [b1, b2].map(|b| b as f32),

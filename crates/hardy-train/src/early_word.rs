@@ -26,6 +26,15 @@ pub struct EarlyWord {
 }
 
 impl EarlyWord {
+    /// What a run that goes on told before, by the steps that it has made.
+    pub fn after<'a>(made: impl IntoIterator<Item = &'a StepRecord>, config: &RunConfig) -> Self {
+        let mut early = Self::default();
+        for record in made {
+            early.of(record, config);
+        }
+        early
+    }
+
     /// What `record` shows that was not told before; nothing after the first few steps.
     pub fn of(&mut self, record: &StepRecord, config: &RunConfig) -> Vec<String> {
         if record.step > STEPS {
@@ -88,6 +97,15 @@ mod tests {
         let config = RunConfig::load("baseline", &[]).unwrap();
         let mut word = EarlyWord::default();
         records.iter().flat_map(|record| word.of(record, &config)).collect()
+    }
+
+    #[test]
+    fn a_run_that_goes_on_does_not_repeat_what_it_told() {
+        let bad = StepRecord { step: 1, truncated_share: 0.75, ..StepRecord::default() };
+        let config = RunConfig::load("baseline", &[]).unwrap();
+        let next = StepRecord { step: 2, ..bad.clone() };
+        assert!(EarlyWord::after([&bad], &config).of(&next, &config).is_empty());
+        assert_eq!(EarlyWord::after([], &config).of(&next, &config).len(), 1);
     }
 
     #[test]

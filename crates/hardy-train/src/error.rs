@@ -76,6 +76,9 @@ pub enum Error {
     /// Noise that was asked for and never happened.
     #[error("{0}: a result without the noise that it asks for is no result")]
     Unfired(String),
+    /// A worker that is gone, or did not come.
+    #[error("{0}")]
+    Worker(String),
 }
 
 impl Error {
@@ -97,6 +100,7 @@ impl Error {
                 | Self::NoUpdate { .. }
                 | Self::Reward(_)
                 | Self::Unfired(_)
+                | Self::Worker(_)
                 | Self::Model(hardy_model::Error::Write { .. })
         )
     }

@@ -36,3 +36,5 @@ pub mod splitmix;
 pub mod step_record;
 pub mod toml_errors;
 pub mod trainer;
+pub mod tree;
+pub mod workers;

@@ -86,6 +86,9 @@ impl MemoryEstimate {
         } else {
             sizes.layers * sizes.per_layer()
         };
+        // Sums that the tree over blocks holds at once.
+        let blocks = train.gradient_blocks.min(train.prompts_per_step.div_ceil(train.minibatches));
+        let sums = 1 + blocks.max(1).ilog2() as usize;
         let bytes = |values: usize| VALUE * values;
         let mut estimate = Self {
             parameters: bytes(sizes.trained)
@@ -95,7 +98,7 @@ impl MemoryEstimate {
             saved_weights: saved_weights(config, sizes),
             kv_cache: bytes(kv_cache(config, sizes, longest_prompt)),
             prefill: bytes(prompts * longest_prompt * sizes.widest() + 2 * in_batch * sizes.vocab),
-            gradients: bytes(sizes.gradients()),
+            gradients: bytes(sums * sizes.gradients()),
             activations: bytes(tokens * (kept + 3 * sizes.hidden)),
             scratch: bytes(tokens * sizes.widest() + sizes.head()),
             base: BASE,

@@ -4,9 +4,10 @@ use std::{collections::HashMap, ops::Range};
 
 use hardy_model::{Batch, sequence_rows};
 use hardy_ops::{Address, Row, ops::attention::Segments};
+use serde::{Deserialize, Serialize};
 
 /// A prompt and a response to it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sequence {
     /// The tokens of both; at least one of each.
     pub ids: Vec<u32>,

@@ -2,12 +2,14 @@
 //! of responses to every prompt, score them, compare the rewards within each group, and take the clipped step.
 
 mod describe;
+mod handing;
 mod minibatch;
 mod rollouts;
 mod tally;
 mod update;
+mod zero;
 
-use std::{path::Path, time::Instant};
+use std::{ops::Range, path::Path, time::Instant};
 
 use hardy_model::{Decoder, Dropout};
 use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase};
@@ -27,8 +29,10 @@ use crate::{
     sampler::steps_per_epoch,
     sequence::Packed,
     step_record::StepRecord,
+    workers::Workers,
 };
 
+pub use handing::sum_receipts;
 use minibatch::{Minibatch, Part, shares};
 use tally::Updates;
 
@@ -47,6 +51,10 @@ pub struct Trainer<B: NoisyBackend> {
     pub total_steps: u64,
     /// How many updates in a row were last left out because they were not finite.
     pub nonfinite_in_row: u64,
+    /// Who shares the work.
+    pub workers: Workers,
+    /// The parameters whose moments are kept here, where the optimizer is shared out.
+    own_parameters: Option<Range<usize>>,
     /// The policy as it started, adapters and all.
     reference: Option<Decoder<B>>,
     /// Whether adapters drop inputs in training.
@@ -83,6 +91,8 @@ impl<B: NoisyBackend> Trainer<B> {
             seed: config.seed,
             steps: 0,
             nonfinite_in_row: 0,
+            workers: Workers::alone(),
+            own_parameters: None,
             total_steps: total_steps as u64,
             policy,
             optimizer,
@@ -136,7 +146,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let advantages = self.advantages(rollouts);
         let noise = self.plan.noise(Phase::Train, self.steps);
         let mut minibatches = self.minibatches(rollouts, &advantages);
-        self.fill_old_log_probs(&mut minibatches, &noise);
+        self.fill_old_log_probs(&mut minibatches, &noise)?;
         let mut updates = Updates::default();
         for _ in 0..self.train.updates_per_rollout {
             for minibatch in &minibatches {
@@ -146,14 +156,15 @@ impl<B: NoisyBackend> Trainer<B> {
         Ok(updates)
     }
 
-    /// The parts of a minibatch, as this step trains on them.
+    /// The parts of a block of a minibatch, as this step trains on them.
     fn parts<'a>(
         &'a self,
         minibatch: &'a Minibatch,
+        block: usize,
         share: bool,
     ) -> impl Iterator<Item = (Part, Packed)> + 'a {
         let dropout = self.dropout.then_some(Dropout { seed: self.seed, step: self.steps });
-        minibatch.parts(self.train.micro_batch_tokens, share).map(move |(part, mut packed)| {
+        minibatch.parts(block, self.train.micro_batch_tokens, share).map(move |(part, mut packed)| {
             packed.batch.dropout = dropout;
             (part, packed)
         })
@@ -179,31 +190,33 @@ impl<B: NoisyBackend> Trainer<B> {
             let (rollouts, others) = rest.0.split_at(groups * train.samples_per_prompt);
             let (advantages, their) = rest.1.split_at(rollouts.len());
             rest = (others, their);
-            Minibatch::new(rollouts, advantages, train.mean(), train.filter_truncated)
+            Minibatch::new(rollouts, advantages, train.mean(), train.filter_truncated, train.gradient_blocks)
         };
         shares(groups(rollouts), train.minibatches).map(minibatch).collect()
     }
 
     /// Gives every minibatch its old log-probabilities, unless the only pass over the only one does.
-    fn fill_old_log_probs(&self, minibatches: &mut [Minibatch], noise: &Noise) {
+    fn fill_old_log_probs(&self, minibatches: &mut [Minibatch], noise: &Noise) -> Result<()> {
         let only_one = minibatches.len() == 1 && self.train.updates_per_rollout == 1;
         for minibatch in minibatches {
             minibatch.old = match self.train.old_log_probs {
                 OldLogProbs::Rollout => Some(minibatch.drawn.clone()),
                 OldLogProbs::Recompute if only_one => None,
-                OldLogProbs::Recompute => Some(self.current_log_probs(minibatch, noise)),
+                OldLogProbs::Recompute => Some(self.current_log_probs(minibatch, noise)?),
             };
         }
+        Ok(())
     }
 
-    fn current_log_probs(&self, minibatch: &Minibatch, noise: &Noise) -> Vec<f32> {
+    fn current_log_probs(&self, minibatch: &Minibatch, noise: &Noise) -> Result<Vec<f32>> {
         let part = |(_, packed): (Part, Packed)| {
             let [log_probs, _] =
                 columns(&log_probs(&self.policy.decoder, &packed, noise, self.train.temperature));
             log_probs
         };
         // A token's log-probability is the same to the bit in whatever part, with its prompt shared or not.
-        self.parts(minibatch, true).flat_map(part).collect()
+        let own = self.workers.share(minibatch.blocks.len());
+        self.workers.concat(own.flat_map(|block| self.parts(minibatch, block, true).flat_map(part)).collect())
     }
 }
 

@@ -9,6 +9,7 @@ mod build_info;
 mod checkpoint_run;
 mod cli;
 mod commands;
+mod crew;
 mod device;
 mod error_spec;
 mod failure;

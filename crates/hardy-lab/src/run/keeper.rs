@@ -43,17 +43,24 @@ impl<'a> Keeper<'a> {
         keeper
     }
 
-    /// Writes a checkpoint of `trainer` where one is due, or where its evaluation is the best so far.
+    /// Writes a checkpoint of `trainer` where one is due, or where its evaluation is the best so far. The first worker decides
+    /// and writes; all hand it what they hold.
     pub(super) fn keep<B: NoisyBackend>(
         &mut self,
-        trainer: &Trainer<B>,
+        trainer: &mut Trainer<B>,
         evaluation: Option<&EvalRecord>,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), LabError> {
         let due = self.how.is_due(trainer.steps, trainer.total_steps, evaluation.is_some());
         let scored = evaluation.zip(self.how.best).map(|(record, by)| (by, score(record, by)));
         let best = scored.filter(|&(_, score)| self.is_best(trainer.steps, score));
-        if !due && best.is_none() {
+        // Only the first worker knows the evaluations from before a run went on.
+        if !trainer.workers.of_first(due || best.is_some())? {
+            return Ok(());
+        }
+        trainer.gather_receipts()?;
+        trainer.gather_optimizer()?;
+        if !trainer.workers.is_first() {
             return Ok(());
         }
         let path = checkpoint::save(self.run, &trainer.learner(), self.how)?;
@@ -61,6 +68,7 @@ impl<'a> Keeper<'a> {
             let value = json!({ "step": trainer.steps, "by": by, "score": score });
             write_json(&self.run.join("checkpoints/best.json"), &value).map_err(Error::from)?;
         }
+        trainer.release_optimizer();
         checkpoint::prune(self.run, self.how, self.best.map(|(step, _)| step))?;
         tell(Event::Checkpoint(&path));
         Ok(())

@@ -16,7 +16,7 @@ pub mod head;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_prob;
-mod parallel;
+pub(crate) mod parallel;
 pub mod rms_norm;
 pub mod row_gate;
 pub mod sample;

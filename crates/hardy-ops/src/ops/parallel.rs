@@ -96,6 +96,16 @@ pub(crate) unsafe fn written(
     y
 }
 
+/// Replaces every element of `y` by `f` of it.
+pub(crate) fn each(y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    for_chunks_of(
+        y,
+        CHUNK,
+        #[inline(always)]
+        |_, y| y.iter_mut().for_each(|y| *y = f(*y)),
+    );
+}
+
 /// Replaces every element of `y` by `f` of it and of that of `x`.
 pub(crate) fn zip(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
     assert_eq!(y.len(), x.len(), "elements of a pair");

@@ -137,6 +137,9 @@ pub struct TrainSection {
     pub rollout_batch: usize,
     /// Tokens of a forward and backward pass.
     pub micro_batch_tokens: usize,
+    /// Blocks of whole groups into which an update is cut, at most. Gradients are summed within each, then over blocks in a
+    /// fixed tree; so many workers can share an update.
+    pub gradient_blocks: usize,
     /// Keep only what goes into every layer, and compute the layer again on the way back: less memory, and about a
     /// third more time.
     pub activation_checkpointing: bool,
@@ -186,6 +189,7 @@ impl Default for TrainSection {
             max_new_tokens: 256,
             rollout_batch: 256,
             micro_batch_tokens: 4096,
+            gradient_blocks: 8,
             activation_checkpointing: false,
             on_nonfinite: OnNonfinite::Stop,
             max_nonfinite_updates: 10,

@@ -6,6 +6,8 @@
 //! "Your efficient RL framework secretly brings you off-policy RL training" (2025): a constant factor on the token's
 //! loss, through which no gradient goes.
 
+use serde::{Deserialize, Serialize};
+
 /// Bounds on the difference of two log-probabilities.
 const LOG_RATIO: f64 = 20.0;
 
@@ -44,7 +46,7 @@ pub fn masked_weights(trained: &[f32], drawn: &[f32], bound: f32) -> Vec<f32> {
 }
 
 /// How far rollout and training are apart, as sums over tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Mismatch {
     tokens: f64,
     difference: f64,

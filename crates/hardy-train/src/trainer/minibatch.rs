@@ -24,12 +24,21 @@ pub(super) struct Minibatch {
     pub(super) drawn: Vec<f32>,
     /// That under the policy before the step's updates; `None` where the first pass gives it.
     pub(super) old: Option<Vec<f32>>,
+    /// Places in `sequences` of every block: neighbouring groups that are computed by themselves, whoever computes others.
+    /// What is summed over a minibatch is summed over each block, then over blocks in the order of a fixed tree.
+    pub(super) blocks: Vec<Range<usize>>,
 }
 
 impl Minibatch {
     /// Lays out `rollouts`, with one advantage each. Tokens are averaged by `mean`, without those of responses that
-    /// were cut off if `filter_truncated`.
-    pub(super) fn new(rollouts: &[Rollout], advantages: &[f32], mean: Mean, filter_truncated: bool) -> Self {
+    /// were cut off if `filter_truncated`. There are at most `blocks` blocks.
+    pub(super) fn new(
+        rollouts: &[Rollout],
+        advantages: &[f32],
+        mean: Mean,
+        filter_truncated: bool,
+        blocks: usize,
+    ) -> Self {
         let length = |rollout: &Rollout| rollout.sequence.response_length();
         let all: Vec<usize> = rollouts.iter().map(length).collect();
         let spread = |(&advantage, &length): (&f32, &usize)| std::iter::repeat_n(advantage, length);
@@ -43,18 +52,38 @@ impl Minibatch {
             sequences: sequences(false),
             unanswered: sequences(true),
             lengths: of(false).map(length).collect(),
+            blocks: blocks_of(rollouts, blocks),
         }
     }
 
-    /// Its sequences and their tokens in parts of at most `limit` tokens, prompts included; see [`parts`].
-    pub(super) fn parts(&self, limit: usize, share: bool) -> impl Iterator<Item = (Part, Packed)> {
-        let mut end = 0;
-        parts(&self.sequences, limit, share).map(move |(sequences, packed)| {
-            let start = end;
-            end += self.lengths[sequences.clone()].iter().sum::<usize>();
-            (Part { sequences, tokens: start..end }, packed)
+    /// The sequences of a block and their tokens in parts of at most `limit` tokens, prompts included; see [`parts`].
+    pub(super) fn parts(
+        &self,
+        block: usize,
+        limit: usize,
+        share: bool,
+    ) -> impl Iterator<Item = (Part, Packed)> {
+        let Range { start: first, end } = self.blocks[block].clone();
+        let mut tokens = self.lengths[..first].iter().sum::<usize>();
+        parts(&self.sequences[first..end], limit, share).map(move |(sequences, packed)| {
+            let (start, sequences) = (tokens, first + sequences.start..first + sequences.end);
+            tokens += self.lengths[sequences.clone()].iter().sum::<usize>();
+            (Part { sequences, tokens: start..tokens }, packed)
         })
     }
+}
+
+/// Up to `most` blocks of whole groups, as places among the responses that have a token.
+fn blocks_of(rollouts: &[Rollout], most: usize) -> Vec<Range<usize>> {
+    let mut groups = rollouts.chunk_by(|a, b| a.group == b.group);
+    let answered = |group: &[Rollout]| group.iter().filter(|r| r.sequence.response_length() > 0).count();
+    let block = |groups_of_block: usize| groups.by_ref().take(groups_of_block).map(answered).sum::<usize>();
+    let sizes = shares(crate::rollout::groups(rollouts), most).map(block);
+    let place = |end: &mut usize, size: usize| {
+        let start = std::mem::replace(end, *end + size);
+        Some(start..*end)
+    };
+    sizes.scan(0, place).collect()
 }
 
 /// How many of `groups` each of up to `parts` minibatches takes: every one at least one group, and none more than one
@@ -90,10 +119,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn responses_without_a_token_are_set_aside_and_weigh_nothing() {
-        let rollout = |length: usize| Rollout {
-            group: 0,
+    fn rollout(group: usize, length: usize) -> Rollout {
+        Rollout {
+            group,
             sequence: Sequence { ids: vec![7; 3 + length], prompt_length: 3, prompt: 0, sample: 1 },
             text: String::new(),
             log_probs: vec![-1.0; length],
@@ -103,13 +131,27 @@ mod tests {
             score: 0.0,
             named: Default::default(),
             penalty: 0.0,
-        };
-        let rollouts = [rollout(2), rollout(0), rollout(4)];
-        let minibatch = Minibatch::new(&rollouts, &[1.0, -3.0, 2.0], Mean::SeqMeanTokenSum, false);
+        }
+    }
+
+    #[test]
+    fn responses_without_a_token_are_set_aside_and_weigh_nothing() {
+        let rollouts = [rollout(0, 2), rollout(0, 0), rollout(0, 4)];
+        let minibatch = Minibatch::new(&rollouts, &[1.0, -3.0, 2.0], Mean::SeqMeanTokenSum, false, 8);
         assert_eq!((minibatch.sequences.len(), minibatch.unanswered.len()), (2, 1));
         assert_eq!(minibatch.lengths, [2, 4]);
         assert_eq!(minibatch.advantage, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
         assert_eq!(minibatch.weight, [0.5; 6]);
-        assert!(minibatch.parts(100, true).map(|(part, _)| part.tokens).eq(std::iter::once(0..6)));
+        assert!(minibatch.parts(0, 100, true).map(|(part, _)| part.tokens).eq(std::iter::once(0..6)));
+    }
+
+    #[test]
+    fn blocks_are_whole_groups_and_cover_every_answered_response_once() {
+        let groups = [(0, 2), (0, 3), (1, 0), (1, 1), (2, 0), (2, 0), (3, 2), (3, 2), (4, 1)];
+        let rollouts: Vec<Rollout> = groups.iter().map(|&(group, length)| rollout(group, length)).collect();
+        let blocks = |most| Minibatch::new(&rollouts, &[0.0; 9], Mean::TokenMean, false, most).blocks;
+        assert_eq!(blocks(8), [0..2, 2..3, 3..3, 3..5, 5..6]);
+        assert_eq!(blocks(2), [0..3, 3..6]);
+        assert!(blocks(1).into_iter().eq(std::iter::once(0..6)));
     }
 }

@@ -41,7 +41,8 @@ impl<B: NoisyBackend> Trainer<B> {
         Ok(sampled)
     }
 
-    /// A group of responses to each of some problems; the groups are numbered from `first_group`.
+    /// A group of responses to each of some problems, of which each worker samples its share; the groups are numbered from
+    /// `first_group`.
     fn rollouts(
         &self,
         chosen: &[usize],
@@ -52,7 +53,9 @@ impl<B: NoisyBackend> Trainer<B> {
         let train = &self.train;
         // A program that died is better noticed before the answers are sampled.
         self.judge.check()?;
-        let problems: Vec<&Problem> = chosen.iter().map(|&index| &self.problems[index]).collect();
+        let own = self.workers.share(chosen.len());
+        let first_group = first_group + own.start;
+        let problems: Vec<&Problem> = chosen[own].iter().map(|&index| &self.problems[index]).collect();
         let prompts =
             self.policy.prompts(problems.iter().copied(), &self.data.prompt, train.samples_per_prompt)?;
         let total = prompts.len() * train.samples_per_prompt;
@@ -67,7 +70,7 @@ impl<B: NoisyBackend> Trainer<B> {
             }
         }
         self.judge.check()?;
-        Ok(rollouts)
+        self.workers.concat(rollouts)
     }
 
     fn generation(&self) -> Generation {

@@ -1,5 +1,7 @@
 //! What an update says of itself: sums over its tokens, of which the step's record takes means over its updates.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     digest,
     objective::{Loss, Mismatch},
@@ -8,12 +10,12 @@ use crate::{
 /// Bound on the log of a ratio, as in the objectives.
 const LOG_RATIO: f64 = 20.0;
 
-/// Sums over the tokens of an update.
-#[derive(Default)]
+/// Sums over the tokens of an update, or of a block of it.
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
     /// How far rollout and training are apart.
     pub(super) mismatch: Mismatch,
-    /// A digest of every parameter's gradient, before clipping.
+    /// A digest of every parameter's gradient, before clipping; none in a block.
     pub(super) digests: Vec<u128>,
     /// The gradient's norm before clipping.
     pub(super) grad_norm: f64,
@@ -66,6 +68,30 @@ impl Tally {
         if let Some(kl) = kl {
             *self.kl.get_or_insert_default() += f64::from(kl);
         }
+    }
+
+    /// Adds the sums of the block to the right.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.mismatch.merge(&other.mismatch);
+        for (own, other) in
+            [(&mut self.kl, other.kl), (&mut self.capped, other.capped), (&mut self.masked, other.masked)]
+        {
+            if let Some(other) = other {
+                *own.get_or_insert_default() += other;
+            }
+        }
+        for (own, other) in [
+            (&mut self.loss, other.loss),
+            (&mut self.tokens, other.tokens),
+            (&mut self.clipped, other.clipped),
+            (&mut self.kl_old, other.kl_old),
+            (&mut self.ratio, other.ratio),
+            (&mut self.entropy, other.entropy),
+        ] {
+            *own += other;
+        }
+        self.ratio_max = self.ratio_max.max(other.ratio_max);
+        self.ratio_deviation = self.ratio_deviation.max(other.ratio_deviation);
     }
 
     /// The mean over tokens of which `sum` is the sum.

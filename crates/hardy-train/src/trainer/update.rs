@@ -1,6 +1,8 @@
 //! An update of the policy on a minibatch: forward, loss, backward in parts that fit into memory, then one step of
 //! the optimizer. An update that is not finite changes nothing: the run stops, or goes on without it.
 
+use burn::backend::Autodiff;
+use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend, Phase};
 
 use super::{
@@ -20,37 +22,74 @@ use crate::{
     policy::{columns, log_probs},
     recording::Recording,
     sequence::{Packed, Sequence, parts},
+    tree::Tree,
+    workers::reduce,
 };
+
+/// What is summed over a minibatch.
+type Computed<B> = (Tally, Gradients<B>);
+/// What of a block may not be finite.
+const NOT_FINITE: [&str; 2] = ["loss", "entropy"];
 
 impl<B: NoisyBackend> Trainer<B> {
     /// One update of the policy on a minibatch; `None` where it is left out because it is not finite.
     pub(super) fn update(&mut self, minibatch: &Minibatch, noise: &Noise) -> Result<Option<Tally>> {
-        let (tally, gradients) = match self.gradients(minibatch, noise) {
+        let (tally, gradients) = match self.gradients(minibatch, noise)? {
             Ok(found) => found,
             Err(what) => return self.leave_out(minibatch, noise, what).map(|()| None),
         };
         let gradients = gradients.clipped(tally.grad_norm, self.train.max_grad_norm);
         let rate = self.learning_rate.at(self.steps as usize);
-        self.optimizer.step(self.policy.decoder.trained_mut(), gradients, rate);
+        self.step_parameters(gradients, rate)?;
         self.nonfinite_in_row = 0;
         Ok(Some(tally))
     }
 
-    /// The gradients of a minibatch, forward and backward part by part; or the name of what is not finite.
+    /// The gradients of a minibatch, each worker's blocks by itself, then all in the order of a fixed tree; or the name of
+    /// what is not finite.
     fn gradients(
         &self,
         minibatch: &Minibatch,
         noise: &Noise,
-    ) -> std::result::Result<(Tally, Gradients<B>), &'static str> {
+    ) -> Result<std::result::Result<Computed<B>, &'static str>> {
         if minibatch.sequences.is_empty() {
-            return Err("distribution of every response's first token");
+            return Ok(Err("distribution of every response's first token"));
         }
-        let mut tally = Tally::default();
-        let noise = &noise.clone().gathering(self.policy.decoder.blueprint.sites.len());
+        let sites = self.policy.decoder.blueprint.sites.len();
         let tracked = self.policy.decoder.tracked();
-        for (part, packed) in self.parts(minibatch, !noise.acts_backward()) {
+        let (mut told, mut sums) = (Vec::new(), Tree::default());
+        for block in self.workers.share(minibatch.blocks.len()) {
+            let noise = noise.clone().gathering(sites);
+            told.push(self.block(&tracked, (minibatch, block), &noise));
+            sums.term(block, noise.take_sums());
+        }
+        drop(tracked);
+        let mut tally = Tally::default();
+        for block in self.workers.concat(told)? {
+            match block {
+                Ok(block) => tally.merge(&block),
+                Err(what) => return Ok(Err(NOT_FINITE[usize::from(what)])),
+            }
+        }
+        let noise = noise.clone().with_sums(reduce(&self.workers, sums)?);
+        let gradients = Gradients::gathered(&self.policy.decoder, &noise);
+        tally.digests = gradients.digests();
+        tally.grad_norm = gradients.norm();
+        Ok(if tally.grad_norm.is_finite() { Ok((tally, gradients)) } else { Err("gradient") })
+    }
+
+    /// A block forward and backward, part by part; or the place in [`NOT_FINITE`] of what is not finite, and then the sums
+    /// that `noise` gathers mean nothing.
+    fn block(
+        &self,
+        tracked: &Decoder<Autodiff<B>>,
+        (minibatch, block): (&Minibatch, usize),
+        noise: &Noise,
+    ) -> std::result::Result<Tally, u8> {
+        let mut tally = Tally::default();
+        for (part, packed) in self.parts(minibatch, block, !noise.acts_backward()) {
             let (temperature, checkpointing) = (self.train.temperature, self.train.activation_checkpointing);
-            let pass = Recording::forward(&tracked, &packed, noise, temperature, checkpointing);
+            let pass = Recording::forward(tracked, &packed, noise, temperature, checkpointing);
             let [current, entropy] = pass.scores();
             let mut loss = self.loss(minibatch, &part, &current, &mut tally);
             let weight = &minibatch.weight[part.tokens.clone()];
@@ -58,19 +97,15 @@ impl<B: NoisyBackend> Trainer<B> {
             let bonus = self.train.entropy_coefficient;
             let d_entropy = (bonus > 0.0).then(|| add_entropy(&mut loss, &entropy, weight, bonus));
             if !loss.value.is_finite() {
-                return Err("loss");
+                return Err(0);
             }
             if !entropy.iter().all(|entropy| entropy.is_finite()) {
-                return Err("entropy");
+                return Err(1);
             }
             tally.loss(&loss, &entropy);
             pass.backward(&loss.d_logprob, d_entropy.as_deref());
         }
-        drop(tracked);
-        let gradients = Gradients::gathered(&self.policy.decoder, noise);
-        tally.digests = gradients.digests();
-        tally.grad_norm = gradients.norm();
-        if tally.grad_norm.is_finite() { Ok((tally, gradients)) } else { Err("gradient") }
+        Ok(tally)
     }
 
     /// Leaves an update out because its `what` is not finite.
@@ -98,7 +133,8 @@ impl<B: NoisyBackend> Trainer<B> {
             let parts = parts(&sequences, self.train.micro_batch_tokens, true).map(|(_, packed)| packed);
             return Err(not_finite(decoder, parts, &self.plan.noise(Phase::Rollout, self.steps), step, what));
         }
-        let parts = self.parts(minibatch, true).map(|(_, packed)| packed);
+        let blocks = 0..minibatch.blocks.len();
+        let parts = blocks.flat_map(|block| self.parts(minibatch, block, true)).map(|(_, packed)| packed);
         Err(not_finite(decoder, parts, noise, step, what))
     }
 

@@ -231,6 +231,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         metric: &asked.metric,
         judge: &judge,
         sampling: asked.sampling,
+        workers: &hardy_train::workers::ALONE,
     };
     args.accuracy(&evaluation, &levels, output)
 }

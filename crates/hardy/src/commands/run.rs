@@ -14,7 +14,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::{
-    build_info,
+    build_info, crew,
     device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     noise_args,
@@ -39,7 +39,9 @@ Examples:
   hardy run e5b --set train.steps=40 --set model.path=DIR --out runs/e5b-short
   hardy run e5b --scale 1.5b --set model.path=DIR --set data.train=train.jsonl --set data.eval=test.jsonl
   hardy run e5b --resume
-  hardy run e5b --extend --set train.epochs=4";
+  hardy run e5b --extend --set train.epochs=4
+  torchrun --no-python --nproc-per-node 4 hardy run e5b
+  for r in 0 1; do RANK=$r WORLD_SIZE=2 hardy run e5b & done; wait";
 
 /// Arguments of `hardy run`.
 #[derive(Debug, Args)]
@@ -66,6 +68,12 @@ pub struct Arguments {
     /// Go on to more `train.steps` or `train.epochs` than the run was started with
     #[arg(long)]
     extend: bool,
+    /// Of several workers, let each keep the optimizer's state of a share of the parameters alone (ZeRO stage 1)
+    #[arg(long)]
+    shard_optimizer: bool,
+    /// Take workers on different kinds of processors, on which last bits may differ
+    #[arg(long)]
+    allow_mixed_processors: bool,
     /// Check everything, write nothing, and say what the run will take; its time from a probe of a few seconds
     #[arg(long)]
     dry_run: bool,
@@ -114,13 +122,22 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run::<B>(args, &config, &directory, output);
     }
-    if args.extend {
-        lab::extend(&config, &directory)?;
-    }
     let mut teller = Teller::default();
     let (device, resume) = (B::open(args.device.device)?, args.resume || args.extend);
-    let finished =
-        lab::run_arms::<B>(&config, &directory, resume, &device, &mut |event| teller.tell(&event))?;
+    let crew = crew::launched(args.allow_mixed_processors, args.shard_optimizer)?;
+    let extended =
+        if args.extend && crew.workers.is_first() { lab::extend(&config, &directory) } else { Ok(()) };
+    let made = extended.and_then(|()| {
+        lab::run_arms::<B>(&crew, &config, &directory, resume, &device, &mut |event| teller.tell(&event))
+    });
+    let finished = crew::ended(&crew, made)?;
+    if !crew.workers.is_first() {
+        return Ok(());
+    }
+    if crew.workers.size() > 1 {
+        let ([bytes, messages], size) = (crew.workers.sent(), crew.workers.size());
+        note(&format!("{size} workers; the first sent {bytes} bytes in {messages} messages"));
+    }
     let outcome = Outcome::new(directory, &finished)?;
     output.show(&outcome, |width| outcome.text(width))
 }

@@ -243,6 +243,7 @@ fn evaluate<B: Engine>(
         metric: &Metric::Strict,
         judge: &judge,
         sampling: Sampling::GREEDY,
+        workers: &hardy_train::workers::ALONE,
     };
     let mut progress = Progress::new("evaluation", problems.len());
     Ok(evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| progress.at(done))?)

@@ -25,3 +25,4 @@ mod shards;
 mod suite;
 mod support;
 mod tokens;
+mod workers;

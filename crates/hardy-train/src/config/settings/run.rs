@@ -61,6 +61,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     whole("train.max_new_tokens", 1, RESPONSE, "Tokens after which a response is cut off"),
     whole("train.rollout_batch", 1, BATCH, "Sequences that are generated at once"),
     whole("train.micro_batch_tokens", 1, PASS, "Tokens of a forward and backward pass"),
+    whole(
+        "train.gradient_blocks",
+        1,
+        4096,
+        "Blocks of prompts over which an update's gradients are summed in a fixed tree; so many workers can share it",
+    ),
     switch("train.activation_checkpointing", "Whether layers are computed again on the way back: less memory, more time"),
     words("train.on_nonfinite", &["stop", "skip"], "What happens to an update whose loss or gradient is not finite"),
     whole("train.max_nonfinite_updates", 1, STEPS, "So many such updates in a row end a run that leaves them out"),
