@@ -1,6 +1,10 @@
 //! Parquet, as Hugging Face's data sets are stored: row by row into the same records as JSON lines.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use parquet::{
     errors::ParquetError,
@@ -21,6 +25,21 @@ pub(super) const MAGIC: &[u8] = b"PAR1";
 /// A file that cannot be read, is cut off or damaged, or holds no row; a row that holds no problem as `columns` and
 /// `answers` want it.
 pub fn read_parquet(
+    path: &str,
+    columns: &Columns,
+    answers: Answers,
+    n: Option<usize>,
+) -> Result<Vec<Problem>, DataError> {
+    // The reader takes some damage, such as a negative length, for its own mistake and panics.
+    let read = catch_unwind(AssertUnwindSafe(|| read_whole(path, columns, answers, n)));
+    read.unwrap_or_else(|_| {
+        let reason = "is no whole Parquet file: its lengths or offsets are damaged".to_owned();
+        Err(DataError::File { path: path.to_owned(), reason })
+    })
+}
+
+/// The same of a file whose damage the reader sees.
+fn read_whole(
     path: &str,
     columns: &Columns,
     answers: Answers,
