@@ -161,7 +161,7 @@ pub(crate) use on_device;
 
 /// Runs what computes on a device. One that is lost, or a kernel that does not compile, panics in the midst of the engine;
 /// the command then ends as one that failed, and says where a run can go on.
-#[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(dead_code))]
+#[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(dead_code, reason = "devices call it"))]
 pub fn guarded<T>(on: Device, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     device::caught(run).unwrap_or_else(|said| {
         Err(Failure::run(format!(

@@ -195,7 +195,10 @@ impl Findings {
 
 /// The devices that this build can compute on here, and what is missing for the others that it knows.
 fn devices() -> (Vec<Device>, Vec<String>) {
-    #[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(unused_mut))]
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "vulkan")),
+        allow(unused_mut, reason = "devices add to it")
+    )]
     let (mut found, mut missing) =
         (vec![Device { name: "cpu", backend: "Flex", hardware: processor() }], Vec::new());
     #[cfg(feature = "cuda")]
