@@ -88,8 +88,10 @@ impl Transport for Mpi {
             let counts: Vec<Count> = chunks.iter().map(|chunk| chunk.len() as Count).collect();
             let own_counts: Vec<Count> =
                 receives.iter().map(|&len| part(len as usize).len() as Count).collect();
-            let (sent, mut received) =
-                (chunks.concat(), vec![0u8; own_counts.iter().sum::<Count>() as usize]);
+            let [len, own_len] = [&counts, &own_counts].map(|counts| counts.iter().sum::<Count>() as usize);
+            let [mut sent, mut received] = [len, own_len].map(with_room);
+            chunks.iter().for_each(|chunk| sent.extend_from_slice(chunk));
+            received.resize(own_len, 0u8);
             let (places, own_places) = (places(&counts), places(&own_counts));
             let from = Partition::new(&sent[..], &counts[..], &places[..]);
             let mut to = PartitionMut::new(&mut received[..], &own_counts[..], &own_places[..]);
@@ -112,6 +114,12 @@ impl Transport for Mpi {
         // The reason was said on standard error; MPI names the worker.
         self.world.lock().unwrap_or_else(PoisonError::into_inner).world.abort(1);
     }
+}
+
+/// Room for `len` bytes and one more: without memory of its own a vector lies at address 1, which is Open MPI's
+/// `MPI_IN_PLACE`.
+fn with_room(len: usize) -> Vec<u8> {
+    Vec::with_capacity(len + 1)
 }
 
 /// Where each part begins.
