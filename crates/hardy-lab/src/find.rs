@@ -18,6 +18,7 @@ mod checks;
 mod inject;
 pub mod judge;
 mod machine;
+mod strength;
 mod symmetry;
 pub mod table;
 

@@ -13,6 +13,7 @@ mod gradient;
 pub mod page;
 mod prefix;
 mod record;
+pub mod share;
 pub mod shipped;
 pub mod table;
 pub mod threshold;

@@ -10,7 +10,7 @@ use std::{ffi::OsStr, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use manifest::{Allow, Manifest, inputs};
-pub use merge::{CellsFile, join, join_cells};
+pub use merge::{CellsFile, Joined, join, join_cells};
 
 /// What tells a task of a Slurm array its number, the smallest and largest number of its array, and how many there are.
 const SLURM: [&str; 4] =

@@ -22,6 +22,7 @@ mod number_args;
 mod output;
 mod progress;
 mod receipt_table;
+mod shard_args;
 mod sparkline;
 mod tensor_errors;
 mod tensor_index;

@@ -1,8 +1,12 @@
 //! Where words go: results to standard output, as text or as one JSON document, everything else to standard error. A
 //! reader that goes away ends the command quietly.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::{
+    io::{self, ErrorKind, IsTerminal, Write},
+    path::Path,
+};
 
+use hardy_model::files::write_json;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -20,6 +24,11 @@ impl Output {
     /// As JSON or as text.
     pub fn new(json: bool) -> Self {
         Self { json }
+    }
+
+    /// Whether for machines.
+    pub fn is_json(self) -> bool {
+        self.json
     }
 
     /// Prints a result: `value` where JSON was asked for, else `text` for so many columns.
@@ -46,6 +55,16 @@ fn print(text: &str) -> Result<(), Failure> {
         ErrorKind::BrokenPipe => Failure::ReaderGone,
         _ => Failure::run(format!("standard output: {error}")),
     })
+}
+
+/// Keeps a result in the JSON file at `path`, where one was asked for.
+///
+/// # Errors
+/// A file that can not be written.
+pub fn keep(value: &impl Serialize, path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let json = serde_json::to_value(value).map_err(|error| Failure::run(error.to_string()))?;
+    Ok(write_json(path, &json)?)
 }
 
 /// Says something beside the result, on standard error.

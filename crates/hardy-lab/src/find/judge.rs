@@ -1,87 +1,28 @@
 //! The method judged on known truth: faults of every kind and strength planted at sites drawn at random, and healthy machines on
-//! as many texts. Strengths are relative to what a site gives, as the reports of the method give theirs.
+//! as many texts. The looks are a list that several machines can share; what they saw is counted when all of it is there.
+
+use std::path::PathBuf;
 
 use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
-use hardy_numerics::{Options, Perturbation};
-use hardy_ops::{NoisyBackend, Ops, Point, Rule, Site};
-use hardy_train::{data::Problem, policy::Policy, sft::initial_weights, splitmix};
+use hardy_ops::NoisyBackend;
+use hardy_train::{data::Problem, error::Error, policy::Policy, sft::initial_weights, splitmix};
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Find, machine::Machine};
+use super::{
+    Find,
+    strength::{STRENGTHS, Strength},
+};
 use crate::{
     error::LabError,
     setting::Setting,
+    shard::{Allow, CellsFile, Manifest, Shard, join_cells},
     statistics::{CONFIDENCE, Interval, wilson},
 };
 
+/// What shards of a judgement are shards of.
+pub const KIND: &str = "find";
 /// Layers of the model with random weights.
 const DEEP: usize = 12;
-
-/// A kind and a strength.
-#[derive(Clone, Copy, Debug)]
-struct Strength {
-    kind: &'static str,
-    /// Its scale or value over the largest output of the site; of spikes too.
-    of_largest: f64,
-    /// The probability, of kinds that have one.
-    rate: Option<f64>,
-    /// The share of channels.
-    sparsity: f64,
-    /// Whether the reports of the method give this strength.
-    published: bool,
-}
-
-/// What is planted. Reports of the method (SRDD) use a dead zone of 0.3 and saturation at 0.7 of the largest value, dense and in a
-/// tenth of the values; they find dense ones and sparse dead zones, and miss sparse saturation and bias.
-const STRENGTHS: &[Strength] = &[
-    of("dead_zone", 0.3, None, 1.0, true),
-    of("dead_zone", 0.3, None, 0.1, true),
-    of("dead_zone", 0.02, None, 0.25, false),
-    of("saturation", 0.7, None, 1.0, true),
-    of("saturation", 0.7, None, 0.1, false),
-    of("saturation", 0.3, None, 0.1, false),
-    of("bias", 0.05, None, 1.0, false),
-    of("bias", 0.05, None, 0.1, false),
-    of("stuck", 0.1, None, 0.05, false),
-    of("spike", 1.0, Some(1e-3), 1.0, false),
-    of("bit_flip", 0.0, Some(1e-5), 1.0, false),
-    of("burst_flip", 0.0, Some(1e-2), 1.0, false),
-];
-
-const fn of(
-    kind: &'static str,
-    of_largest: f64,
-    rate: Option<f64>,
-    sparsity: f64,
-    published: bool,
-) -> Strength {
-    Strength { kind, of_largest, rate, sparsity, published }
-}
-
-impl Strength {
-    fn error(&self, largest: f64) -> Result<Perturbation, LabError> {
-        let magnitude = self.of_largest * largest;
-        let takes = Options::taken_by(self.kind).unwrap_or_default();
-        let options = Options {
-            kind: self.kind.to_owned(),
-            scale: (takes.contains(&"scale") && self.kind != "stuck").then_some(magnitude),
-            value: (self.kind == "stuck").then_some(magnitude),
-            rate: self.rate,
-            sparsity: Some(self.sparsity),
-            ..Options::default()
-        };
-        options.perturbation().map_err(|wrong| hardy_train::error::Error::config(wrong.to_string()).into())
-    }
-
-    fn words(&self) -> String {
-        let strength = match self.rate {
-            Some(rate) if self.of_largest == 0.0 => format!("rate {rate:e}"),
-            Some(rate) => format!("{} of the largest, rate {rate:e}", self.of_largest),
-            None => format!("{} of the largest", self.of_largest),
-        };
-        format!("{} {strength}, {} % of channels", self.kind, 100.0 * self.sparsity)
-    }
-}
 
 /// Hits among so many, with Wilson's 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,122 +101,190 @@ pub fn random_model<B: NoisyBackend>(like: &Policy<B>, device: &B::Device) -> Re
         tied_embeddings: true,
         initializer_range: 0.08,
     };
-    let mut config = ModelConfig::qwen2(&sizes).map_err(hardy_train::error::Error::from)?;
+    let mut config = ModelConfig::qwen2(&sizes).map_err(Error::from)?;
     config.eos_token_ids.clone_from(&own.eos_token_ids);
     let blueprint = Blueprint::new(&config);
     let tensors = initial_weights(&blueprint, 1);
     Ok(Policy { decoder: Decoder::from_host(blueprint, tensors, device), ..like.clone() })
 }
 
-/// Plants `placements` faults of every kind and strength in every model, and looks at as many healthy machines. Every look reads
-/// `texts` of the problems. `progress` is told how many looks are done, and of how many.
-///
-/// # Errors
-/// Text that a model can not read.
-pub fn judge<B: NoisyBackend>(
-    models: &[(String, &Policy<B>)],
-    problems: &[Problem],
-    (placements, texts, seed): (usize, usize, u64),
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Judgement, LabError> {
-    let total = models.len() * placements * (STRENGTHS.len() + 1);
-    let mut done = 0;
-    let mut tick = || {
-        done += 1;
-        progress(done, total);
-    };
-    let mut judgement = Judgement { placements, faults: Vec::new(), false_alarms: Vec::new() };
-    for (number, (name, policy)) in models.iter().enumerate() {
-        let of_texts = |k: usize| {
-            let first = (k * texts) % (problems.len().saturating_sub(texts) + 1);
-            &problems[first..(first + texts).min(problems.len())]
-        };
-        let find = |k: usize| Find {
-            setting: Setting { policy, problems: of_texts(k), wording: "{question}" },
-            passes: 3,
-            seed: splitmix::hash(&[seed, number as u64, k as u64]),
-        };
-        let mut alarms = 0;
-        for k in 0..placements {
-            alarms += usize::from(find(k).run(None)?.blamed().is_some());
-            tick();
-        }
-        judgement.false_alarms.push((name.clone(), Rate::new(alarms, placements)));
-        for (which, strength) in STRENGTHS.iter().enumerate() {
-            let mut tally = Tally::default();
-            for k in 0..placements {
-                let drawn = splitmix::hash(&[seed, number as u64, which as u64, k as u64]);
-                let find = find(k);
-                tally.add(&find.run(Some(&find.plant(strength, drawn)?))?);
-                tick();
-            }
-            judgement.faults.push(tally.judged(name, strength));
-        }
-    }
-    Ok(judgement)
+/// How the method is judged: `placements` faults of every kind and strength in every model, and looks at as many healthy machines.
+#[derive(Debug)]
+pub struct Judge<'a, B: NoisyBackend> {
+    /// The models, by their names.
+    pub models: &'a [(String, &'a Policy<B>)],
+    /// What the texts are taken from.
+    pub problems: &'a [Problem],
+    /// Placements of every kind and strength in every model.
+    pub placements: usize,
+    /// Texts that every look reads.
+    pub texts: usize,
+    /// The seed of what is planted.
+    pub seed: u64,
 }
 
-impl<B: NoisyBackend> Find<'_, B> {
-    /// A fault at a site of a layer drawn by `drawn`.
-    fn plant(&self, strength: &Strength, drawn: u64) -> Result<Fault, LabError> {
-        let decoder = &self.setting.policy.decoder;
-        let sites: Vec<(usize, &Site)> =
-            decoder.blueprint.sites.iter().enumerate().filter(|(_, site)| site.layer.is_some()).collect();
-        let (index, site) = sites[(drawn % sites.len() as u64) as usize];
-        let healthy = Machine::new(decoder, &self.setting.worked()?).pass(&hardy_ops::Noise::clean(), None);
-        let values = healthy.outputs.get(&index).into_iter().flat_map(|output| output.rows.iter().flatten());
-        let largest = values.fold(0.0_f32, |max, x| max.max(x.abs()));
-        let error = strength.error(f64::from(largest))?;
-        let rule = Rule {
-            ops: Ops::Some(vec![site.op]),
-            at: Point::Output,
-            modules: site.module.clone(),
-            error,
-            ..Rule::noise(0.0)
-        };
-        Ok(Fault { written: format!("{} at {}", strength.words(), site.module), rule })
-    }
+/// One look: at a model, healthy or with a fault of one strength planted.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    model: usize,
+    /// `None`: healthy.
+    strength: Option<usize>,
+    /// Which of the placements.
+    k: usize,
 }
 
-/// What came of the placements of one strength.
-#[derive(Default)]
-struct Tally {
-    without_effect: usize,
-    effective: usize,
-    detected: usize,
-    layer: usize,
-    near: usize,
-    site: usize,
+/// All looks at `models` models, in the order in which they are counted: model by model, healthy ones first.
+fn looks(models: usize, placements: usize) -> impl Iterator<Item = Look> {
+    let strengths = || std::iter::once(None).chain((0..STRENGTHS.len()).map(Some));
+    let of = move |model, strength| (0..placements).map(move |k| Look { model, strength, k });
+    (0..models).flat_map(move |model| strengths().flat_map(move |strength| of(model, strength)))
 }
 
-impl Tally {
-    fn add(&mut self, report: &super::FindReport) {
-        let Some(injected) = report.injected.as_ref().filter(|injected| injected.took_effect()) else {
-            self.without_effect += 1;
-            return;
-        };
-        self.effective += 1;
-        let Some(blamed) = report.blamed() else { return };
-        self.detected += 1;
+/// How many looks there are at `models` models.
+#[must_use]
+pub fn cells(models: usize, placements: usize) -> usize {
+    looks(models, placements).count()
+}
+
+/// What came of one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// A fault was planted and changed something.
+    took_effect: bool,
+    /// Anything was blamed.
+    blamed: bool,
+    /// The right layer was.
+    layer: bool,
+    /// The right layer or a neighbour was.
+    near: bool,
+    /// The very site was.
+    site: bool,
+}
+
+impl Seen {
+    fn new(report: &super::FindReport) -> Self {
+        let injected = report.injected.as_ref().filter(|injected| injected.took_effect());
         let (layer, site) = report.hit().unwrap_or_default();
-        self.layer += usize::from(layer);
-        self.site += usize::from(site);
-        let apart = |own: &Option<usize>| Some(own.as_ref()?.abs_diff(blamed.layer?));
-        let near = injected.layers.iter().any(|own| layer || apart(own).is_some_and(|apart| apart <= 1));
-        self.near += usize::from(near);
+        let apart = |own: &Option<usize>| Some(own.as_ref()?.abs_diff(report.blamed()?.layer?));
+        let neighbour = |own| apart(own).is_some_and(|apart| apart <= 1);
+        Self {
+            took_effect: injected.is_some(),
+            blamed: report.blamed().is_some(),
+            layer,
+            near: layer || injected.is_some_and(|injected| injected.layers.iter().any(neighbour)),
+            site,
+        }
+    }
+}
+
+impl<B: NoisyBackend> Judge<'_, B> {
+    /// Takes all looks, or those of `share`, in order; `progress` is told how many are done, and of how many.
+    ///
+    /// # Errors
+    /// Text that a model can not read.
+    pub fn look(
+        &self,
+        share: Option<Shard>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Seen>, LabError> {
+        let all = looks(self.models.len(), self.placements).enumerate();
+        let own: Vec<Look> = all
+            .filter(|(place, _)| share.is_none_or(|share| share.has(*place)))
+            .map(|(_, look)| look)
+            .collect();
+        let one = |(done, look): (usize, &Look)| {
+            let seen = self.at(*look)?;
+            progress(done + 1, own.len());
+            Ok(seen)
+        };
+        own.iter().enumerate().map(one).collect()
     }
 
-    fn judged(&self, model: &str, strength: &Strength) -> JudgedFault {
-        let rate = |hits| Rate::new(hits, self.effective);
-        JudgedFault {
-            model: model.to_owned(),
-            fault: strength.words(),
-            published: strength.published,
-            without_effect: self.without_effect,
-            detected: rate(self.detected),
-            layer: rate(self.layer),
-            near: rate(self.near),
-            site: rate(self.site),
+    fn at(&self, Look { model, strength, k }: Look) -> Result<Seen, LabError> {
+        let (number, policy) = (model as u64, self.models[model].1);
+        let first = (k * self.texts) % (self.problems.len().saturating_sub(self.texts) + 1);
+        let problems = &self.problems[first..(first + self.texts).min(self.problems.len())];
+        let find = Find {
+            setting: Setting { policy, problems, wording: "{question}" },
+            passes: 3,
+            seed: splitmix::hash(&[self.seed, number, k as u64]),
+        };
+        let plant = |which: usize| {
+            let drawn = splitmix::hash(&[self.seed, number, which as u64, k as u64]);
+            find.plant(&STRENGTHS[which], drawn)
+        };
+        Ok(Seen::new(&find.run(strength.map(plant).transpose()?.as_ref())?))
+    }
+}
+
+/// What the looks of a judgement are at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Judged {
+    models: Vec<String>,
+    placements: usize,
+}
+
+impl Judgement {
+    /// What all looks at `models` together say.
+    ///
+    /// # Errors
+    /// If there are not as many of them as [`cells`] says.
+    pub fn of(models: &[String], placements: usize, seen: &[Seen]) -> Result<Self, LabError> {
+        let wanted = cells(models.len(), placements);
+        if seen.len() != wanted || seen.is_empty() {
+            return Err(
+                Error::config(format!("{} looks are no judgement, which has {wanted}", seen.len())).into()
+            );
         }
+        let mut judgement = Self { placements, faults: Vec::new(), false_alarms: Vec::new() };
+        for (name, seen) in models.iter().zip(seen.chunks(wanted / models.len())) {
+            let (healthy, planted) = seen.split_at(placements);
+            let alarms = healthy.iter().filter(|seen| seen.blamed).count();
+            judgement.false_alarms.push((name.clone(), Rate::new(alarms, placements)));
+            let judged = STRENGTHS.iter().zip(planted.chunks(placements));
+            judgement.faults.extend(judged.map(|(strength, seen)| judged_fault(name, strength, seen)));
+        }
+        Ok(judgement)
+    }
+
+    /// The file of a share of the looks at `models`.
+    ///
+    /// # Errors
+    /// Never, but for a look that has no JSON form.
+    pub fn share(
+        models: &[String],
+        placements: usize,
+        manifest: Manifest,
+        seen: &[Seen],
+    ) -> Result<CellsFile, LabError> {
+        let judged = serde_json::to_value(Judged { models: models.to_vec(), placements });
+        CellsFile::new(manifest, judged.unwrap_or_default(), seen)
+    }
+
+    /// The judgement of which `paths` are the shares.
+    ///
+    /// # Errors
+    /// Files that are not all the shares of one judgement, each once.
+    pub fn merge(paths: &[PathBuf], allow: Allow) -> Result<Self, LabError> {
+        let joined = join_cells(paths, allow)?;
+        let judged = Judged::deserialize(&joined.common)
+            .map_err(|error| Error::config(format!("the shards are of no judgement: {error}")))?;
+        Self::of(&judged.models, judged.placements, &joined.results()?)
+    }
+}
+
+fn judged_fault(model: &str, strength: &Strength, seen: &[Seen]) -> JudgedFault {
+    let effective: Vec<&Seen> = seen.iter().filter(|seen| seen.took_effect).collect();
+    let rate =
+        |of: fn(&Seen) -> bool| Rate::new(effective.iter().filter(|seen| of(seen)).count(), effective.len());
+    JudgedFault {
+        model: model.to_owned(),
+        fault: strength.words(),
+        published: strength.published,
+        without_effect: seen.len() - effective.len(),
+        detected: rate(|seen| seen.blamed),
+        layer: rate(|seen| seen.layer),
+        near: rate(|seen| seen.near),
+        site: rate(|seen| seen.site),
     }
 }

@@ -61,8 +61,8 @@ pub struct CellRecord {
     /// That it is not 0.
     #[serde(flatten)]
     pub claim: Claim,
-    /// Of the backward pass: the gradient's length over that without error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of the backward pass: the gradient's length over that without error; NaN, in JSON null, of one that is not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "null_as_nan")]
     pub norm_ratio: Option<f64>,
     /// ‖err‖₂/‖x‖₂ as measured where it was injected; ∞, in JSON null, for errors on nothing but zeros.
     #[serde(default = "infinite", deserialize_with = "null_as_infinite")]
@@ -79,6 +79,10 @@ fn infinite() -> f64 {
 
 fn null_as_infinite<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+}
+
+fn null_as_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or(f64::NAN)))
 }
 
 /// A grid with all its cells.

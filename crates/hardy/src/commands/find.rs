@@ -1,6 +1,6 @@
 //! `hardy find`: a faulty machine, without a reference.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hardy_lab::{
@@ -8,18 +8,17 @@ use hardy_lab::{
     evaluate::EVAL_DATA_SEED,
     find::{
         Fault, Find, FindReport,
-        judge::{judge, random_model},
+        judge::{self, Judge, Judgement, random_model},
         table,
     },
 };
-use hardy_model::files::write_json;
 use hardy_ops::{Op, Rule};
 use hardy_train::{
-    config::refuse_existing,
     data::{self, Source, Split},
     error::Error,
     policy::Policy,
 };
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::{
@@ -28,8 +27,9 @@ use crate::{
     failure::Failure,
     model_source::ModelArgs,
     number_args::{explained, whole},
-    output::Output,
+    output::{Output, keep},
     progress::Progress,
+    shard_args::{ShardArgs, keep_share},
 };
 
 /// Keys of a fault that say where it is; all others are those of its error.
@@ -51,7 +51,8 @@ the one expected; 2 bad usage or input.
 Examples
   hardy find --model builtin:tiny
   hardy find --model builtin:tiny --inject dead_zone:layer=2,module=*.down_proj,scale=0.1,sparsity=0.25
-  hardy find --model builtin:tiny --judge";
+  hardy find --model builtin:tiny --judge
+  hardy find --model builtin:tiny --judge --shard 2/4 --out judged.json";
 
 /// Arguments of `hardy find`.
 #[derive(Debug, Args)]
@@ -105,6 +106,8 @@ pub struct Arguments {
     /// Keep what was found in a new JSON file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    shard: ShardArgs,
 }
 
 /// Looks at the machine.
@@ -116,41 +119,69 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 }
 
 fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
-    args.out.as_deref().map_or(Ok(()), refuse_existing)?;
+    if args.shard.shard.is_some() && !args.judge {
+        return Err(Failure::input(
+            "--shard shares the placements of --judge; one look at a machine has no shares",
+        ));
+    }
+    let out = args.shard.file(args.out.as_deref())?;
     let fault = args.inject.as_deref().map(fault).transpose()?;
     let policy = args.model.policy::<B>()?;
     if args.judge {
-        return args.judge(&policy, output);
+        return args.judge(&policy, out.as_deref(), output);
     }
     let problems = data::load(&Source::texts(&args.data), Split::Eval, EVAL_DATA_SEED, Some(args.n))
         .map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
     let mut report = Find { setting, passes: args.passes, seed: args.seed }.run(fault.as_ref())?;
     report.model.clone_from(&args.model.spec);
-    args.keep(&report)?;
+    keep(&report, out.as_deref())?;
     output.show(&report, |width| table::render(&report, width))?;
     args.verdict(&report)
 }
 
 impl Arguments {
-    fn judge<B: Engine>(&self, policy: &Policy<B>, output: Output) -> Result<(), Failure> {
+    fn judge<B: Engine>(
+        &self,
+        policy: &Policy<B>,
+        out: Option<&Path>,
+        output: Output,
+    ) -> Result<(), Failure> {
         let random = random_model(policy, &B::open(self.model.device.device)?)?;
         let models = [(self.model.spec.clone(), policy), ("random, 12 layers".to_owned(), &random)];
-        let problems = self.n * self.placements;
+        let names = models.each_ref().map(|(name, _)| name.clone());
+        let files = [self.model.spec.as_str(), self.data.as_str()];
+        let cells = judge::cells(models.len(), self.placements);
+        let share = self.shard.manifest(judge::KIND, cells, self.definition(), files)?;
+        let problems = self.n.saturating_mul(self.placements);
         let problems = data::load(&Source::texts(&self.data), Split::Eval, EVAL_DATA_SEED, Some(problems))
             .map_err(Error::from)?;
         let mut bar: Option<Progress> = None;
         let mut progress = |done, of| bar.get_or_insert_with(|| Progress::new("find", of)).at(done);
-        let judged = judge(&models, &problems, (self.placements, self.n, self.seed), &mut progress)?;
+        let (placements, texts, seed) = (self.placements, self.n, self.seed);
+        let how = Judge { models: &models, problems: &problems, placements, texts, seed };
+        let seen = how.look(self.shard.shard, &mut progress)?;
         drop(bar);
-        self.keep(&judged)?;
+        if let (Some(manifest), Some(file), Some(whole)) = (share, out, &self.out) {
+            let share = Judgement::share(&names, placements, manifest, &seen)?;
+            return keep_share(&share, file, whole, output);
+        }
+        let judged = Judgement::of(&names, placements, &seen)?;
+        keep(&judged, out)?;
         output.show(&judged, |width| table::render_judgement(&judged, width))
     }
 
-    fn keep(&self, found: &impl serde::Serialize) -> Result<(), Failure> {
-        let Some(path) = &self.out else { return Ok(()) };
-        let json = serde_json::to_value(found).map_err(|error| Failure::run(error.to_string()))?;
-        Ok(write_json(path, &json)?)
+    /// Everything that a judgement follows from, beside the files.
+    fn definition(&self) -> serde_json::Value {
+        json!({
+            "model": self.model.spec,
+            "max_positions": self.model.max_positions,
+            "device": self.model.device.device.to_string(),
+            "data": self.data,
+            "n": self.n,
+            "placements": self.placements,
+            "seed": self.seed,
+        })
     }
 
     fn verdict(&self, report: &FindReport) -> Result<(), Failure> {

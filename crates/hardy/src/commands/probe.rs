@@ -6,22 +6,22 @@ mod magnitudes;
 
 use std::{
     io::{IsTerminal, stdout},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, ValueEnum};
 use hardy_lab::{
     Setting,
     evaluate::EVAL_DATA_SEED,
-    grid::{Grid, GridMetric, GridRecord, page, table},
+    grid::{Cell, Grid, GridMetric, GridRecord, page, share, table},
 };
-use hardy_model::files::{write_atomically, write_json};
+use hardy_model::files::write_atomically;
 use hardy_train::{
-    config::refuse_existing,
     data::{self, Source, Split},
     error::Error,
     reward::Extraction,
 };
+use serde_json::{Value, json};
 
 use self::{advice::AdviceArgs, cells::CellArgs};
 use crate::{
@@ -30,8 +30,9 @@ use crate::{
     model_source::ModelArgs,
     noise_args::NoiseArgs,
     number_args::{explained, whole},
-    output::{Output, note},
+    output::{Output, keep, note},
     progress::Progress,
+    shard_args::{ShardArgs, keep_share},
 };
 
 const EXAMPLE: &str = "\
@@ -47,13 +48,14 @@ With --magnitudes: what every rule of the plan leaves of activations and gradien
 outputs of linear layers and matmuls and, backward, on their gradients.
 
 Examples: who is to blame; the same at three levels in both passes; a question of the literature; a plan with levels, and one with \
-a number format; a look before hours are spent
+a number format; a look before hours are spent; one of four machines
   hardy probe --model builtin:tiny --data builtin:arith
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --levels 0.01,0.05,0.1 --passes forward,backward
   hardy probe --model builtin:tiny --data builtin:arith --grid w4a16-vs-a4 --html grid.html
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --metric accuracy --advise plan.toml
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --advise mixed.toml --advise-format mxfp4
-  hardy probe --magnitudes --model builtin:tiny --data builtin:arith";
+  hardy probe --magnitudes --model builtin:tiny --data builtin:arith
+  hardy probe --model builtin:tiny --data builtin:arith --n 100 --shard 2/4 --out grid.json";
 
 /// What is measured of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -126,8 +128,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
     /// Write the grid as an HTML page of heat maps
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", conflicts_with = "shard")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    shard: ShardArgs,
 }
 
 /// Probes.
@@ -140,7 +144,8 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 
 fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let plan = args.noise.plan()?;
-    args.out.as_deref().map_or(Ok(()), refuse_existing)?;
+    args.refuse_other_work_in_shares()?;
+    let out = args.shard.file(args.out.as_deref())?;
     let policy = args.model.policy::<B>()?;
     let wanted = if args.advice.checks() { 2 * args.n } else { args.n };
     let all = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(wanted))
@@ -165,11 +170,21 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         let others = Setting { problems: if others.is_empty() { problems } else { others }, ..setting };
         return args.advice.run(&grid, &cells, others, (&args.model.spec, &args.data), output);
     }
+    let files = [args.model.spec.as_str(), args.data.as_str()];
+    let share = args.shard.manifest(share::KIND, cells.len(), args.definition(&grid, &cells), files)?;
+    let cells = match args.shard.shard {
+        Some(shard) => shard.select(cells).map(|(_, cell)| cell).collect(),
+        None => cells,
+    };
     let mut bar = Progress::new("probe", cells.len());
     let mut found = grid.run(&cells, &mut |done| bar.at(done))?;
     drop(bar);
     (found.model, found.data) = (args.model.spec.clone(), args.data.clone());
-    args.keep(&found)?;
+    if let (Some(manifest), Some(file), Some(whole)) = (share, &out, &args.out) {
+        return keep_share(&found.share(manifest)?, file, whole, output);
+    }
+    keep(&found, out.as_deref())?;
+    show_page(&found, args.html.as_deref())?;
     output.show(&found, |width| table::render(&found, width, stdout().is_terminal()))
 }
 
@@ -182,16 +197,43 @@ impl Arguments {
         }
     }
 
-    /// Writes the files that were asked for.
-    fn keep(&self, found: &GridRecord) -> Result<(), Failure> {
-        if let Some(path) = &self.out {
-            let json = serde_json::to_value(found).map_err(|error| Failure::run(error.to_string()))?;
-            write_json(path, &json)?;
+    /// Shares are of the grid alone.
+    fn refuse_other_work_in_shares(&self) -> Result<(), Failure> {
+        let other = if self.magnitudes { Some("--magnitudes") } else { self.advice.flag() };
+        match (self.shard.shard, other) {
+            (Some(_), Some(flag)) => Err(Failure::input(format!(
+                "--shard shares the cells of a grid, and {flag} is none; leave one out"
+            ))),
+            _ => Ok(()),
         }
-        if let Some(path) = &self.html {
-            write_atomically(path, page::html(found, "").as_bytes())?;
-            note(&format!("{}: open it in a browser", path.display()));
-        }
-        Ok(())
     }
+
+    /// Everything that the cells follow from, beside the files.
+    fn definition<B: Engine>(&self, grid: &Grid<'_, B>, cells: &[Cell]) -> Value {
+        json!({
+            "model": self.model.spec,
+            "max_positions": self.model.max_positions,
+            "device": self.model.device.device.to_string(),
+            "data": self.data,
+            "n": grid.setting.problems.len(),
+            "prompt": self.prompt,
+            "metric": grid.metric.name(),
+            "strict": self.metric == Measure::Strict,
+            "draws": grid.draws,
+            "seed": grid.seed,
+            "max_new_tokens": grid.max_new_tokens,
+            "cells": cells,
+        })
+    }
+}
+
+/// Writes the page of a grid, where it was asked for.
+///
+/// # Errors
+/// A file that can not be written.
+pub fn show_page(found: &GridRecord, html: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = html else { return Ok(()) };
+    write_atomically(path, page::html(found, "").as_bytes())?;
+    note(&format!("{}: open it in a browser", path.display()));
+    Ok(())
 }

@@ -100,3 +100,110 @@ fn a_shard_that_is_none_is_refused_and_the_environment_is_read_when_asked() {
         &["write 2/4"],
     );
 }
+
+/// Makes the shares of what `command` makes in `out`; gives their files.
+fn shares(command: &[&str], out: &Path, of: usize) -> Vec<PathBuf> {
+    let make = |index: usize| {
+        let shard = format!("{index}/{of}");
+        let made = json(&[command, &["--out", arg(out), "--shard", &shard]].concat());
+        assert_eq!(made["shard"], shard.as_str());
+        PathBuf::from(made["file"].as_str().unwrap())
+    };
+    (1..=of).map(make).collect()
+}
+
+/// That a command's shares, joined, are its file and what it prints, to the byte.
+fn shares_are_the_whole(command: &[&str], of: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let whole = hardy(&[command, &["--out", arg(&path("whole.json")), "--json"]].concat());
+    succeeded(&whole);
+    let mut made = shares(command, &path("part.json"), of);
+    made.reverse();
+    let files: Vec<&str> = made.iter().map(|file| arg(file)).collect();
+    let joined = hardy(&[&["merge"], &files[..], &["--out", arg(&path("joined.json")), "--json"]].concat());
+    succeeded(&joined);
+    assert!(joined.stdout == whole.stdout, "{}", String::from_utf8_lossy(&joined.stdout));
+    let read = |name: &str| fs::read(path(name)).unwrap();
+    assert!(read("joined.json") == read("whole.json"));
+    refused(
+        &hardy(&[&["merge"], &files[..], &["--out", arg(&path("whole.json"))]].concat()),
+        &["whole.json", "exists"],
+    );
+    refused(&merge(&[&made[0]], &path("new.json")), &["1/", "missing"]);
+    assert!(!path("new.json").exists());
+}
+
+const GRID: [&str; 13] = [
+    "probe",
+    "--model",
+    "builtin:tiny",
+    "--data",
+    "builtin:arith",
+    "--n",
+    "4",
+    "--draws",
+    "2",
+    "--passes",
+    "forward,backward",
+    "--layers",
+    "1,2",
+];
+
+#[test]
+fn merged_shares_of_a_grid_are_the_grid_to_the_byte() {
+    shares_are_the_whole(&[&GRID[..], &["--operators", "linear,silu", "--levels", "0.1,0.6"]].concat(), 3);
+    shares_are_the_whole(&[&GRID[..], &["--operators", "silu", "--metric", "accuracy"]].concat(), 2);
+}
+
+#[test]
+fn merged_shares_of_a_judgement_are_the_judgement_to_the_byte() {
+    let judge =
+        ["find", "--model", "builtin:tiny", "--judge", "--placements", "2", "--n", "1", "--seed", "3"];
+    shares_are_the_whole(&judge, 3);
+}
+
+#[test]
+fn the_page_of_a_grid_is_drawn_when_its_shares_are_joined() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, page) = (dir.path().join("grid.json"), dir.path().join("grid.html"));
+    let made = shares(&[&GRID[..], &["--operators", "silu"]].concat(), &whole, 2);
+    let files: Vec<&str> = made.iter().map(|file| arg(file)).collect();
+    succeeded(&hardy(&[&["merge"], &files[..], &["--out", arg(&whole), "--html", arg(&page)]].concat()));
+    assert!(fs::read_to_string(&page).unwrap().contains("silu output, backward"));
+}
+
+#[test]
+fn shares_of_different_grids_are_not_joined_and_what_has_no_shares_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name);
+    let silu = [&GRID[..], &["--operators", "silu"]].concat();
+    let a = &shares(&silu, &out("a.json"), 2)[0];
+    let b = &shares(&[&silu[..], &["--prompt", "{question}?"]].concat(), &out("b.json"), 2)[1];
+    refused(&merge(&[a, b], &out("new.json")), &["a.shard-1-of-2.json", "b.shard-2-of-2.json", "prompt is"]);
+    let judge = ["find", "--model", "builtin:tiny", "--judge", "--placements", "1", "--n", "1"];
+    let c = &shares(&judge, &out("c.json"), 2)[1];
+    refused(&merge(&[a, c], &out("new.json")), &["one is a shard of a probe grid, the other of a find"]);
+    refuses(&["merge", arg(a), "--out", arg(&out("new.json")), "--allow", "nothing"], &["nothing"]);
+    refused(&merge(&[&out("absent.json")], &out("new.json")), &["absent.json"]);
+    let text = fs::read_to_string(a).unwrap();
+    for (name, written, part) in [
+        ("cut.json", &text[..text.len() / 2], "cut.json:"),
+        ("other.json", &text.replacen("probe grid", "grid of old", 1), "`grid of old`"),
+        ("none.json", "{}", "missing field"),
+    ] {
+        fs::write(out(name), written).unwrap();
+        refused(&merge(&[&out(name)], &out("new.json")), &[name, part]);
+    }
+    let to = out("d.json");
+    let with = |more: &[&str], parts: &[&str]| {
+        refuses(&[&silu[..], &["--shard", "1/2"], more].concat(), parts);
+    };
+    with(&[], &["--out"]);
+    for flag in [&["--threshold"][..], &["--magnitudes"], &["--advise", "plan.toml"]] {
+        with(&[&["--out", arg(&to)], flag].concat(), &[flag[0], "leave one out"]);
+    }
+    refuses(&[&silu[..], &["--shard", "9/9", "--out", arg(&to)]].concat(), &["9 shards of", "cells"]);
+    refuses(&["find", "--model", "builtin:tiny", "--shard", "1/2", "--out", arg(&to)], &["--judge"]);
+    assert!(!to.exists());
+}

@@ -71,6 +71,11 @@ impl AdviceArgs {
         self.threshold || self.advise.is_some()
     }
 
+    /// The flag that asks for it.
+    pub fn flag(&self) -> Option<&'static str> {
+        if self.threshold { Some("--threshold") } else { self.advise.as_ref().map(|_| "--advise") }
+    }
+
     /// Whether problems are needed to check a plan on.
     pub fn checks(&self) -> bool {
         self.advise.is_some()
