@@ -97,6 +97,18 @@ pub fn significant(value: f64, digits: usize) -> String {
     trim(format!("{value:.decimals$}"))
 }
 
+/// A time in seconds as people say it: `12 s`, `5 min`, `2 h 2 min`, `2 d 7 h`.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        0 => format!("{seconds:.0} s"),
+        1..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h {} min", minutes / 60, minutes % 60),
+        _ => format!("{} d {} h", minutes / 1440, minutes % 1440 / 60),
+    }
+}
+
 /// Drops trailing zeros after a decimal point, and the point if nothing is left behind it.
 fn trim(text: String) -> String {
     if !text.contains('.') {
@@ -108,6 +120,12 @@ fn trim(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_said_in_the_unit_that_fits_them() {
+        let said = [12.0, 61.0, 7000.0, 7300.0, 200_000.0].map(duration);
+        assert_eq!(said, ["12 s", "1 min", "117 min", "2 h 2 min", "2 d 7 h"]);
+    }
 
     #[test]
     fn accuracies_are_printed_in_per_cent_with_their_interval() {

@@ -22,6 +22,9 @@ use crate::{
 
 /// Folders between a path that was given and a run below it: SUITE/PRESET/seed-N, with one more.
 const DEPTH: usize = 4;
+/// Evaluations that are read of all runs together, as far as every run keeps [`LEAST_EVALUATIONS`].
+const EVALUATIONS_IN_ALL: usize = 160;
+const LEAST_EVALUATIONS: usize = 6;
 
 /// Runs that are followed, in the order of their paths.
 #[derive(Debug, Default)]
@@ -52,7 +55,9 @@ impl Live {
         let new: Vec<Followed> = new.map(|path| Followed::new(path)).collect();
         let more = !new.is_empty();
         self.runs.extend(new);
-        let changed: Vec<bool> = self.runs.par_iter_mut().map(Followed::refresh).collect();
+        let most = EVALUATIONS_IN_ALL / self.runs.len().max(1);
+        let most = most.clamp(LEAST_EVALUATIONS, followed::MOST_EVALUATIONS);
+        let changed: Vec<bool> = self.runs.par_iter_mut().map(|run| run.refresh_with(most)).collect();
         more || changed.contains(&true)
     }
 

@@ -82,16 +82,34 @@ pub(crate) fn read_begun(directory: &Path) -> Result<RunRecords, LabError> {
     })
 }
 
-/// Names for several runs that tell them apart: a name that occurs twice is followed by its directory.
+/// Names for several runs that tell them apart: a name that occurs twice is followed by its directory, without the folders
+/// that all runs of that name lie in.
 #[must_use]
 pub fn distinct_names<R: Borrow<RunRecords>>(runs: &[R]) -> Vec<String> {
     let runs = || runs.iter().map(Borrow::borrow);
-    let occurs = |name: &str| runs().filter(|run| run.name == name).count();
-    let told_apart = |run: &RunRecords| match occurs(&run.name) {
-        1 => run.name.clone(),
-        _ => format!("{} ({})", run.name, run.directory.display()),
+    let told_apart = |run: &RunRecords| {
+        let same: Vec<&Path> =
+            runs().filter(|other| other.name == run.name).map(|other| other.directory.as_path()).collect();
+        match same.len() {
+            1 => run.name.clone(),
+            _ => format!("{} ({})", run.name, below(common_folder(&same), &run.directory).display()),
+        }
     };
     runs().map(told_apart).collect()
+}
+
+/// The innermost folder that all `paths` lie in; it is none of them.
+pub(crate) fn common_folder<'a>(paths: &[&'a Path]) -> &'a Path {
+    let first = paths.first().copied().unwrap_or(Path::new(""));
+    let mut folders = first.ancestors().skip(1);
+    folders
+        .find(|folder| paths.iter().all(|path| path.starts_with(folder) && path != folder))
+        .unwrap_or(Path::new(""))
+}
+
+/// `path` as it is called within `folder`.
+pub(crate) fn below<'a>(folder: &Path, path: &'a Path) -> &'a Path {
+    path.strip_prefix(folder).unwrap_or(path)
 }
 
 fn read_config(directory: &Path) -> Result<(toml::Table, String), LabError> {
@@ -223,7 +241,16 @@ mod tests {
         let (one, other) = (run(), run());
         let runs = [read_run(one.path()).unwrap(), read_run(other.path()).unwrap()];
         let names = distinct_names(&runs);
-        assert!(names[0] != names[1] && names[0].starts_with("e5b ("));
+        let folder = |run: &tempfile::TempDir| run.path().file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(names, [one, other].each_ref().map(|run| format!("e5b ({})", folder(run))));
         assert_eq!(distinct_names(&runs[..1]), ["e5b"]);
+        let paths = ["/a/b/c/d", "/a/b/e", "/a/b/c/f"].map(Path::new);
+        assert_eq!(
+            (common_folder(&paths), common_folder(&paths[..1])),
+            (Path::new("/a/b"), Path::new("/a/b/c"))
+        );
+        assert_eq!(common_folder(&[Path::new("x"), Path::new("/y")]), Path::new(""));
+        // A run within another's directory.
+        assert_eq!(common_folder(&["/a/b", "/a/b/c"].map(Path::new)), Path::new("/a"));
     }
 }

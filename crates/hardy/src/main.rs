@@ -4,6 +4,7 @@
 //! code is 0 on success, 1 for a failed run, 2 for bad usage or input.
 
 mod allocator;
+mod ansi;
 mod batch_file;
 mod build_info;
 mod checkpoint_run;
@@ -22,6 +23,7 @@ mod number_args;
 mod output;
 mod progress;
 mod receipt_table;
+mod screen;
 mod shard_args;
 mod sparkline;
 mod tensor_errors;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Evaluations that are read of a run, spread over its steps; a curve shows no more, and every record is large.
-const MOST_EVALUATIONS: usize = 40;
+pub(super) const MOST_EVALUATIONS: usize = 40;
 /// A run that has written nothing for so long, or for so many of its steps, has stopped.
 const SILENCE: Duration = Duration::from_secs(600);
 const SILENT_STEPS: f64 = 20.0;
@@ -47,7 +47,9 @@ pub enum Status {
 }
 
 impl Followed {
-    pub(super) fn new(directory: &Path) -> Self {
+    /// The run in `directory`, of which nothing has been read.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
             records: None,
@@ -135,22 +137,27 @@ impl Followed {
     }
 
     /// Reads what is new; says whether anything is.
-    pub(super) fn refresh(&mut self) -> bool {
+    pub fn refresh(&mut self) -> bool {
+        self.refresh_with(MOST_EVALUATIONS)
+    }
+
+    /// The same with at most so many evaluations, and the last.
+    pub(super) fn refresh_with(&mut self, most: usize) -> bool {
         let before = self.problem.take();
-        let changed = self.read().unwrap_or_else(|reason| {
+        let changed = self.read(most).unwrap_or_else(|reason| {
             self.problem = Some(reason.to_string());
             false
         });
         changed || self.problem != before
     }
 
-    fn read(&mut self) -> Result<bool, LabError> {
+    fn read(&mut self, most: usize) -> Result<bool, LabError> {
         let begun = self.records.is_none();
         if begun {
             self.records = Some(read_begun(&self.directory)?);
         }
         let Some(records) = &mut self.records else { return Ok(false) };
-        let evaluated = read_evaluations(&self.directory, records)?;
+        let evaluated = read_evaluations(&self.directory, records, most)?;
         let receipts =
             fs::metadata(self.directory.join("receipts.json")).and_then(|file| file.modified()).ok();
         let injected = receipts.is_some() && receipts != self.receipts;
@@ -163,10 +170,10 @@ impl Followed {
     }
 }
 
-/// Reads the records that are wanted and not yet there.
-fn read_evaluations(directory: &Path, records: &mut RunRecords) -> Result<bool, LabError> {
+/// Reads the records that are wanted and not yet there, `most` of them and the last.
+fn read_evaluations(directory: &Path, records: &mut RunRecords, most: usize) -> Result<bool, LabError> {
     let files = evaluation_files(directory)?;
-    let stride = files.len().div_ceil(MOST_EVALUATIONS).max(1);
+    let stride = files.len().div_ceil(most.max(1)).max(1);
     let last = files.len().saturating_sub(1);
     let wanted = files.into_iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last);
     let wanted: Vec<(u64, PathBuf)> = wanted.map(|(_, file)| file).collect();

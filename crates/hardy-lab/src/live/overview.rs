@@ -1,14 +1,14 @@
 //! How every run stands: its step, the time left, what it earns, what it is worth by its last evaluation, and how far
 //! rollout and training are apart.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use super::followed::{Followed, Status};
 use crate::{
     format,
     html::{escape, table},
     robustness::RobustnessTable,
-    run_records::RunRecords,
+    run_records::{RunRecords, below, common_folder},
 };
 
 /// Steps over which recent values are averaged.
@@ -19,47 +19,54 @@ pub fn html(runs: &[Followed]) -> String {
         return "<p class=\"note\">No run here yet. A run appears when <code>hardy run</code> has made its directory.</p>"
             .into();
     }
-    let columns = [
-        "run",
-        "status",
-        "#step",
-        "#time left",
-        "#reward",
-        "#accuracy",
-        "#mismatch",
-        "#sample size",
-        "#tokens / s",
-    ];
     let now = SystemTime::now();
-    let rows: Vec<Vec<String>> = runs.iter().map(|run| row(run, now)).collect();
+    let folder = common_folder(&runs.iter().map(Followed::directory).collect::<Vec<_>>());
+    let rows: Vec<Vec<String>> = runs.iter().map(|run| row(run, folder, now)).collect();
     format!(
-        "{}<p class=\"quiet\">Reward, mismatch (mean |Δ log-probability| of rollout and training) and effective sample size: the \
-         mean of the last {RECENT} steps. Accuracy: the last evaluation without added noise, with its 95 % interval. Time left: \
-         that of training, at the pace of the last 20 steps.</p>",
-        table(&columns, &rows)
+        "<div class=\"lines\">{}</div><p class=\"quiet\">In {}. Reward, mismatch (mean |Δ log-probability| of rollout and training) \
+         and effective sample size: the mean of the last {RECENT} steps. Accuracy: the last evaluation without added noise, with its \
+         95 % interval. Time left: that of training, at the pace of the last 20 steps.</p>",
+        table(&COLUMNS, &rows),
+        escape(&folder.display().to_string())
     )
 }
 
-fn row(run: &Followed, now: SystemTime) -> Vec<String> {
-    let shown = run.directory().display().to_string();
+/// What is said of a run.
+const COLUMNS: [&str; 9] = [
+    "run",
+    "status",
+    "#step",
+    "#time left",
+    "#reward",
+    "#accuracy",
+    "#mismatch",
+    "#sample size",
+    "#tokens / s",
+];
+
+fn row(run: &Followed, folder: &Path, now: SystemTime) -> Vec<String> {
+    let shown = below(folder, run.directory()).display().to_string();
     let name = run.records().map_or("–", |records| &records.name);
     let recent = |key: &str| run.records().and_then(|records| records.metrics.recent(key, RECENT));
     let number = |value: Option<f64>| value.map_or_else(|| "–".into(), |x| format::significant(x, 3));
-    vec![
-        format!("<b>{}</b><small>{}</small>", escape(name), escape(&shown)),
+    let running = run.status(now) == Status::Running;
+    let left = run.seconds_left().filter(|_| running);
+    let values = [
         status(run, now),
         step(run),
-        if run.status(now) == Status::Running {
-            run.seconds_left().map_or_else(|| "–".into(), duration)
-        } else {
-            "–".into()
-        },
+        left.map_or_else(|| "–".into(), format::duration),
         number(recent("reward_mean")),
         run.records().and_then(accuracy).unwrap_or_else(|| "no evaluation yet".into()),
         number(recent("logprob_mismatch")),
         recent("effective_sample_size").map_or_else(|| "–".into(), format::percent),
-        number(recent("tokens_per_second")),
-    ]
+        recent("tokens_per_second").map_or_else(|| "–".into(), |x| format::count(x.round() as u64)),
+    ];
+    let first = format!("<b>{}</b><small>{}</small>", escape(name), escape(&shown));
+    // On a narrow screen, where the head of the table is not shown, a value says what it is.
+    let labelled = COLUMNS[1..].iter().zip(values).map(|(column, value)| {
+        format!("<span class=\"label\">{}</span><span>{value}</span>", escape(column.trim_start_matches('#')))
+    });
+    std::iter::once(first).chain(labelled).collect()
 }
 
 fn status(run: &Followed, now: SystemTime) -> String {
@@ -91,26 +98,4 @@ fn accuracy(records: &RunRecords) -> Option<String> {
         format::percent_with_interval(level.accuracy, level.interval),
         escape(label)
     ))
-}
-
-/// A time as people say it.
-fn duration(seconds: f64) -> String {
-    let minutes = (seconds / 60.0).round() as u64;
-    match minutes {
-        0 => format!("{seconds:.0} s"),
-        1..120 => format!("{minutes} min"),
-        120..2880 => format!("{} h {} min", minutes / 60, minutes % 60),
-        _ => format!("{} d {} h", minutes / 1440, minutes % 1440 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_said_in_the_unit_that_fits_them() {
-        let said = [12.0, 61.0, 7000.0, 7300.0, 200_000.0].map(duration);
-        assert_eq!(said, ["12 s", "1 min", "117 min", "2 h 2 min", "2 d 7 h"]);
-    }
 }

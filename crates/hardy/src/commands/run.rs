@@ -21,8 +21,10 @@ use crate::{
     output::{Output, note},
 };
 
+mod dashboard;
 mod planned;
 mod teller;
+mod view;
 
 use planned::Planned;
 use teller::Teller;
@@ -32,7 +34,8 @@ const EXAMPLE: &str = "\
 CONFIG is a TOML file or the name of a preset: quickstart, baseline, bf16-full, e5, e5a, e5b, e5c, e8a, e8b, e8c, e8d, \
 e9a, e9b, e3a, e3b, e4a, e4b, w4a4-mxfp4, w4a4-nvfp4, w4a4-hif4, e7a, e5a-lora, e5b-lora, e6a, e6b, e12, dapo, \
 dr-grpo, gspo. A run directory that exists is \
-never overwritten. HARDY_NOISE adds rules to the plan of every run.
+never overwritten. HARDY_NOISE adds rules to the plan of every run. On a terminal a dashboard shows the run while it goes on; \
+--no-dashboard, --json, TERM=dumb or standard error to a file give plain lines.
 
 Examples:
   hardy run quickstart
@@ -77,6 +80,9 @@ pub struct Arguments {
     /// Check everything, write nothing, and say what the run will take; its time from a probe of a few seconds
     #[arg(long)]
     dry_run: bool,
+    /// Plain lines on a terminal too, instead of a dashboard
+    #[arg(long)]
+    no_dashboard: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -122,14 +128,20 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run::<B>(args, &config, &directory, output);
     }
-    let mut teller = Teller::default();
     let (device, resume) = (B::open(args.device.device)?, args.resume || args.extend);
     let crew = crew::launched(args.allow_mixed_processors, args.shard_optimizer)?;
     let extended =
         if args.extend && crew.workers.is_first() { lab::extend(&config, &directory) } else { Ok(()) };
+    // Workers may share a terminal.
+    let alone = crew.workers.size() == 1;
+    let mut teller = match alone && !args.no_dashboard && !output.is_json() {
+        true => Teller::on_terminal(),
+        false => Teller::default(),
+    };
     let made = extended.and_then(|()| {
         lab::run_arms::<B>(&crew, &config, &directory, resume, &device, &mut |event| teller.tell(&event))
     });
+    drop(teller);
     let finished = crew::ended(&crew, made)?;
     if !crew.workers.is_first() {
         return Ok(());

@@ -1,6 +1,8 @@
 //! The binary from outside: what it prints, what it writes, and its exit codes.
 
 mod bad_input;
+#[cfg(unix)]
+mod dashboard;
 #[cfg(feature = "vulkan")]
 mod device;
 mod diverge;

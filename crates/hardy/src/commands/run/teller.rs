@@ -3,33 +3,39 @@
 use hardy_lab::{EvalRecord, format, run::Event, statistics::scores};
 use hardy_train::step_record::StepRecord;
 
-use crate::{output::note, progress::Progress};
+use super::dashboard::Dashboard;
+use crate::{output::note, progress::Progress, screen::can_show};
 
-/// Turns events into lines and bars.
-#[derive(Debug, Default)]
+/// Turns events into lines and bars, or into a dashboard.
+#[derive(Default)]
 pub struct Teller {
     /// The work in progress.
     progress: Option<Progress>,
+    /// Whether a dashboard is wanted, from when a run begins.
+    wanted: bool,
+    /// The terminal, where it shows one.
+    dashboard: Option<Dashboard>,
 }
 
 impl Teller {
+    /// With a dashboard where standard error is a terminal for it.
+    pub fn on_terminal() -> Self {
+        Self { wanted: can_show(), ..Self::default() }
+    }
+
     /// Tells one event.
     pub fn tell(&mut self, event: &Event<'_>) {
         match event {
-            Event::Warning(warning) => self.line(&format!("warning: {warning}")),
-            Event::Started { name, directory, from, total } => {
-                let from = if *from > 0 { format!(", going on after step {from}") } else { String::new() };
-                self.line(&format!("{name}: {total} steps{from}, in {}", directory.display()));
-            }
             Event::Rollout(done, of) => self.at("rollout", *done, *of),
-            Event::Step(record, total) => self.line(&step(record, *total)),
             Event::Evaluating(level, done, of) => self.at(&format!("evaluation, {level}"), *done, *of),
-            Event::Evaluated(record) => self.line(&evaluation(record)),
-            Event::Checkpoint(path) => self.line(&format!("checkpoint {}", path.display())),
+            _ => self.line(event, &line(event)),
         }
     }
 
     fn at(&mut self, label: &str, done: usize, of: usize) {
+        if let Some(dashboard) = &self.dashboard {
+            return dashboard.at(label, done, of);
+        }
         if self.progress.as_ref().is_none_or(|progress| !progress.is_of(label, of)) {
             self.progress = Some(Progress::new(label, of));
         }
@@ -38,9 +44,38 @@ impl Teller {
         }
     }
 
-    fn line(&mut self, text: &str) {
-        self.progress = None;
-        note(text);
+    fn line(&mut self, event: &Event<'_>, text: &str) {
+        if self.wanted && matches!(event, Event::Started { .. }) {
+            self.wanted = false;
+            self.dashboard = Dashboard::open();
+        }
+        let Some(dashboard) = &self.dashboard else {
+            self.progress = None;
+            return note(text);
+        };
+        match event {
+            Event::Started { directory, .. } => dashboard.follow(directory),
+            _ => dashboard.news(),
+        }
+        // A step is in the curves.
+        if !matches!(event, Event::Step(..)) {
+            dashboard.line(text);
+        }
+    }
+}
+
+/// What is said of an event.
+fn line(event: &Event<'_>) -> String {
+    match event {
+        Event::Warning(warning) => format!("warning: {warning}"),
+        Event::Started { name, directory, from, total } => {
+            let from = if *from > 0 { format!(", going on after step {from}") } else { String::new() };
+            format!("{name}: {total} steps{from}, in {}", directory.display())
+        }
+        Event::Step(record, total) => step(record, *total),
+        Event::Evaluated(record) => evaluation(record),
+        Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
+        Event::Rollout(done, of) | Event::Evaluating(_, done, of) => format!("{done}/{of}"),
     }
 }
 
