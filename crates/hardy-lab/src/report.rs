@@ -19,7 +19,7 @@ use crate::html::{escape, page, section};
 use crate::page::decide_together;
 use crate::robustness::RobustnessTable;
 use crate::run_records::{RunRecords, distinct_names};
-use crate::svg::COLOURS;
+use crate::svg::class_of;
 
 /// A run with what the sections need beside its records.
 struct Entry<'a> {
@@ -133,7 +133,7 @@ pub(crate) fn footer(runs: &[&RunRecords]) -> String {
 
 /// A run's name after a swatch of its colour.
 fn swatch(i: usize, name: &str) -> String {
-    format!("<span class=\"swatch c{}\"></span>{}", i % COLOURS, escape(name))
+    format!("<span class=\"swatch {}\"></span>{}", class_of(i), escape(name))
 }
 
 /// The names of all runs with their colours; empty for one run.

@@ -11,7 +11,7 @@ use crate::statistics::Interval;
 use axis::Axis;
 
 /// Colours before they repeat.
-pub const COLOURS: usize = 8;
+const COLOURS: usize = 8;
 /// From this many points a line is drawn faint, under its running mean.
 const SMOOTH_FROM: usize = 40;
 /// Points a line is thinned to; more would not be seen.
@@ -84,6 +84,13 @@ pub struct Point {
     pub interval: Option<Interval>,
 }
 
+/// The classes of the style that give the `i`-th series its colour, from 0; where colours repeat its lines are broken.
+#[must_use]
+pub fn class_of(i: usize) -> String {
+    let line = ["", " dash", " dot"][i / COLOURS % 3];
+    format!("c{}{line}", i % COLOURS)
+}
+
 /// Steps over which the running mean of `count` points is taken; odd.
 #[must_use]
 pub fn smoothing_window(count: usize) -> usize {
@@ -103,10 +110,14 @@ impl Chart {
         );
         plot.grid(&mut out, &self.x_label, self.size);
         for (i, one) in series.iter().enumerate() {
-            let _ = write!(out, "<g class=\"c{}\">", one.colour % COLOURS);
+            let _ = write!(out, "<g class=\"{}\">", class_of(one.colour));
             match self.style {
                 Style::Line => plot.line(&mut out, one, series.len()),
-                Style::Steps => plot.path(&mut out, "line", &steps(&one.points)),
+                Style::Steps => {
+                    // A rate that follows a curve has as many corners as steps.
+                    let corners = decimate::extremes(&steps(&one.points), most_points(series.len()));
+                    plot.path(&mut out, "line", &corners);
+                }
                 Style::Band => plot.band(&mut out, one),
                 Style::ErrorBars => plot.error_bars(&mut out, one, dodge(i, series.len())),
             }
@@ -183,7 +194,7 @@ impl Plot {
 
     /// A line, one of `lines`.
     fn line(&self, out: &mut String, series: &Series, lines: usize) {
-        let most = (MOST_IN_ALL / lines.max(1)).clamp(LEAST_POINTS, MOST_POINTS);
+        let most = most_points(lines);
         let window = smoothing_window(series.points.len());
         let raw: Vec<(f64, f64)> = series.points.iter().map(|point| (point.x, point.y)).collect();
         if window > 1 && lines <= FAINT_LINES {
@@ -250,6 +261,11 @@ impl Plot {
     }
 }
 
+/// Points of each of `lines` lines, at most.
+fn most_points(lines: usize) -> usize {
+    (MOST_IN_ALL / lines.max(1)).clamp(LEAST_POINTS, MOST_POINTS)
+}
+
 /// How far series `i` of `count` stands beside the tick, in pixels.
 fn dodge(i: usize, count: usize) -> f64 {
     9.0 * (i as f64 - (count as f64 - 1.0) / 2.0)
@@ -297,7 +313,9 @@ mod tests {
                 let svg = chart(style, &points).render();
                 assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-                assert!(!svg.contains("<e5>") && svg.contains("a &lt; b") && svg.contains("class=\"c1\""));
+                assert!(
+                    !svg.contains("<e5>") && svg.contains("a &lt; b") && svg.contains("class=\"c1 dash\"")
+                );
             }
         }
     }

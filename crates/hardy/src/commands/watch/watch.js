@@ -1,20 +1,26 @@
-// Keeps the page up to date: one fetch for all that has changed meanwhile, and what a reader opened stays open.
+// Keeps the page up to date: one fetch for all that has changed meanwhile, and what a reader opened, scrolled or is at stays so.
 "use strict";
 const now = document.getElementById("now");
 const state = document.getElementById("state");
 let busy = false, again = false;
 
-const name = (part) => {
-  const section = part.closest("section");
-  const heading = section ? section.querySelector("h2").textContent : "";
-  return heading + "/" + [...(section || now).querySelectorAll("details")].indexOf(part);
-};
+// What a reader can change, and where it stands: the section, and its number there among its like.
+const KINDS = ["details", "summary", ".scroll"];
+const parts = () => KINDS.flatMap((kind) => [...now.querySelectorAll("section")].flatMap((section) => {
+  const heading = section.querySelector("h2").textContent;
+  return [...section.querySelectorAll(kind)].map((part, i) => [`${heading}/${kind}/${i}`, part]);
+}));
 
 const show = (text) => {
-  const open = new Map([...now.querySelectorAll("details")].map((part) => [name(part), part.open]));
+  const was = new Map(parts().map(([name, part]) =>
+    [name, { open: part.open, left: part.scrollLeft, focus: part === document.activeElement }]));
   now.innerHTML = text;
-  for (const part of now.querySelectorAll("details")) {
-    if (open.has(name(part))) part.open = open.get(name(part));
+  for (const [name, part] of parts()) {
+    const before = was.get(name);
+    if (!before) continue;
+    if (before.open !== undefined) part.open = before.open;
+    if (before.left) part.scrollLeft = before.left;
+    if (before.focus) part.focus({ preventScroll: true });
   }
   state.textContent = "as of " + new Date().toLocaleTimeString();
 };
