@@ -38,6 +38,9 @@ pub struct Work {
     pub of: usize,
 }
 
+/// Draws something of a run into an area.
+type Part<'a> = dyn Fn(&mut Frame<'_>, Rect) + 'a;
+
 /// What is shown.
 pub struct View<'a> {
     /// The run; `None` before it has begun.
@@ -88,7 +91,7 @@ impl View<'_> {
 
     fn body(&self, frame: &mut Frame<'_>, area: Rect, records: &RunRecords) {
         let [curve, table] = LEAST;
-        let parts: [(u16, &dyn Fn(&mut Frame<'_>, Rect)); 4] = [
+        let parts: [(u16, &Part<'_>); 4] = [
             (curve, &|frame, area| charts::reward(frame, area, records)),
             (table, &|frame, area| tables::figures(frame, area, &records.metrics)),
             (curve, &|frame, area| charts::accuracy(frame, area, records)),

@@ -106,7 +106,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     match high - low {
         apart if apart > 0.0 => Some([low, high]),
-        apart if apart == 0.0 => Some([low - 0.5, high + 0.5]),
+        0.0 => Some([low - 0.5, high + 0.5]),
         _ => None,
     }
 }

@@ -36,7 +36,8 @@ pub fn figures(frame: &mut Frame<'_>, area: Rect, metrics: &MetricTable) {
         let number = |steps| metrics.recent(key, steps).map(|value| significant(value, 3));
         Some([(*caption).to_owned(), number(1)?, number(RECENT)?])
     };
-    draw(frame, area, "figures", ["", "last step", "mean of 10"], FIGURES.iter().filter_map(row).collect());
+    let table: Vec<Row> = FIGURES.iter().filter_map(row).collect();
+    draw(frame, area, "figures", ["", "last step", "mean of 10"], &table);
 }
 
 /// What was asked and what was measured: in training, and at every level of the last evaluation.
@@ -46,7 +47,7 @@ pub fn receipts(frame: &mut Frame<'_>, area: Rect, records: &RunRecords) {
         table.extend(asked_and_measured(&format!(" at {}", level.label), &level.receipts));
     }
     let title = if table.is_empty() { "errors: none were injected so far" } else { "errors" };
-    draw(frame, area, title, ["", "asked", "measured"], table);
+    draw(frame, area, title, ["", "asked", "measured"], &table);
 }
 
 /// A row for every group of sites; `at` says under what.
@@ -67,7 +68,7 @@ fn percent(error: f64) -> String {
     if error.is_finite() { format!("{} %", significant(100.0 * error, 3)) } else { "∞".to_owned() }
 }
 
-fn draw(frame: &mut Frame<'_>, area: Rect, title: &str, header: [&str; 3], table: Vec<Row>) {
+fn draw(frame: &mut Frame<'_>, area: Rect, title: &str, header: [&str; 3], table: &[Row]) {
     /// Columns of a number.
     const NUMBER: usize = 12;
     let area = titled(frame, area, Line::raw(title.to_owned()));
