@@ -84,7 +84,13 @@ fn read_whole(
 fn said(error: &ParquetError) -> String {
     let text = error.to_string();
     let text = text.lines().next().unwrap_or_default();
-    text.split_once(": ").map_or(text, |(_, reason)| reason).to_owned()
+    let reason = text.split_once(": ").map_or(text, |(_, reason)| reason);
+    match reason.strip_prefix("Disabled feature at compile time: ") {
+        Some(codec) => {
+            format!("it is compressed with {codec}; write it with snappy, zstd, gzip, lz4, or none")
+        }
+        None => reason.to_owned(),
+    }
 }
 
 fn record(row: &Row) -> Map<String, Value> {
@@ -181,9 +187,14 @@ mod tests {
 
     #[test]
     fn rows_of_all_groups_come_in_their_order() {
-        for compression in
-            [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())]
-        {
+        for compression in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::ZSTD(Default::default()),
+            Compression::GZIP(Default::default()),
+            Compression::LZ4,
+            Compression::LZ4_RAW,
+        ] {
             let (_dir, path) = five(compression);
             let problems = read(&path).unwrap();
             let truths: Vec<&str> = problems.iter().map(|problem| problem.truth.as_str()).collect();
@@ -214,6 +225,24 @@ mod tests {
             error.contains("row 0 (row group 0): lacks the field `answer`; found `question`, `solution`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_compression_that_is_not_read_is_named_with_those_that_are() {
+        // As pyarrow writes one row with Brotli.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/brotli.parquet");
+        let error = read(path.to_str().unwrap()).unwrap_err();
+        assert!(error.contains("compressed with brotli; write it with snappy, zstd, gzip"), "{error}");
+    }
+
+    #[test]
+    fn files_of_pyarrow_are_read() {
+        // Gzip, pages of version 2, one dictionary and one large string.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/pyarrow.parquet");
+        let problems = read(path.to_str().unwrap()).unwrap();
+        let found: Vec<_> =
+            problems.iter().map(|problem| (&problem.question[..], &problem.truth[..])).collect();
+        assert_eq!(found, [("one and two", "3"), ("two and two", "4")]);
     }
 
     #[test]
