@@ -82,10 +82,14 @@ impl Judged<'_> {
                 let created = inspect::created(self, "%FT%H-%M-%S+00-00");
                 vec![(format!("{created}_{task}-{at}.json"), pretty(&inspect::log(self)))]
             }
-            Form::LmEval => vec![
-                (format!("{at}/results_{task}.json"), pretty(&lm_eval::results(self))),
-                (format!("{at}/samples_{task}.jsonl"), lines(&lm_eval::samples(self))),
-            ],
+            Form::LmEval => {
+                // The harness reads the task out of a name up to its last `_`, and the time after it.
+                let created = inspect::created(self, "%FT%H-%M-%S.000000");
+                vec![
+                    (format!("{at}/results_{created}.json"), pretty(&lm_eval::results(self))),
+                    (format!("{at}/samples_{task}_{created}.jsonl"), lines(&lm_eval::samples(self))),
+                ]
+            }
             Form::Csv => Vec::new(),
         }
     }
