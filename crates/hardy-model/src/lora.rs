@@ -121,7 +121,7 @@ impl<B: NoisyBackend> Decoder<B> {
     /// # Errors
     /// Adapters that do not fit: a rank larger than a matrix, or a module that does not exist; a model that has some
     /// already, since new ones would stand on a base that is no model of its own.
-    pub fn with_lora(&self, lora: &Lora, base: &str, seed: u64) -> Result<Self> {
+    pub fn with_lora(self, lora: &Lora, base: &str, seed: u64) -> Result<Self> {
         if let Some(held) = &self.blueprint.adapters {
             return Err(Error::Lora(format!(
                 "{base} holds adapters for {} already; leave out [lora] to train those further, or start from the model \
@@ -144,14 +144,16 @@ impl<B: NoisyBackend> Decoder<B> {
         Ok(self.with_adapter_tensors(initial.collect(), blueprint))
     }
 
-    /// The same decoder with adapters whose tensors are given in the order of `blueprint`.
-    pub(crate) fn with_adapter_tensors(&self, tensors: Vec<HostTensor>, blueprint: Blueprint) -> Self {
+    /// The same decoder with adapters whose tensors are given in the order of `blueprint`. Its own parameters go to 16 bits
+    /// one after another, so that both kinds are never there as a whole.
+    pub(crate) fn with_adapter_tensors(mut self, tensors: Vec<HostTensor>, blueprint: Blueprint) -> Self {
         let device = self.parameters[0].device();
         let upload = |tensor: HostTensor| {
             let shape = [tensor.shape[0], tensor.shape[1]];
             Tensor::from_data(TensorData::new(tensor.data, shape), &device)
         };
-        let mut parameters = self.parameters[..blueprint.frozen].to_vec();
+        self.parameters.truncate(blueprint.frozen);
+        let mut parameters = self.parameters;
         parameters.iter_mut().for_each(narrow);
         parameters.extend(tensors.into_iter().map(upload));
         Self { blueprint: blueprint.into(), parameters }

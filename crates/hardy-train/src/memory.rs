@@ -48,6 +48,10 @@ pub struct MemoryEstimate {
     pub peak: usize,
     /// Tokens of the longest of the measured prompts.
     pub longest_prompt: usize,
+    /// On disk: a checkpoint for use.
+    pub saved_bytes: usize,
+    /// On disk: what it takes beside it to go on.
+    pub resume_bytes: usize,
 }
 
 impl MemoryEstimate {
@@ -80,15 +84,18 @@ impl MemoryEstimate {
         let sequence = longest_prompt + train.max_new_tokens;
         // A group shares its prompt; responses may end before they are cut off.
         let step = train.prompts_per_step * longest_prompt + samples * train.max_new_tokens;
-        let tokens = train.micro_batch_tokens.min(step.div_ceil(train.minibatches)).max(sequence);
+        // A pass goes over prompts of one block.
+        let in_update = train.prompts_per_step.div_ceil(train.minibatches);
+        let blocks = train.gradient_blocks.min(in_update).max(1);
+        let block = in_update.div_ceil(blocks) * (step / train.prompts_per_step);
+        let tokens = train.micro_batch_tokens.min(block).max(sequence);
         let kept = if train.activation_checkpointing {
             sizes.layers * sizes.hidden + sizes.per_layer()
         } else {
             sizes.layers * sizes.per_layer()
         };
         // Sums that the tree over blocks holds at once.
-        let blocks = train.gradient_blocks.min(train.prompts_per_step.div_ceil(train.minibatches));
-        let sums = 1 + blocks.max(1).ilog2() as usize;
+        let sums = 1 + blocks.ilog2() as usize;
         let bytes = |values: usize| VALUE * values;
         let mut estimate = Self {
             parameters: bytes(sizes.trained)
@@ -104,6 +111,8 @@ impl MemoryEstimate {
             base: BASE,
             peak: 0,
             longest_prompt,
+            saved_bytes: sizes.checkpoint(config.checkpoint.dtype),
+            resume_bytes: sizes.resuming(config.checkpoint.dtype),
         };
         let rollout = estimate.frozen_weights + estimate.saved_weights + estimate.kv_cache + estimate.prefill;
         let training = estimate.gradients + estimate.activations + estimate.scratch;
@@ -186,6 +195,21 @@ impl Sizes {
             keys: config.kv_heads * config.head_dim,
             qk_norm: config.qk_norm,
         }
+    }
+
+    /// Bytes of a checkpoint for use; adapters are saved alone, in f32.
+    fn checkpoint(&self, dtype: Dtype) -> usize {
+        match dtype {
+            _ if self.frozen > 0 => VALUE * self.trained,
+            Dtype::F32 => VALUE * self.parameters,
+            Dtype::Bf16 | Dtype::F16 => VALUE / 2 * self.parameters,
+        }
+    }
+
+    /// Bytes of two moments, and of masters where weights are not saved in f32.
+    fn resuming(&self, dtype: Dtype) -> usize {
+        let masters = if self.frozen > 0 || dtype == Dtype::F32 { 0 } else { self.trained };
+        VALUE * (2 * self.trained + masters)
     }
 
     /// Bytes of so many parameters that nobody trains.

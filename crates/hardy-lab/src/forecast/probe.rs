@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
+use burn::tensor::Tensor;
 use hardy_model::{Generation, Prompt, Sampler, generate};
 use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
+    adamw::AdamW,
     config::RunConfig,
     encode::{prompt_sequence, sample_sequence},
     error::Result,
-    gradients::Gradients,
+    gradients::{Gradients, digests},
     policy::log_probs,
     recording::Recording,
     sequence::{Packed, Sequence},
@@ -23,6 +25,9 @@ const TOKENS: usize = 8;
 /// Tokens of the pass of training, at most.
 const PASS: usize = 512;
 
+/// Elements on which the optimizer makes a step, at most.
+const ELEMENTS: usize = 1 << 22;
+
 /// What a probe measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rates {
@@ -36,6 +41,8 @@ pub struct Rates {
     pub forward_seconds_per_token: f64,
     /// A token's forward and backward pass.
     pub update_seconds_per_token: f64,
+    /// A step of the optimizer on all that is trained, digests of gradients and weights included.
+    pub optimizer_seconds: f64,
     /// How long the probe took.
     pub probe_seconds: f64,
 }
@@ -64,6 +71,7 @@ impl Rates {
             decode_seconds_per_sequence: per_sequence,
             forward_seconds_per_token: forward,
             update_seconds_per_token: update,
+            optimizer_seconds: optimizer(trainer),
             probe_seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -96,6 +104,21 @@ fn decode<B: NoisyBackend>(
     let started = Instant::now();
     generate(&trainer.policy.decoder, &[prompt], &how, &noise, |_| {});
     started.elapsed().as_secs_f64()
+}
+
+/// Seconds of a step of the optimizer, from one on [`ELEMENTS`] elements.
+fn optimizer<B: NoisyBackend>(trainer: &Trainer<B>) -> f64 {
+    let trained = trainer.policy.decoder.trained();
+    let total: usize = trained.iter().map(|p| p.dims().iter().product::<usize>()).sum();
+    let Some(device) = trained.first().map(Tensor::device) else { return 0.0 };
+    let measured = total.min(ELEMENTS);
+    let [mut parameter, gradient] = [0, 1].map(|_| [Tensor::<B, 2>::ones([1, measured], &device)]);
+    let mut adamw = AdamW::new(&parameter, [0.9, 0.999], 0.0);
+    let started = Instant::now();
+    adamw.step(&mut parameter, gradient.to_vec(), 1e-3);
+    digests(&gradient);
+    digests(&parameter);
+    started.elapsed().as_secs_f64() * total as f64 / measured.max(1) as f64
 }
 
 /// Seconds of a token in a forward pass, and in a forward and backward pass.

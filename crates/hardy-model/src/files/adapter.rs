@@ -99,7 +99,7 @@ impl<B: NoisyBackend> Decoder<B> {
     ///
     /// # Errors
     /// Adapters that can not be read, do not fit, or were made for another base.
-    pub fn with_adapter_from(&self, dir: &Path) -> Result<Self> {
+    pub fn with_adapter_from(self, dir: &Path) -> Result<Self> {
         let adapters = read_adapter_config(dir)?;
         let found = self.base().fingerprint();
         if !adapters.fingerprint.is_empty() && adapters.fingerprint != found {
@@ -112,7 +112,7 @@ impl<B: NoisyBackend> Decoder<B> {
         let file = Stored::open(&dir.join(WEIGHTS))?;
         let tensors = read_all(&file, specs)?;
         refuse_others(&file, specs)?;
-        Ok(self.base().with_adapter_tensors(tensors, blueprint))
+        Ok(self.with_adapter_tensors(tensors, blueprint))
     }
 
     /// Writes the adapters into `dir`, which exists; nothing without adapters.

@@ -185,5 +185,9 @@ fn a_dry_run_says_what_a_run_will_take() {
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&plan["memory"]["peak"]) > 0.0 && number(&plan["disk_bytes"]) > 0.0);
     let time = &plan["time"];
-    assert!(number(&time["total_seconds"]) > 0.0 && number(&time["rates"]["probe_seconds"]) < 60.0);
+    assert!(
+        number(&time["total_seconds"]) > 0.0
+            && number(&time["optimizer_seconds"]) > 0.0
+            && number(&time["rates"]["probe_seconds"]) < 60.0
+    );
 }

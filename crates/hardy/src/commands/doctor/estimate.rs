@@ -88,7 +88,7 @@ fn text(outcome: &Outcome) -> String {
         out += &format!("{} does not tell how much memory it has\n", outcome.device);
     }
     if outcome.fits == Some(false) {
-        out += "less: train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch\n";
+        out += "less: train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch, train.gradient_blocks\n";
     }
     out
 }

@@ -37,7 +37,7 @@ impl Planned {
             format::short_count(forecast.tokens as f64)
         );
         out += &format!("  memory  {} at most{}\n", size(forecast.memory.peak as u64), self.available());
-        out += &format!("  disk    {} of checkpoints\n", size(forecast.disk_bytes));
+        out += &format!("  disk    {} of checkpoints at most\n", size(forecast.disk_bytes));
         out + &self.time()
     }
 
@@ -49,14 +49,16 @@ impl Planned {
     fn time(&self) -> String {
         let Some(time) = &self.forecast.time else {
             return "  time    not measured: the run does not fit into the memory that is free; less: \
-                    train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch, [lora]\n"
+                    train.micro_batch_tokens, train.activation_checkpointing = true, train.rollout_batch, \
+                    train.gradient_blocks, [lora]\n"
                 .to_owned();
         };
-        let [rollout, log_probs, update] =
-            [time.rollout_seconds, time.log_probs_seconds, time.update_seconds].map(duration);
+        let [rollout, log_probs, update, optimizer] =
+            [time.rollout_seconds, time.log_probs_seconds, time.update_seconds, time.optimizer_seconds]
+                .map(duration);
         format!(
-            "  time    {} in all: {} a step (rollout {rollout}, old log-probabilities {log_probs}, update {update}), {} an \
-             evaluation\n          by a probe of {:.1} s on this machine as it is now, were every response as long as it \
+            "  time    {} in all: {} a step (rollout {rollout}, old log-probabilities {log_probs}, update {update}, optimizer \
+             {optimizer}), {} an evaluation\n          by a probe of {:.1} s on this machine as it is now, were every response as long as it \
              may be\n",
             duration(time.total_seconds),
             duration(time.step_seconds()),
