@@ -452,3 +452,87 @@ fn noise_that_is_silent_in_the_first_step_with_a_gradient_ends_the_run_there() {
     // Not in the first, where no response was better than another.
     assert_eq!(metrics(dir.path()).len(), 2);
 }
+
+#[test]
+fn learned_sigmas_move_are_recorded_and_go_on_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let changes = |target: &'static str| {
+        let learned = r#"aqn={ schedule = "learned", sigma = 0.01, learning_rate = 0.1, target = "TARGET" }"#;
+        let aqn = learned.replace("TARGET", target);
+        move |more: &[&str]| config(&[&["train.reward=flexible", "checkpoint.every=2", &aqn], more].concat())
+    };
+    for (target, parts) in [("hidden_states", 4), ("rms_norm", 5)] {
+        let with = changes(target);
+        let [whole, cut, split] = ["whole", "cut", "split"].map(|name| dir.path().join(target).join(name));
+        go(&with(&["checkpoint.optimizer=all"]), &whole, false);
+        let lines = metrics(&whole);
+        let of = |line: &Value| {
+            let all = line.as_object().unwrap().iter();
+            all.filter(|(key, _)| key.starts_with("aqn_sigma/"))
+                .map(|(_, x)| x.as_f64().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let moved = |sigma: f64| (sigma / 0.01).ln().abs() > 1e-3;
+        let first = of(&lines[0]);
+        assert!(first.len() == parts && first.iter().all(|&sigma| !moved(sigma)), "{target}: {first:?}");
+        let last = of(lines.last().unwrap());
+        assert!(last.iter().all(|&sigma| moved(sigma) && sigma > 0.0), "{target}: {last:?}");
+        let asked = receipts(&whole).into_iter().filter(|receipt| receipt["kind"] == "absolute_gaussian");
+        let asked: Vec<f64> = asked.map(|receipt| receipt["asked"].as_f64().unwrap()).collect();
+        assert!(asked.len() >= parts && asked.iter().any(|&asked| (asked - 0.01).abs() > 1e-6), "{asked:?}");
+        // Cut off after its second step.
+        go(&with(&["checkpoint.optimizer=all"]), &cut, false);
+        fs::remove_dir_all(checkpoint::directory(&cut, 4)).unwrap();
+        fs::remove_file(cut.join("eval/step-000004.json")).unwrap();
+        fs::remove_file(cut.join("report.html")).unwrap();
+        go(&with(&["checkpoint.optimizer=all"]), &cut, true);
+        assert_eq!(metrics(&cut), lines, "{target}");
+        // Split otherwise, sigmas move alike.
+        go(&with(&["train.micro_batch_tokens=150", "train.steps=2"]), &split, false);
+        for (one, other) in of(&lines[1]).into_iter().zip(of(&metrics(&split)[1])) {
+            assert!((one / other - 1.0).abs() < 1e-6, "{target}: {one} {other}");
+        }
+    }
+}
+
+#[test]
+fn scores_are_centered_by_what_rollouts_and_training_differ_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |name: &str, changes: &[&str], aqn: bool| {
+        let changes = [&["train.reward=flexible", "train.steps=3", "eval.n=1"], changes].concat();
+        let mut config = config(&changes);
+        if !aqn {
+            config.aqn = None;
+        }
+        go(&config, &dir.path().join(name), false);
+        metrics(&dir.path().join(name))
+    };
+    let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
+    // Where both agree to the bit nothing is subtracted, and the way through the logits leads to the same gradient.
+    let plain = lines("plain", &["noise=[]", "train.entropy_coefficient=0.01"], false);
+    let centered = lines(
+        "centered",
+        &["noise=[]", "train.entropy_coefficient=0.01", "train.score_centering=true"],
+        false,
+    );
+    for (plain, centered) in plain.iter().zip(&centered) {
+        assert!(number(centered, "score_drift") < 1e-12, "{centered}");
+        let (one, other) = (number(plain, "grad_norm"), number(centered, "grad_norm"));
+        assert!((one / other - 1.0).abs() < 1e-5, "{one} {other}");
+    }
+    assert!(plain[0].get("score_drift").is_none());
+    // Under errors of the rollouts alone it is, with every correction and however the update is split.
+    let noise =
+        r#"noise=[{ at = "weight", ops = ["linear"], during = ["rollout"], error = { kind = "mxfp4" } }]"#;
+    let every = ["train.micro_batch_tokens=200", "train.tis_cap=2.0", "train.icepop_bound=2.0"];
+    let whole = lines("whole", &[noise, "train.score_centering=true"], true);
+    for change in every {
+        let other = lines(change, &[noise, "train.score_centering=true", change], true);
+        let (one, other) = (number(&whole[0], "score_drift"), number(&other[0], "score_drift"));
+        assert!(one > 1e-3 && other > 0.0, "{change}: {one} {other}");
+        if change == every[0] {
+            assert!((one / other - 1.0).abs() < 1e-6, "{one} {other}");
+        }
+    }
+    assert_ne!(whole[2]["grad_norm"], lines("off", &[noise], true)[2]["grad_norm"]);
+}

@@ -240,6 +240,11 @@ impl Blueprint {
         }
     }
 
+    /// The site of the embedding.
+    pub fn embedding_site(&self) -> SiteId {
+        self.embedding.site
+    }
+
     /// Every site with a weight, in their order, with the places of its weight and bias among the parameters.
     pub fn weights(&self) -> Vec<(SiteId, usize, Option<usize>)> {
         let norms = self.layers.iter().flat_map(|layer| {

@@ -82,6 +82,25 @@ impl Noise {
         weight_sums::take_all(self.gathering.as_ref().expect("noise that gathers gradients"))
     }
 
+    /// Takes, for every site, what gradients have said since [`Noise::gathering`] of the scale of a learned rule at its
+    /// output; before [`Noise::take_sums`].
+    ///
+    /// # Panics
+    /// If the noise does not gather.
+    pub fn take_scales(&self) -> Vec<f64> {
+        self.gathering.as_ref().expect("noise that gathers gradients").take_scales()
+    }
+
+    /// The gradient of the weight of `site` that was gathered, before the errors of ∂W; empty where none was.
+    pub(crate) fn with_gathered_weight<T>(&self, SiteId(site): SiteId, of: impl FnOnce(&[f32]) -> T) -> T {
+        self.gathering.as_ref().expect("noise that gathers gradients").with_weight(site, of)
+    }
+
+    /// The errors of every site that has any.
+    pub(crate) fn all_sites(&self) -> impl Iterator<Item = Errors> + '_ {
+        (0..self.sites.len()).map(|site| self.errors(SiteId(site)))
+    }
+
     /// The same noise, under which [`Noise::gathered`] finds `sums`.
     #[must_use]
     pub fn with_sums(self, sums: GradientSums) -> Self {
@@ -123,7 +142,7 @@ impl Noise {
     /// The part of `site`, for an activation whose rows have the addresses `rows`.
     pub fn at(&self, site: SiteId, rows: &Rows) -> At {
         let watch = self.watchers.at(site.0);
-        let gathering = self.gathering.as_ref().map(|sums| (Arc::clone(sums), site.0));
+        let gathering = self.gathering.clone().map(|sums| (sums, site.0));
         At { errors: self.errors(site), rows: rows.clone(), watch, gathering }
     }
 

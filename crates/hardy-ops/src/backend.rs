@@ -489,6 +489,7 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         let state = (x.primitive.clone(), w.primitive.clone(), b.is_some(), at.clone(), exact);
         record::<B, C, _, 3>([x, w, b.unwrap_or(w)], y, state, |(x, w, has_bias, at, exact), grad, needs| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            at.gather_scale::<B>(&grad);
             let needs = [needs[0], needs[1], needs[2] && *has_bias];
             let [dx, dw, db] = B::noisy_linear_backward(x, w, &grad, needs, at);
             let dx = dx.map(|dx| clip::gradient::<B>(at, Point::Input, x, dx));
@@ -589,6 +590,7 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         let state = (w.primitive.clone(), ids.to_vec(), at.clone(), exact);
         record::<B, C, _, 1>([w], y, state, |(w, ids, at, exact), grad, _| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
+            at.gather_scale::<B>(&grad);
             let dw = B::noisy_embedding_backward(w, ids, &grad, at);
             [dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw))]
         })

@@ -45,6 +45,8 @@ pub(crate) struct Injection {
     pub perturbation: Perturbation,
     pub keys: [Keys; 2],
     pub tally: Arc<Tally>,
+    /// Whether its scale is learned.
+    pub learned: bool,
     /// Whether it was counted; of a weight only the first time is, for its error stays the same through a phase of a
     /// step.
     pub counted: Arc<AtomicBool>,

@@ -12,6 +12,7 @@ mod clip;
 pub mod device;
 mod errors;
 mod glob;
+mod learned;
 mod narrow;
 mod observer;
 pub mod ops;

@@ -60,6 +60,17 @@ pub enum BindError {
         /// The first such module.
         module: String,
     },
+    /// The rule's scale is to be learned by the gradient of a weight that is not trained.
+    #[error(
+        "rule {number} learns its scale by the gradient of {module}'s weight, but that weight is frozen and has none; \
+         perturb what is not: `aqn.target = \"hidden_states\"` for AQN"
+    )]
+    LearnedOnFrozen {
+        /// The number of the rule, from 1.
+        number: usize,
+        /// The first such module.
+        module: String,
+    },
     /// The rule selects nothing.
     #[error("rule {number} matches no site: it asks for {rule}, but the model has {sites}")]
     NoSite {
@@ -107,6 +118,9 @@ impl Plan {
                     if point == Point::GradWeight && frozen(at) {
                         without_gradient.get_or_insert(at);
                         continue;
+                    }
+                    if rule.learned && point == Point::Weight && frozen(at) {
+                        return Err(BindError::LearnedOnFrozen { number, module: at.module.clone() });
                     }
                     let earlier = self.rules[..index].iter();
                     let ordinal = earlier
@@ -191,6 +205,18 @@ impl BoundPlan {
         &self.plan
     }
 
+    /// Gives a rule another scale, from the next [`BoundPlan::noise`] on.
+    pub fn set_scale(&mut self, rule: usize, scale: f64) {
+        let rule = &mut self.plan.rules[rule];
+        rule.error = rule.error.with_scale(scale);
+    }
+
+    /// The sites and points at which a rule acts in `phase`.
+    pub(crate) fn places(&self, rule: usize, phase: Phase) -> impl Iterator<Item = (SiteId, Point)> + '_ {
+        let slots = self.slots.iter().filter(move |slot| (slot.rule, slot.phase) == (rule, phase));
+        slots.map(|slot| (slot.site, slot.point))
+    }
+
     /// The noise of one phase at one step.
     pub fn noise(&self, phase: Phase, step: u64) -> Noise {
         let mut sites: Vec<Option<SiteNoise>> = vec![None; self.sites.len()];
@@ -202,7 +228,8 @@ impl BoundPlan {
             slot.tally.arm();
             let keys = ["lhs", "rhs"].map(|operand| self.keys(slot, step, operand));
             let tally = Arc::clone(&slot.tally);
-            let injection = Injection { perturbation, keys, tally, counted: Arc::default() };
+            let learned = self.plan.rules[slot.rule].learned;
+            let injection = Injection { perturbation, keys, tally, learned, counted: Arc::default() };
             sites[slot.site.0].get_or_insert_default().push(slot.point, injection);
         }
         Noise::new(sites.into_iter().map(|site| site.map(Arc::new)).collect())

@@ -41,6 +41,13 @@ pub struct Rule {
     /// The scale at every step, in place of `error.scale`; 0 is off. This is how AQN follows its schedule.
     #[serde(skip)]
     pub schedule: Option<Arc<[f64]>>,
+    /// Whether the scale is learned: training asks for the loss's derivative in it ([`BoundPlan::scale_gradients`]) and sets
+    /// it ([`BoundPlan::set_scale`]). For absolute Gaussian noise on weights and outputs, in training.
+    ///
+    /// [`BoundPlan::scale_gradients`]: crate::BoundPlan::scale_gradients
+    /// [`BoundPlan::set_scale`]: crate::BoundPlan::set_scale
+    #[serde(skip)]
+    pub learned: bool,
 }
 
 fn output() -> Point {
@@ -103,6 +110,11 @@ pub enum RuleError {
         "`pass` names only `backward`, which only the phase `train` has, and the rule does not act there"
     )]
     NoBackward,
+    /// The scale can not be learned.
+    #[error(
+        "the scale of error {0} can not be learned here: absolute_gaussian's can, at = \"output\" or \"weight\""
+    )]
+    NotLearned(&'static str),
     /// The pass excludes the point.
     #[error("`at = \"{0}\"` is a point of the backward pass, but `pass` does not name `backward`")]
     PassExcludesPoint(&'static str),
@@ -121,6 +133,7 @@ impl Rule {
             pass: forward(),
             error: Perturbation::RelativeGaussian { scale },
             schedule: None,
+            learned: false,
         }
     }
 
@@ -152,6 +165,7 @@ impl Rule {
             check.map_err(|wrong| RuleError::Schedule { step, wrong })?;
         }
         self.check_it_acts()?;
+        self.check_learned()?;
         if self.during.as_ref().is_some_and(Vec::is_empty) {
             return Err(RuleError::Never("during"));
         }
@@ -177,6 +191,15 @@ impl Rule {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to learn a scale in which the loss has no derivative here.
+    fn check_learned(&self) -> Result<(), RuleError> {
+        let gaussian = matches!(self.error, Perturbation::AbsoluteGaussian { .. });
+        if self.learned && !(gaussian && matches!(self.at, Point::Output | Point::Weight)) {
+            return Err(RuleError::NotLearned(self.error.kind_name()));
+        }
+        Ok(())
     }
 
     /// Checks that the error can be where the rule puts it.

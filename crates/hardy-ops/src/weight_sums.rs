@@ -1,7 +1,7 @@
 //! The gradients of weights, summed up in place over the micro-batches of an update. The error on ∂W falls on the sum, so
 //! that it is one error an update however the batch is cut.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hardy_numerics::ErrorEnergy;
 
@@ -14,13 +14,37 @@ use crate::{
 };
 
 /// The sums of every site.
-pub(crate) type WeightSums = Arc<[Mutex<SiteSums>]>;
+#[derive(Clone, Debug)]
+pub(crate) struct WeightSums(Arc<[Mutex<SiteSums>]>);
+
+impl WeightSums {
+    fn of(&self, site: usize) -> MutexGuard<'_, SiteSums> {
+        self.0[site].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to ∂L/∂scale of a learned rule at a site's output.
+    pub fn add_scale(&self, site: usize, along: f64) {
+        self.of(site).scale += along;
+    }
+
+    /// Takes those of all sites.
+    pub fn take_scales(&self) -> Vec<f64> {
+        (0..self.0.len()).map(|site| std::mem::take(&mut self.of(site).scale)).collect()
+    }
+
+    /// The sum of a weight's gradient.
+    pub fn with_weight<T>(&self, site: usize, of: impl FnOnce(&[f32]) -> T) -> T {
+        of(&self.of(site).weight.total)
+    }
+}
 
 /// The sums of one site's gradients, empty until something is added.
 #[derive(Debug, Default)]
 pub(crate) struct SiteSums {
     weight: Sum,
     bias: Vec<f32>,
+    /// ∂L/∂scale of a learned rule at the output; handed to nobody with the others.
+    scale: f64,
 }
 
 /// The sum of a weight's gradient.
@@ -82,7 +106,7 @@ impl GradientSums {
         };
         let site = |lengths: &[usize; PARTS]| {
             let [total, exact, bias] = lengths.map(&mut next);
-            SiteSums { weight: Sum { total, exact }, bias }
+            SiteSums { weight: Sum { total, exact }, bias, scale: 0.0 }
         };
         Self(lengths.as_chunks().0.iter().map(site).collect())
     }
@@ -115,22 +139,22 @@ fn add(own: &mut Vec<f32>, other: Vec<f32>) {
 
 /// No sums yet, for `sites` sites.
 pub(crate) fn empty(sites: usize) -> WeightSums {
-    (0..sites).map(|_| Mutex::default()).collect()
+    WeightSums((0..sites).map(|_| Mutex::default()).collect())
 }
 
 /// Takes the sums of all sites.
 pub(crate) fn take_all(sums: &WeightSums) -> GradientSums {
-    GradientSums((0..sums.len()).map(|site| take(sums, site)).collect())
+    GradientSums((0..sums.0.len()).map(|site| take(sums, site)).collect())
 }
 
 /// Sums that were taken, to go on with.
 pub(crate) fn from_taken(GradientSums(sums): GradientSums) -> WeightSums {
-    sums.into_iter().map(Mutex::new).collect()
+    WeightSums(sums.into_iter().map(Mutex::new).collect())
 }
 
 /// Takes the sums of a site.
 fn take(sums: &WeightSums, site: usize) -> SiteSums {
-    std::mem::take(&mut sums[site].lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut sums.of(site))
 }
 
 impl At {
@@ -143,7 +167,7 @@ impl At {
     ) -> Option<Vec<f32>> {
         let rounded = self.accumulation(Point::GradWeight).is_some();
         if let Some((sums, site)) = &self.gathering {
-            let mut sums = sums[*site].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sums = sums.of(*site);
             sums.weight.reserve(len, rounded);
             add(&mut sums.weight);
             return None;
@@ -161,7 +185,7 @@ impl At {
             add(&mut sum);
             return Some(sum);
         };
-        let mut sums = sums[*site].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = sums.of(*site);
         sums.bias.resize(len, 0.0);
         add(&mut sums.bias);
         None
@@ -185,7 +209,7 @@ impl At {
         SiteId(site): SiteId,
         w: &Primitive<B>,
     ) -> [Option<Primitive<B>>; 2] {
-        let SiteSums { weight, bias } = take(sums, site);
+        let SiteSums { weight, bias, .. } = take(sums, site);
         let shape @ [_, width] = shape_of::<B>(w);
         let dw = (!weight.total.is_empty()).then(|| {
             let dw = B::upload(self.finish(weight, width), shape, w);

@@ -267,6 +267,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             pass,
             error,
             schedule: None,
+            learned: false,
         },
     )
 }

@@ -24,6 +24,7 @@ use crate::{
     adamw::AdamW,
     config::{CheckpointSection, Kept},
     error::{Error, Result},
+    learned_sigma::{LearnedSigma, SigmaState},
     policy::Policy,
 };
 
@@ -47,6 +48,8 @@ pub struct Learner<'a, B: NoisyBackend> {
     pub plan: &'a BoundPlan,
     /// The counts.
     pub counts: Counts,
+    /// The sigmas of AQN, where they are learned.
+    pub sigma: Option<&'a LearnedSigma>,
 }
 
 /// The same, to be set back.
@@ -58,6 +61,8 @@ pub struct Restoring<'a, B: NoisyBackend> {
     pub optimizer: &'a mut AdamW<B>,
     /// The plan, with its receipts.
     pub plan: &'a BoundPlan,
+    /// The sigmas of AQN, where they are learned.
+    pub sigma: Option<&'a mut LearnedSigma>,
 }
 
 /// How far a training loop has come.
@@ -77,6 +82,8 @@ struct State {
     counts: Counts,
     optimizer_steps: u64,
     receipts: Vec<Receipt>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    aqn: Option<SigmaState>,
 }
 
 /// The directory of the checkpoint after `step` updates.
@@ -141,7 +148,7 @@ pub fn save<B: NoisyBackend>(run: &Path, learner: &Learner<B>, how: &CheckpointS
 }
 
 fn write<B: NoisyBackend>(dir: &Path, learner: &Learner<B>, dtype: Dtype) -> Result<()> {
-    let Learner { policy, optimizer, plan, counts } = learner;
+    let Learner { policy, optimizer, plan, counts, sigma } = learner;
     policy.save(dir, dtype)?;
     if counts.step == 0 {
         return Ok(());
@@ -154,7 +161,9 @@ fn write<B: NoisyBackend>(dir: &Path, learner: &Learner<B>, dtype: Dtype) -> Res
         B::host(&moment.into_primitive().tensor())
     };
     write_each(&dir.join(OPTIMIZER), &moments(&policy.decoder.blueprint), Dtype::F32, moment)?;
-    let state = State { counts: *counts, optimizer_steps: optimizer.steps, receipts: plan.receipts() };
+    let aqn = sigma.map(|sigma| sigma.state().clone());
+    let (optimizer_steps, receipts) = (optimizer.steps, plan.receipts());
+    let state = State { counts: *counts, optimizer_steps, receipts, aqn };
     let state = serde_json::to_value(state).map_err(|error| Error::config(error.to_string()))?;
     Ok(write_json(&dir.join(STATE), &state)?)
 }
@@ -211,7 +220,7 @@ fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// A checkpoint that is not whole, or belongs to another model.
 pub fn restore<B: NoisyBackend>(dir: &Path, to: Restoring<B>) -> Result<(Counts, Option<String>)> {
-    let Restoring { policy, optimizer, plan } = to;
+    let Restoring { policy, optimizer, plan, sigma } = to;
     let wrong = |reason: String| Error::Checkpoint { path: dir.to_owned(), reason };
     let text = fs::read_to_string(dir.join(STATE)).map_err(Error::file(&dir.join(STATE)))?;
     let unreadable = |error: serde_json::Error| wrong(format!("{STATE}: {error}"));
@@ -229,6 +238,10 @@ pub fn restore<B: NoisyBackend>(dir: &Path, to: Restoring<B>) -> Result<(Counts,
         let moment = &mut held[index / MOMENTS.len()][index % MOMENTS.len()];
         *moment = Tensor::from_data(TensorData::new(data, moment.dims()), &moment.device());
     })?;
+    let restored = sigma.is_none_or(|sigma| state.aqn.is_some_and(|state| sigma.restore(state)));
+    if !restored {
+        return Err(wrong(format!("{STATE} holds no sigma for each of the layers that learn one")));
+    }
     optimizer.steps = state.optimizer_steps;
     plan.restore(&state.receipts);
     Ok((state.counts, note))

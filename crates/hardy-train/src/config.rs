@@ -23,7 +23,7 @@ use crate::{
     toml_errors::{self, TomlError},
 };
 
-pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide};
+pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide, Learning};
 pub use checkpoint::{Best, CheckpointSection, Kept};
 pub use data::{DataSection, Overlong};
 pub use precision::Precision;
@@ -197,8 +197,10 @@ impl RunConfig {
         scan: Option<&ScanFile>,
     ) -> Result<Plan> {
         let mut rules = self.noise.clone();
-        if let Some(aqn) = &self.aqn {
-            rules.extend(aqn.rules(&aqn.sigmas(total_steps, steps_per_epoch)?, layers, scan)?);
+        match &self.aqn {
+            None => {}
+            Some(aqn) if aqn.learning().is_some() => rules.extend(aqn.learned_rules(layers)),
+            Some(aqn) => rules.extend(aqn.rules(&aqn.sigmas(total_steps, steps_per_epoch)?, layers, scan)?),
         }
         Ok(Plan { rules, seed: self.seed, streams: self.streams })
     }
@@ -234,7 +236,8 @@ impl RunConfig {
         if self.reward.is_empty() {
             train.reward.get_or_insert_default();
         }
-        Self { train, eval, ..self.clone() }
+        let aqn = self.aqn.as_ref().map(AqnSection::resolved);
+        Self { train, eval, aqn, ..self.clone() }
     }
 
     /// The configuration, resolved, as TOML.
@@ -296,6 +299,7 @@ impl RunConfig {
         }
         self.data.check(true)?;
         self.train.check()?;
+        self.aqn.as_ref().map_or(Ok(()), AqnSection::check)?;
         self.check_rewards()?;
         self.check_tokens()?;
         if self.eval.noise_levels.is_empty() {

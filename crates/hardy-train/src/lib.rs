@@ -17,6 +17,7 @@ pub mod early_word;
 pub mod encode;
 pub mod error;
 pub mod gradients;
+pub mod learned_sigma;
 pub mod learning_rate;
 pub mod machine;
 pub mod memory;

@@ -29,9 +29,9 @@ pub struct StepRecord {
     /// Its standard deviation.
     pub reward_std: f64,
     /// Mean score of each of several graders, and of whatever a reward program said, of all responses sampled, as
-    /// `reward/NAME`.
+    /// `reward/NAME`; learned sigmas as `aqn_sigma/LAYER`.
     #[serde(flatten)]
-    pub rewards: BTreeMap<String, f64>,
+    pub named: BTreeMap<String, f64>,
     /// Share of all responses sampled that are right in the rewarded form.
     pub strict_accuracy: f64,
     /// Share of them that are right in any form.
@@ -102,6 +102,10 @@ pub struct StepRecord {
     /// Share of tokens that IcePop left out; absent without it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub icepop_masked_share: Option<f64>,
+    /// Mean length Σ_v |∂/∂logit_v| of the expected score of a token, which centering subtracts: 0 where rollouts and
+    /// training agree; absent without it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub score_drift: Option<f64>,
     /// Mean entropy of the token distributions, in nats.
     pub entropy: f64,
     /// Norm of the gradient before clipping, the mean over the minibatches.
@@ -133,7 +137,10 @@ pub struct StepRecord {
     pub tensor_hashes: TensorHashes,
     /// Seconds of sampling.
     pub rollout_seconds: f64,
-    /// Seconds of learning.
+    /// Seconds of the old log-probabilities, where they take a pass of their own.
+    #[serde(default)]
+    pub old_log_probs_seconds: f64,
+    /// Seconds of learning, these included.
     pub train_seconds: f64,
     /// Seconds of the step.
     pub step_seconds: f64,

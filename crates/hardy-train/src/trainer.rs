@@ -1,6 +1,7 @@
 //! Group relative policy optimisation (GRPO, arXiv:2402.03300) and its kin, under the noise of a plan: sample a group
 //! of responses to every prompt, score them, compare the rewards within each group, and take the clipped step.
 
+mod centering;
 mod describe;
 mod handing;
 mod minibatch;
@@ -22,6 +23,7 @@ use crate::{
     config::{DataSection, OldLogProbs, RunConfig, TrainSection},
     data::{self, Problem, Split, answers_for},
     error::{Error, Result},
+    learned_sigma::LearnedSigma,
     learning_rate::LearningRate,
     policy::{Policy, columns, log_probs},
     reward::Judge,
@@ -65,6 +67,8 @@ pub struct Trainer<B: NoisyBackend> {
     train: TrainSection,
     data: DataSection,
     learning_rate: LearningRate,
+    /// The sigmas of AQN, where they are learned.
+    sigma: Option<LearnedSigma>,
     seed: u64,
 }
 
@@ -76,16 +80,21 @@ impl<B: NoisyBackend> Trainer<B> {
     pub fn new(
         config: &RunConfig,
         policy: Policy<B>,
-        plan: BoundPlan,
+        mut plan: BoundPlan,
         problems: Vec<Problem>,
     ) -> Result<Self> {
         let train = config.train.clone();
+        let sigma = LearnedSigma::new(config.aqn.as_ref(), &plan, train.betas);
+        if let Some(sigma) = &sigma {
+            sigma.apply(&mut plan);
+        }
         let (total_steps, _) = step_counts(config, problems.len())?;
         let optimizer = AdamW::new(policy.decoder.trained(), train.betas, train.weight_decay);
         Ok(Self {
             reference: (train.kl_coefficient != 0.0).then(|| policy.decoder.clone().narrowed()),
             dropout: policy.decoder.blueprint.adapters.as_ref().is_some_and(|held| held.lora.dropout > 0.0),
             learning_rate: train.learning_rate(total_steps),
+            sigma,
             data: config.data.clone(),
             judge: Judge::new(&config.rewards())?,
             seed: config.seed,
@@ -110,7 +119,8 @@ impl<B: NoisyBackend> Trainer<B> {
     /// What a checkpoint is made of.
     pub fn learner(&self) -> Learner<'_, B> {
         let counts = Counts { step: self.steps, nonfinite_in_row: self.nonfinite_in_row };
-        Learner { policy: &self.policy, optimizer: &self.optimizer, plan: &self.plan, counts }
+        let Self { policy, optimizer, plan, sigma, .. } = self;
+        Learner { policy, optimizer, plan, counts, sigma: sigma.as_ref() }
     }
 
     /// Goes back to the checkpoint in `dir`; gives what the reader of its receipts should know, if anything.
@@ -118,8 +128,12 @@ impl<B: NoisyBackend> Trainer<B> {
     /// # Errors
     /// A checkpoint that is not whole, or belongs to another model.
     pub fn restore(&mut self, dir: &Path) -> Result<Option<String>> {
-        let to = Restoring { policy: &mut self.policy, optimizer: &mut self.optimizer, plan: &self.plan };
-        let (counts, note) = checkpoint::restore(dir, to)?;
+        let Self { policy, optimizer, plan, sigma, .. } = self;
+        let (counts, note) =
+            checkpoint::restore(dir, Restoring { policy, optimizer, plan, sigma: sigma.as_mut() })?;
+        if let Some(sigma) = &self.sigma {
+            sigma.apply(&mut self.plan);
+        }
         (self.steps, self.nonfinite_in_row) = (counts.step, counts.nonfinite_in_row);
         Ok(note)
     }
@@ -136,6 +150,7 @@ impl<B: NoisyBackend> Trainer<B> {
         let rollout_seconds = started.elapsed().as_secs_f64();
         let updates = self.learn(&sampled.kept)?;
         let record = self.record(&sampled, &updates, rollout_seconds, started.elapsed().as_secs_f64());
+        self.learn_sigma(&updates);
         self.steps += 1;
         Ok(record)
     }
@@ -146,14 +161,24 @@ impl<B: NoisyBackend> Trainer<B> {
         let advantages = self.advantages(rollouts);
         let noise = self.plan.noise(Phase::Train, self.steps);
         let mut minibatches = self.minibatches(rollouts, &advantages);
+        let started = Instant::now();
         self.fill_old_log_probs(&mut minibatches, &noise)?;
-        let mut updates = Updates::default();
+        let mut updates = Updates::after(started.elapsed().as_secs_f64());
         for _ in 0..self.train.updates_per_rollout {
             for minibatch in &minibatches {
                 updates.add(self.update(minibatch, &noise)?);
             }
         }
         Ok(updates)
+    }
+
+    /// Moves learned sigmas by the mean of their gradients in the step's updates, all of which saw the same errors: once a
+    /// step, from the next one on.
+    fn learn_sigma(&mut self, updates: &Updates) {
+        let Some(sigma) = self.sigma.as_mut().filter(|_| updates.made() > 0) else { return };
+        let of = |rule: usize| updates.mean(|tally| tally.scales[rule]);
+        let gradients: Vec<f64> = (0..self.plan.learned().len()).map(of).collect();
+        sigma.step(&gradients, &mut self.plan);
     }
 
     /// The parts of a block of a minibatch, as this step trains on them.

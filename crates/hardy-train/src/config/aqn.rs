@@ -1,8 +1,12 @@
 //! Adaptive quantisation noise: a schedule of sigma (QeRL, arXiv:2510.11696), the weights it is on, and how it differs
 //! between layers.
 
+mod learned;
+
 use hardy_ops::{Layers, Op, Ops, Rule};
 use serde::{Deserialize, Serialize};
+
+pub use learned::Learning;
 
 use crate::{
     error::{Error, Result},
@@ -20,6 +24,8 @@ pub enum AqnSchedule {
     Staged,
     /// Falling in stages in every epoch.
     EpochAware,
+    /// One sigma for every layer, each moved by its gradient, in training (arXiv:2603.19470).
+    Learned,
 }
 
 impl AqnSchedule {
@@ -28,6 +34,7 @@ impl AqnSchedule {
             Self::Constant => "constant",
             Self::Staged => "staged",
             Self::EpochAware => "epoch_aware",
+            Self::Learned => "learned",
         }
     }
 }
@@ -65,6 +72,15 @@ pub struct AqnSection {
     /// Of the flagged layers only so many, those of the largest error (`targeted`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst: Option<usize>,
+    /// The learning rate of ln σ where sigma is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// The smallest sigma that is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_min: Option<f64>,
+    /// The largest sigma that is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_max: Option<f64>,
 }
 
 /// Which weights AQN perturbs.
@@ -78,6 +94,8 @@ pub enum AqnTarget {
     Linear,
     /// The norms after attention, for mixtures of experts.
     PostAttentionNorm,
+    /// What enters every layer, where sigma is learned; not in mixtures of experts.
+    HiddenStates,
 }
 
 impl AqnTarget {
@@ -162,6 +180,8 @@ impl AqnSection {
                 Rule { ops: Ops::Some(vec![Op::Linear]), exclude, ..rule }
             }
             AqnTarget::PostAttentionNorm => Rule { modules: "*.post_attention_layernorm".to_owned(), ..rule },
+            // A rule for every layer; see `learned_rules`.
+            AqnTarget::HiddenStates => rule,
         }
     }
 
@@ -211,7 +231,9 @@ impl AqnSection {
             })
         };
         let schedule = match self.schedule {
-            AqnSchedule::Constant => Schedule::Constant { sigma: sigma_start, total_steps },
+            AqnSchedule::Constant | AqnSchedule::Learned => {
+                Schedule::Constant { sigma: sigma_start, total_steps }
+            }
             AqnSchedule::Staged => {
                 Schedule::Staged { sigma_start, sigma_end: end()?, stages: self.stages, total_steps }
             }
@@ -236,7 +258,7 @@ impl AqnSection {
         let name = self.schedule.name();
         let first = sigmas.iter().position(|&sigma| sigma != 0.0);
         let remedy = match (self.schedule, first) {
-            (AqnSchedule::Constant, _) => {
+            (AqnSchedule::Constant | AqnSchedule::Learned, _) => {
                 "`aqn.sigma_start` is 0; give one above 0, or leave [aqn] out".to_owned()
             }
             (AqnSchedule::Staged, _) => "the first of its stages has no noise; take at least 2 steps".to_owned(),

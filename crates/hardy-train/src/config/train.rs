@@ -108,6 +108,9 @@ pub struct TrainSection {
     /// it is left out, all weigh 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icepop_bound: Option<f32>,
+    /// Score centering: the mean score of a token under the policy that drew it is subtracted, so that a mismatch of
+    /// rollout and training does not drift.
+    pub score_centering: bool,
     /// Which answers are rewarded; `strict` where neither this nor a `[[reward]]` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardKind>,
@@ -177,6 +180,7 @@ impl Default for TrainSection {
             old_log_probs: OldLogProbs::Recompute,
             tis_cap: None,
             icepop_bound: None,
+            score_centering: false,
             reward: None,
             overlong_buffer: None,
             overlong_factor: 1.0,

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Bounds on the difference of two log-probabilities.
-const LOG_RATIO: f64 = 20.0;
+pub(super) const LOG_RATIO: f64 = 20.0;
 
 /// trained − drawn, within ±20.
 fn difference(trained: f32, drawn: f32) -> f64 {
@@ -28,7 +28,18 @@ fn weight(trained: f32, drawn: f32) -> f64 {
 /// If the slices differ in length.
 pub fn truncated_weights(trained: &[f32], drawn: &[f32], cap: f32) -> Vec<f32> {
     assert_eq!(trained.len(), drawn.len(), "two log-probabilities per token");
-    trained.iter().zip(drawn).map(|(&t, &d)| weight(t, d).clamp(0.0, f64::from(cap)) as f32).collect()
+    trained.iter().zip(drawn).map(|(&t, &d)| truncated(weight(t, d), cap) as f32).collect()
+}
+
+/// min(w, `cap`).
+pub(super) fn truncated(weight: f64, cap: f32) -> f64 {
+    weight.clamp(0.0, f64::from(cap))
+}
+
+/// w where it is within [1/`bound`, `bound`], else 0.
+pub(super) fn masked(weight: f64, bound: f32) -> f64 {
+    let bound = f64::from(bound);
+    if (1.0 / bound..=bound).contains(&weight) { weight } else { 0.0 }
 }
 
 /// w of every token where it is within [1/`bound`, `bound`], else 0: IcePop (X. Zhao et al., "Small leak can sink a great
@@ -40,9 +51,7 @@ pub fn truncated_weights(trained: &[f32], drawn: &[f32], cap: f32) -> Vec<f32> {
 /// If the slices differ in length.
 pub fn masked_weights(trained: &[f32], drawn: &[f32], bound: f32) -> Vec<f32> {
     assert_eq!(trained.len(), drawn.len(), "two log-probabilities per token");
-    let bound = f64::from(bound);
-    let masked = |weight: f64| if (1.0 / bound..=bound).contains(&weight) { weight as f32 } else { 0.0 };
-    trained.iter().zip(drawn).map(|(&t, &d)| masked(weight(t, d))).collect()
+    trained.iter().zip(drawn).map(|(&t, &d)| masked(weight(t, d), bound) as f32).collect()
 }
 
 /// How far rollout and training are apart, as sums over tokens.

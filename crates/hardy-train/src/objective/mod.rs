@@ -10,6 +10,7 @@ mod entropy;
 mod gspo;
 mod importance;
 mod kl;
+mod score_centering;
 
 pub use aggregate::Mean;
 pub use clipped_surrogate::{Clip, Loss, Tokens, clipped_surrogate};
@@ -17,3 +18,4 @@ pub use entropy::add_entropy;
 pub use gspo::gspo;
 pub use importance::{Mismatch, masked_weights, truncated_weights};
 pub use kl::{KlEstimator, add_kl, kl_penalty};
+pub use score_centering::{Correction, Derivatives, centered};

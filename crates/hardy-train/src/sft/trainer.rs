@@ -81,7 +81,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
     /// What a checkpoint is made of.
     pub fn learner(&self) -> Learner<'_, B> {
         let counts = Counts { step: self.steps, ..Counts::default() };
-        Learner { policy: &self.policy, optimizer: &self.optimizer, plan: &self.plan, counts }
+        Learner { policy: &self.policy, optimizer: &self.optimizer, plan: &self.plan, counts, sigma: None }
     }
 
     /// Goes back to the checkpoint in `dir`.
@@ -89,7 +89,8 @@ impl<B: NoisyBackend> SftTrainer<B> {
     /// # Errors
     /// A checkpoint that is not whole, or belongs to another model.
     pub fn restore(&mut self, dir: &Path) -> Result<()> {
-        let to = Restoring { policy: &mut self.policy, optimizer: &mut self.optimizer, plan: &self.plan };
+        let Self { policy, optimizer, plan, .. } = self;
+        let to = Restoring { policy, optimizer, plan, sigma: None };
         self.steps = checkpoint::restore(dir, to)?.0.step;
         Ok(())
     }

@@ -41,7 +41,7 @@ impl<B: NoisyBackend> Trainer<B> {
             epoch: self.steps / per_epoch + 1,
             reward_mean,
             reward_std: variance.sqrt(),
-            rewards: named_means(sampled),
+            named: named_means(sampled).into_iter().chain(self.sigmas_by_layer()).collect(),
             strict_accuracy: mean(&|rollout| rollout.scores[0].into()),
             flexible_accuracy: mean(&|rollout| rollout.scores[1].into()),
             overlong_penalty_mean: penalised.then(|| mean(&|rollout| rollout.penalty.into())),
@@ -69,6 +69,7 @@ impl<B: NoisyBackend> Trainer<B> {
             importance_weight_max: mismatch.largest_weight(),
             tis_capped_share: updates.mean_of_some(|tally| Some(tally.per_token(tally.capped?))),
             icepop_masked_share: updates.mean_of_some(|tally| Some(tally.per_token(tally.masked?))),
+            score_drift: updates.mean_of_some(|tally| Some(tally.per_token(tally.drift?))),
             entropy: updates.mean(|tally| tally.per_token(tally.entropy)),
             grad_norm: updates.mean(|tally| tally.grad_norm),
             learning_rate: self.learning_rate.at(self.steps as usize),
@@ -85,6 +86,7 @@ impl<B: NoisyBackend> Trainer<B> {
                 weights: short_hex(&weights),
             },
             rollout_seconds,
+            old_log_probs_seconds: updates.old_log_probs_seconds,
             train_seconds: step_seconds - rollout_seconds,
             step_seconds,
             tokens_per_second: tokens as f64 / step_seconds,
@@ -92,9 +94,22 @@ impl<B: NoisyBackend> Trainer<B> {
         }
     }
 
+    /// The learned scale of the adaptive quantisation noise in every layer, and in the norm after the last.
+    fn sigmas_by_layer(&self) -> Vec<(String, f64)> {
+        let (layers, rules) = (self.policy.decoder.layers(), &self.plan.plan().rules);
+        let named = |(place, rule): (usize, usize)| {
+            let layer = if place < layers { place.to_string() } else { "norm".to_owned() };
+            Some((format!("aqn_sigma/{layer}"), rules[rule].error.scale()?))
+        };
+        self.plan.learned().into_iter().enumerate().filter_map(named).collect()
+    }
+
     /// The scale of the adaptive quantisation noise in every group of layers, one rule each.
     fn aqn_sigmas(&self) -> Vec<f64> {
-        let at = |rule: &Rule| rule.schedule.as_ref()?.get(self.steps as usize).copied();
+        let at = |rule: &Rule| match &rule.schedule {
+            Some(schedule) => schedule.get(self.steps as usize).copied(),
+            None => rule.error.scale().filter(|_| rule.learned),
+        };
         self.plan.plan().rules.iter().filter_map(at).collect()
     }
 }

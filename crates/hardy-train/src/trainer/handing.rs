@@ -21,6 +21,11 @@ impl<B: NoisyBackend> Trainer<B> {
         }
         let counts = [self.steps, self.optimizer.steps, self.nonfinite_in_row];
         [self.steps, self.optimizer.steps, self.nonfinite_in_row] = workers.of_first(counts)?;
+        if let Some(sigma) = &mut self.sigma {
+            let fits = sigma.restore(workers.of_first(sigma.state().clone())?);
+            debug_assert!(fits, "workers have the same plan");
+            sigma.apply(&mut self.plan);
+        }
         let follow = |tensor: &mut Tensor<B, 2>| -> Result<()> {
             let own = workers.is_first().then(|| B::host(&tensor.clone().into_primitive().tensor()).to_vec());
             let data = workers.of_first(own)?.unwrap_or_default();

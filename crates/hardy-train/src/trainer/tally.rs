@@ -25,11 +25,15 @@ pub(super) struct Tally {
     pub(super) clipped: f64,
     pub(super) capped: Option<f64>,
     pub(super) masked: Option<f64>,
+    /// Σ ‖mean score‖₁ of tokens, where scores are centered.
+    pub(super) drift: Option<f64>,
     pub(super) kl_old: f64,
     pub(super) ratio: f64,
     pub(super) ratio_max: f64,
     pub(super) ratio_deviation: f64,
     pub(super) entropy: f64,
+    /// The loss's derivative in the scale at every site's output, of a block; in the scale of every learned rule, of an update.
+    pub(super) scales: Vec<f64>,
 }
 
 impl Tally {
@@ -63,6 +67,11 @@ impl Tally {
         *self.masked.get_or_insert_default() += tokens as f64;
     }
 
+    /// Adds the lengths of the mean scores of a part's tokens.
+    pub(super) fn drift(&mut self, drift: f64) {
+        *self.drift.get_or_insert_default() += drift;
+    }
+
     /// Adds a part's divergence from the starting model.
     pub(super) fn kl_from_reference(&mut self, kl: Option<f32>) {
         if let Some(kl) = kl {
@@ -73,9 +82,12 @@ impl Tally {
     /// Adds the sums of the block to the right.
     pub(super) fn merge(&mut self, other: &Self) {
         self.mismatch.merge(&other.mismatch);
-        for (own, other) in
-            [(&mut self.kl, other.kl), (&mut self.capped, other.capped), (&mut self.masked, other.masked)]
-        {
+        for (own, other) in [
+            (&mut self.kl, other.kl),
+            (&mut self.capped, other.capped),
+            (&mut self.masked, other.masked),
+            (&mut self.drift, other.drift),
+        ] {
             if let Some(other) = other {
                 *own.get_or_insert_default() += other;
             }
@@ -90,6 +102,8 @@ impl Tally {
         ] {
             *own += other;
         }
+        self.scales.resize(other.scales.len(), 0.0);
+        self.scales.iter_mut().zip(&other.scales).for_each(|(own, other)| *own += other);
         self.ratio_max = self.ratio_max.max(other.ratio_max);
         self.ratio_deviation = self.ratio_deviation.max(other.ratio_deviation);
     }
@@ -106,9 +120,16 @@ pub(super) struct Updates {
     made: Vec<Tally>,
     /// Those that were left out because they were not finite.
     pub(super) skipped: u64,
+    /// Seconds that the old log-probabilities took before the first of them.
+    pub(super) old_log_probs_seconds: f64,
 }
 
 impl Updates {
+    /// None yet, after so many seconds of old log-probabilities.
+    pub(super) fn after(old_log_probs_seconds: f64) -> Self {
+        Self { old_log_probs_seconds, ..Self::default() }
+    }
+
     /// Adds an update; `None` is one that was left out.
     pub(super) fn add(&mut self, update: Option<Tally>) {
         match update {

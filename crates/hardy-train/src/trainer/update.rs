@@ -60,7 +60,11 @@ impl<B: NoisyBackend> Trainer<B> {
         let (mut told, mut sums) = (Vec::new(), Tree::default());
         for block in self.workers.share(minibatch.blocks.len()) {
             let noise = noise.clone().gathering(sites);
-            told.push(self.block(&tracked, (minibatch, block), &noise));
+            let mut tally = self.block(&tracked, (minibatch, block), &noise);
+            if let (Ok(tally), Some(_)) = (&mut tally, &self.sigma) {
+                tally.scales = noise.take_scales();
+            }
+            told.push(tally);
             sums.term(block, noise.take_sums());
         }
         drop(tracked);
@@ -72,10 +76,14 @@ impl<B: NoisyBackend> Trainer<B> {
             }
         }
         let noise = noise.clone().with_sums(reduce(&self.workers, sums)?);
+        if self.sigma.is_some() {
+            tally.scales = self.plan.scale_gradients(&noise, &tally.scales);
+        }
         let gradients = Gradients::gathered(&self.policy.decoder, &noise);
         tally.digests = gradients.digests();
         tally.grad_norm = gradients.norm();
-        Ok(if tally.grad_norm.is_finite() { Ok((tally, gradients)) } else { Err("gradient") })
+        let finite = tally.grad_norm.is_finite() && tally.scales.iter().all(|scale| scale.is_finite());
+        Ok(if finite { Ok((tally, gradients)) } else { Err("gradient") })
     }
 
     /// A block forward and backward, part by part; or the place in [`NOT_FINITE`] of what is not finite, and then the sums
@@ -103,7 +111,12 @@ impl<B: NoisyBackend> Trainer<B> {
                 return Err(1);
             }
             tally.loss(&loss, &entropy);
-            pass.backward(&loss.d_logprob, d_entropy.as_deref());
+            if self.train.score_centering {
+                let derivatives = (&loss.d_logprob[..], d_entropy.as_deref());
+                self.backward_centered(pass, (minibatch, &part, &packed), derivatives, &mut tally);
+            } else {
+                pass.backward(&loss.d_logprob, d_entropy.as_deref());
+            }
         }
         Ok(tally)
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{arg, command, hardy, succeeded, text};
 
-/// Noise in both passes and on weights, dynamic sampling, minibatches, a KL penalty, clipping, adaptive noise.
+/// Noise in both passes and on weights, dynamic sampling, minibatches, a KL penalty, clipping, sigmas that are learned.
 const CONFIG: &str = "\
 name = \"shared\"
 [model]
@@ -38,10 +38,10 @@ every = 1
 optimizer = \"all\"
 best = \"mean\"
 [aqn]
-schedule = \"staged\"
-sigma_start = 0.05
-sigma_end = 0.01
-stages = 2
+schedule = \"learned\"
+sigma = 0.01
+learning_rate = 0.05
+target = \"hidden_states\"
 [[noise]]
 error = { kind = \"relative_gaussian\", scale = 0.05 }
 ops = [\"linear\", \"matmul\"]

@@ -2,6 +2,7 @@
 
 use super::{OldLogProbs, TrainSection};
 use crate::{
+    algorithm::Algorithm,
     error::{Error, Result},
     objective::Mean,
 };
@@ -21,6 +22,7 @@ impl TrainSection {
             )));
         }
         self.check_correction()?;
+        self.check_centering()?;
         if self.min_learning_rate > self.learning_rate {
             return Err(Error::config(format!(
                 "`train.min_learning_rate` is {:e}, but must be at most `train.learning_rate`, {:e}",
@@ -49,6 +51,26 @@ impl TrainSection {
             )));
         }
         Ok(())
+    }
+
+    /// Checks what scores can not be centered with: there is one update a step, of the weights that the tokens were drawn
+    /// from, and the mean is over all tokens.
+    fn check_centering(&self) -> Result<()> {
+        let against = [
+            ("train.algorithm", "gspo, whose ratio is a whole response's", self.algorithm == Algorithm::Gspo),
+            ("train.minibatches", "more than 1", self.minibatches > 1),
+            ("train.updates_per_rollout", "more than 1", self.updates_per_rollout > 1),
+            ("train.old_log_probs", "\"rollout\"", self.old_log_probs == OldLogProbs::Rollout),
+            ("train.top_p", "below 1", self.top_p < 1.0),
+            ("train.top_k", "above 0", self.top_k > 0),
+        ];
+        match against.into_iter().find(|(_, _, against)| self.score_centering && *against) {
+            Some((key, is, _)) => Err(Error::config(format!(
+                "`{key}` is {is}, but `train.score_centering` needs the whole distribution that a token was drawn from, and \
+                 one update of it a step; one of the two must go"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn check_counts(&self) -> Result<()> {
