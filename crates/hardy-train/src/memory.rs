@@ -17,7 +17,10 @@ use crate::{
 const MEASURED: usize = 256;
 /// Bytes of a value.
 const VALUE: usize = 4;
-/// Code, tokenizer, thread stacks and the pages that the allocator holds back.
+/// One part in so many of a phase is kept beside it; measured: a fifth with the tiny model and with 39 M parameters, a third
+/// under adapters on 494 M.
+const KEPT: usize = 3;
+/// Code, tokenizer and thread stacks.
 const BASE: usize = 72 << 20;
 
 /// The memory of a run, in bytes; an upper bound where responses end before they are cut off.
@@ -42,6 +45,8 @@ pub struct MemoryEstimate {
     pub activations: usize,
     /// Training: intermediate results of the widest operators.
     pub scratch: usize,
+    /// What one phase has freed and the other does not fit into: the allocator keeps its pages.
+    pub kept_pages: usize,
     /// The whole process.
     pub base: usize,
     /// The most at any moment.
@@ -108,6 +113,7 @@ impl MemoryEstimate {
             gradients: bytes(sums * sizes.gradients()),
             activations: bytes(tokens * (kept + 3 * sizes.hidden)),
             scratch: bytes(tokens * sizes.widest() + sizes.head()),
+            kept_pages: 0,
             base: BASE,
             peak: 0,
             longest_prompt,
@@ -116,7 +122,9 @@ impl MemoryEstimate {
         };
         let rollout = estimate.frozen_weights + estimate.saved_weights + estimate.kv_cache + estimate.prefill;
         let training = estimate.gradients + estimate.activations + estimate.scratch;
-        estimate.peak = estimate.parameters + estimate.optimizer + BASE + rollout.max(training);
+        let phase = rollout.max(training);
+        estimate.kept_pages = phase / KEPT;
+        estimate.peak = estimate.parameters + estimate.optimizer + BASE + phase + estimate.kept_pages;
         estimate
     }
 }
@@ -271,9 +279,15 @@ mod tests {
 
     #[test]
     fn what_asks_for_more_takes_more() {
-        let plain = estimate(&["train.micro_batch_tokens=4096"]);
-        assert!(estimate(&["train.micro_batch_tokens=8192"]).activations > plain.activations);
-        assert!(estimate(&["train.activation_checkpointing=true"]).activations < plain.activations);
+        let plain = estimate(&["train.micro_batch_tokens=1024"]);
+        let larger = |set: &[&str]| estimate(&[&["train.micro_batch_tokens=2048"], set].concat());
+        assert!(larger(&[]).activations > plain.activations);
+        assert!(larger(&["train.activation_checkpointing=true"]).activations < plain.activations);
+        // A pass is within a block of prompts.
+        assert_eq!(
+            larger(&["train.gradient_blocks=32"]).activations,
+            estimate(&["train.gradient_blocks=32"]).activations
+        );
         // The tiny model is stored in bfloat16, and nobody trains the reference.
         assert_eq!(2 * estimate(&["train.kl_coefficient=0.1"]).parameters, 3 * plain.parameters);
         let lora = estimate(&["lora.rank=4"]);

@@ -73,6 +73,7 @@ fn text(outcome: &Outcome) -> String {
             ("training: gradients", bytes.gradients),
             ("training: activations", bytes.activations),
             ("training: scratch", bytes.scratch),
+            ("pages that the allocator keeps", bytes.kept_pages),
             ("the process itself", bytes.base),
             ("peak", bytes.peak),
         ];
