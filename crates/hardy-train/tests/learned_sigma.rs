@@ -77,7 +77,7 @@ fn assert_slopes(decoder: &Decoder<Flex>, target: &str) {
             plan.set_scale(rule, sigma);
             loss(decoder, &plan, &sequences)
         };
-        let slope = (at(0.05 + 2e-3) - at(0.05 - 2e-3)) / 4e-3;
+        let slope = (at(0.05 + 5e-4) - at(0.05 - 5e-4)) / 1e-3;
         at(0.05);
         assert!(
             (slope - found).abs() < 0.01 * slope.abs().max(0.1 * largest),
@@ -122,7 +122,8 @@ fn the_gradient_of_a_sigma_does_not_depend_on_how_an_update_is_split() {
         for way in [(40, true, false), (40, false, true), (10_000, false, false), (25, true, true)] {
             let other = of(way);
             let differs = whole.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(differs <= 1e-6 * size, "{target}, {way:?}: {whole:?}, not {other:?}");
+            // As the gradients themselves, where a prompt is cut from some of its responses.
+            assert!(differs <= 5e-6 * size, "{target}, {way:?}: {whole:?}, not {other:?}");
         }
     }
 }
@@ -140,7 +141,7 @@ fn a_sigma_moves_against_its_gradient_and_stays_within_its_bounds() {
         (down / 0.05 - (-0.5f64).exp()).abs() < 1e-6 && (up / 0.05 - 0.5f64.exp()).abs() < 1e-6,
         "{down} {up}"
     );
-    for _ in 0..40 {
+    for _ in 0..2000 {
         sigma.step(&[1.0, -1.0], &mut plan);
     }
     let [floor, ceiling] = [0, 1].map(|i| scale(&plan, i));
