@@ -141,7 +141,7 @@ fn a_sigma_moves_against_its_gradient_and_stays_within_its_bounds() {
         (down / 0.05 - (-0.5f64).exp()).abs() < 1e-6 && (up / 0.05 - 0.5f64.exp()).abs() < 1e-6,
         "{down} {up}"
     );
-    for _ in 0..2000 {
+    for _ in 0..20_000 {
         sigma.step(&[1.0, -1.0], &mut plan);
     }
     let [floor, ceiling] = [0, 1].map(|i| scale(&plan, i));
