@@ -1,14 +1,15 @@
 //! Matrix products in one order: every element is a chain of fused multiply-adds along the inner dimension, begun anew
-//! every 512 terms, the links added in their order. It is that of hardy-ops' products, so that an element is the same to
-//! the bit whatever the number of rows and, where the device has a fused multiply-add, on the CPU. There is no split of
-//! the inner dimension and nothing that is tuned by the clock.
+//! every 512 terms, or where a table says so, the links added in their order. It is that of hardy-ops' products, so that
+//! an element is the same to the bit whatever the number of rows and, where the device has a fused multiply-add, on the
+//! CPU. There is no split of the inner dimension and nothing that is tuned by the clock.
 //!
 //! A cube of 16 × 16 threads computes a tile through shared memory; a tile of `r` × `c` reads `4·k·(r + c)` bytes for
 //! `2·k·r·c` operations: 16 operations a byte at 128 × 128, where the arithmetic is the limit, 2 at 16 × 16, where one
 //! factor has few rows and the memory is.
 
-use crate::device::{Client, array, cubes, empty, exact, owned};
+use crate::device::{Client, array, cubes, exact};
 use crate::exact::Exact;
+use crate::rows::{Runs, begun};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
@@ -44,7 +45,7 @@ impl Tile {
     }
 }
 
-/// `a·b` `[m, n]`; where `add` is given, that plus the product, link by link, in place.
+/// `a·b` `[m, n]`.
 ///
 /// # Panics
 /// If a handle is too short.
@@ -52,20 +53,45 @@ pub fn matmul<R: Runtime>(
     client: &Client<R>,
     a: &Handle,
     b: &Handle,
+    sizes: [usize; 3],
+    layout: Layout,
+) -> Handle {
+    multiply(client, [a, b], sizes, layout, None, None)
+}
+
+/// `aᵀ·b` `[m, n]` of `a` `[k, m]` and `b` `[k, n]`, every run of rows a link; where `sum` is given, added to it link by
+/// link, in place.
+///
+/// # Panics
+/// If a handle is too short.
+pub fn add_product<R: Runtime>(
+    client: &Client<R>,
+    a: &Handle,
+    b: &Handle,
+    sizes: [usize; 3],
+    runs: Runs,
+    sum: Option<Handle>,
+) -> Handle {
+    multiply(client, [a, b], sizes, Layout::TN, Some(runs), sum)
+}
+
+fn multiply<R: Runtime>(
+    client: &Client<R>,
+    [a, b]: [&Handle; 2],
     [m, k, n]: [usize; 3],
     layout: Layout,
-    add: Option<Handle>,
+    runs: Option<Runs>,
+    sum: Option<Handle>,
 ) -> Handle {
-    let adds = add.is_some();
-    let out = match add {
-        Some(sum) => owned(client, sum, m * n),
-        None => empty(client, m * n),
-    };
+    let (out, adds) = begun(client, sum, m * n);
     if m * n == 0 {
         return out;
     }
     let tile = Tile::of(m, n);
     let (rows, cols) = (m.div_ceil(tile.rows), n.div_ceil(tile.cols));
+    // Without a table any handle stands in its place, and is not read.
+    let links = runs.map_or_else(|| array(b, 1), |runs| array(runs.table, runs.count + 1));
+    let count = runs.map_or(k.div_ceil(CHAIN), |runs| runs.count);
     // SAFETY: the kernel compares every place in a factor or in the result with its size, and `array` the sizes with the
     // handles.
     unsafe {
@@ -76,14 +102,17 @@ pub fn matmul<R: Runtime>(
             exact(client),
             array(a, (m * k).max(1)),
             array(b, (k * n).max(1)),
+            links,
             array(&out, m * n),
             m as u32,
             k as u32,
             n as u32,
+            count as u32,
             cols as u32,
             (rows * cols) as u32,
             layout,
             tile,
+            runs.is_some(),
             adds,
         );
     }
@@ -95,14 +124,17 @@ fn product(
     e: &Exact,
     a: &Array<f32>,
     b: &Array<f32>,
+    links: &Array<u32>,
     out: &mut Array<f32>,
     m: u32,
     k: u32,
     n: u32,
+    count: u32,
     tiles: u32,
     cubes: u32,
     #[comptime] layout: Layout,
     #[comptime] tile: Tile,
+    #[comptime] cut: bool,
     #[comptime] adds: bool,
 ) {
     let cube = CUBE_POS as u32;
@@ -133,59 +165,43 @@ fn product(
                 }
             }
         }
-        let mut first = u32::new(0);
-        while first < k {
-            fill(
-                a,
-                &mut a_tile,
-                me,
-                first_row,
-                m,
-                first,
-                k,
-                comptime!(layout != Layout::TN),
-                tile.rows,
-                tile.depth,
-            );
-            fill(
-                b,
-                &mut b_tile,
-                me,
-                first_col,
-                n,
-                first,
-                k,
-                comptime!(layout == Layout::NT),
-                tile.cols,
-                tile.depth,
-            );
-            sync_cube();
-            if first > 0u32 && first % 512u32 == 0u32 {
-                close(&mut total, &mut link, adds || first > 512u32, comptime!(high * wide));
+        for run in 0u32..count {
+            let mut first = run * 512u32;
+            let mut end = min(first + 512u32, k);
+            if comptime!(cut) {
+                first = links[run as usize];
+                end = links[run as usize + 1];
             }
-            let depth = min(comptime!(tile.depth as u32).runtime(), k - first) as usize;
-            for term in 0usize..depth {
-                let a_first = term * comptime!(tile.rows + 1) + UNIT_POS_Y as usize;
-                let b_first = term * comptime!(tile.cols + 1) + UNIT_POS_X as usize;
-                let mut b_own = Array::<f32>::new(wide);
-                #[unroll]
-                for j in 0..wide {
-                    b_own[j] = b_tile[b_first + comptime!(16 * j)];
-                }
-                #[unroll]
-                for i in 0..high {
-                    let factor = a_tile[a_first + comptime!(16 * i)];
+            while first < end {
+                let along = comptime!(layout != Layout::TN);
+                fill(a, &mut a_tile, me, first_row, m, first, end, k, along, tile.rows, tile.depth);
+                let along = comptime!(layout == Layout::NT);
+                fill(b, &mut b_tile, me, first_col, n, first, end, k, along, tile.cols, tile.depth);
+                sync_cube();
+                let depth = min(comptime!(tile.depth as u32).runtime(), end - first) as usize;
+                for term in 0usize..depth {
+                    let a_first = term * comptime!(tile.rows + 1) + UNIT_POS_Y as usize;
+                    let b_first = term * comptime!(tile.cols + 1) + UNIT_POS_X as usize;
+                    let mut b_own = Array::<f32>::new(wide);
                     #[unroll]
                     for j in 0..wide {
-                        let place = comptime!(i * wide + j);
-                        link[place] = e.mul_add(factor, b_own[j], link[place]);
+                        b_own[j] = b_tile[b_first + comptime!(16 * j)];
+                    }
+                    #[unroll]
+                    for i in 0..high {
+                        let factor = a_tile[a_first + comptime!(16 * i)];
+                        #[unroll]
+                        for j in 0..wide {
+                            let place = comptime!(i * wide + j);
+                            link[place] = e.mul_add(factor, b_own[j], link[place]);
+                        }
                     }
                 }
+                sync_cube();
+                first += comptime!(tile.depth as u32);
             }
-            sync_cube();
-            first += comptime!(tile.depth as u32);
+            close(&mut total, &mut link, adds || run > 0u32, comptime!(high * wide));
         }
-        close(&mut total, &mut link, adds || k > 512u32, comptime!(high * wide));
         #[unroll]
         for i in 0..high {
             #[unroll]
@@ -210,8 +226,8 @@ fn close(total: &mut Array<f32>, link: &mut Array<f32>, add: bool, #[comptime] c
     }
 }
 
-/// Brings the terms `first ..` of `size` rows of a factor to shared memory, term by term, zeros beyond its end. A factor
-/// lies `inner` along its rows, `[outer, k]`, or across them, `[k, outer]`.
+/// Brings the terms `first .. end` of `size` rows of a factor to shared memory, term by term, zeros beyond its end. A
+/// factor lies `inner` along its rows, `[outer, k]`, or across them, `[k, outer]`.
 #[cube]
 fn fill(
     x: &Array<f32>,
@@ -220,6 +236,7 @@ fn fill(
     first_row: u32,
     outer: u32,
     first: u32,
+    end: u32,
     k: u32,
     #[comptime] inner: bool,
     #[comptime] size: usize,
@@ -234,7 +251,7 @@ fn fill(
             term = index % comptime!(depth as u32);
         }
         let mut value = f32::new(0.0);
-        if first_row + row < outer && first + term < k {
+        if first_row + row < outer && first + term < end {
             let mut place = (first + term) * outer + first_row + row;
             if comptime!(inner) {
                 place = (first_row + row) * k + first + term;
@@ -248,7 +265,7 @@ fn fill(
 #[cfg(all(test, any(feature = "vulkan", feature = "cuda")))]
 mod tests {
     use super::*;
-    use crate::testing::*;
+    use crate::{device::empty, testing::*};
 
     /// The factors of a product `[m, k]·[k, n]` as `layout` stores them.
     fn element(x: &[f32], [rows, cols]: [usize; 2], row: usize, col: usize, turned: bool) -> f32 {
@@ -262,26 +279,59 @@ mod tests {
         for [m, k, n] in
             [[1, 5, 3], [7, 700, 40], [70, 33, 130], [65, 1100, 66], [300, 40, 290], [3, 1536, 20], [2, 0, 3]]
         {
-            let (a, b, begin) = (numbers(1, m * k), numbers(2, k * n), numbers(3, m * n));
+            let (a, b) = (numbers(1, m * k), numbers(2, k * n));
             for layout in [Layout::NN, Layout::NT, Layout::TN] {
                 let terms = |i: usize, j: usize| -> Vec<(f32, f32)> {
                     let a = |term| element(&a, [m, k], i, term, layout == Layout::TN);
                     let b = |term| element(&b, [k, n], term, j, layout == Layout::NT);
                     (0..k).map(|term| (a(term), b(term))).collect()
                 };
-                for add in [false, true] {
-                    let wanted: Vec<f32> = (0..m * n)
-                        .map(|i| plain::chain(fused, &terms(i / n, i % n), add.then(|| begin[i])))
-                        .collect();
-                    let [a, b] =
-                        [&a, &b].map(|x| if x.is_empty() { empty(&client, 1) } else { upload(&client, x) });
-                    let add = add.then(|| upload(&client, &begin));
-                    let out = matmul(&client, &a, &b, [m, k, n], layout, add);
-                    let what = format!("[{m}, {k}, {n}] {layout:?}");
-                    assert_bits(&download(&client, out, m * n), &wanted, &what);
-                }
+                let wanted: Vec<f32> =
+                    (0..m * n).map(|i| plain::chain(fused, &terms(i / n, i % n), None)).collect();
+                let [a, b] = [&a, &b].map(|x| upload_some(&client, x));
+                let out = matmul(&client, &a, &b, [m, k, n], layout);
+                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}] {layout:?}"));
             }
         }
+    }
+
+    #[test]
+    fn links_end_where_the_table_says_and_are_added_to_a_sum_in_their_order() {
+        let client = client();
+        let fused = fused(&client);
+        for ([m, k, n], cuts) in [
+            ([5, 40, 3], vec![0, 40]),
+            ([70, 600, 33], vec![0, 1, 17, 17, 529, 600]),
+            ([300, 90, 290], vec![0, 31, 90]),
+            ([2, 0, 3], vec![0]),
+        ] {
+            let (a, b, begin) = (numbers(1, m * k), numbers(2, k * n), numbers(3, m * n));
+            for add in [false, true] {
+                let element = |i: usize| {
+                    let link = |run: &[u32]| {
+                        let terms =
+                            (run[0] as usize..run[1] as usize).map(|t| (a[t * m + i / n], b[t * n + i % n]));
+                        terms.fold(0.0, |sum, (a, b)| plain::mul_add(fused, a, b, sum))
+                    };
+                    let begin = add.then(|| begin[i]);
+                    let links = cuts.windows(2).map(link);
+                    links
+                        .fold(begin, |sum, link| Some(sum.map_or(link, |sum| sum + link)))
+                        .unwrap_or_default()
+                };
+                let wanted: Vec<f32> = (0..m * n).map(element).collect();
+                let [x, y] = [&a, &b].map(|x| upload_some(&client, x));
+                let table = upload_words(&client, &cuts);
+                let runs = Runs { table: &table, count: cuts.len() - 1 };
+                let sum = add.then(|| upload(&client, &begin));
+                let out = add_product(&client, &x, &y, [m, k, n], runs, sum);
+                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}]"));
+            }
+        }
+    }
+
+    fn upload_some(client: &Client<Device>, x: &[f32]) -> Handle {
+        if x.is_empty() { empty(client, 1) } else { upload(client, x) }
     }
 
     #[test]
@@ -290,7 +340,7 @@ mod tests {
         let ([k, n], x, w) = ([520, 33], numbers(1, 200 * 520), upload(&client, &numbers(2, 520 * 33)));
         let run = |rows: usize| {
             let x = upload(&client, &x[..rows * k]);
-            download(&client, matmul(&client, &x, &w, [rows, k, n], Layout::NT, None), rows * n)
+            download(&client, matmul(&client, &x, &w, [rows, k, n], Layout::NT), rows * n)
         };
         let all = run(200);
         for rows in [1, 2, 16, 17, 65, 129] {

@@ -4,11 +4,9 @@
 use crate::device::{Client, array, cubes, empty, exact, threads};
 use crate::exact::Exact;
 use crate::lanes::{add_lanes, dot};
+use crate::rows::{Runs, add_runs};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-
-/// Rows whose share of ∂w is added up together.
-pub const RUN: usize = 128;
 
 /// Normalises `x` `[rows, width]`; every head, as wide as `w` `[w_len]`, by itself.
 ///
@@ -47,8 +45,7 @@ fn heads(rows: usize, width: usize, w_len: usize) -> usize {
     rows * width / w_len
 }
 
-/// Gradients of [`norm`] with respect to `x`, `[rows, width]`, and `w`, `[w_len]`, the latter added up in runs of
-/// [`RUN`] rows.
+/// The gradient of [`norm`] with respect to `x`, `[rows, width]`, and `r` of every head, for that of `w`.
 ///
 /// # Panics
 /// As [`norm`].
@@ -61,8 +58,8 @@ pub fn norm_backward<R: Runtime>(
     w_len: usize,
     epsilon: f32,
 ) -> (Handle, Handle) {
-    let (heads, runs) = (heads(rows, width, w_len), rows.div_ceil(RUN));
-    let [dx, r, parts, dw] = [rows * width, heads, runs * w_len, w_len].map(|length| empty(client, length));
+    let heads = heads(rows, width, w_len);
+    let [dx, r] = [rows * width, heads].map(|length| empty(client, length));
     norm_backward_kernel::launch(
         client,
         cubes(heads.div_ceil(16)),
@@ -77,7 +74,24 @@ pub fn norm_backward<R: Runtime>(
         w_len as u32,
         epsilon,
     );
-    let (count, dim) = threads(runs * w_len);
+    (dx, r)
+}
+
+/// The gradient of [`norm`] with respect to `w`, `[w_len]`, added up run by run; where `sum` is given, added to it in
+/// place. `r` is [`norm_backward`]'s.
+///
+/// # Panics
+/// As [`norm`].
+pub fn norm_weight<R: Runtime>(
+    client: &Client<R>,
+    [x, dy, r]: [&Handle; 3],
+    [rows, width]: [usize; 2],
+    w_len: usize,
+    runs: Runs,
+    sum: Option<Handle>,
+) -> Handle {
+    let (heads, parts) = (heads(rows, width, w_len), empty(client, runs.count * w_len));
+    let (count, dim) = threads(runs.count * w_len);
     weight_parts::launch(
         client,
         count,
@@ -85,14 +99,14 @@ pub fn norm_backward<R: Runtime>(
         exact(client),
         array(x, rows * width),
         array(dy, rows * width),
-        array(&r, heads),
-        array(&parts, runs * w_len),
-        heads as u32,
-        (width / w_len * RUN) as u32,
+        array(r, heads),
+        array(runs.table, runs.count + 1),
+        array(&parts, (runs.count * w_len).max(1)),
+        runs.count as u32,
+        (width / w_len) as u32,
         w_len as u32,
     );
-    crate::rows::add_runs(client, &parts, &dw, [runs, w_len]);
-    (dx, dw)
+    add_runs(client, &parts, [runs.count, w_len], sum)
 }
 
 /// `1/√(mean(x²) + ε)`, of sixteen rows in the sixteen groups of a cube.
@@ -175,22 +189,23 @@ fn norm_backward_kernel(
     }
 }
 
-/// `Σ ∂y·x·r` over every run, one thread an element of the weight.
+/// `Σ ∂y·x·r` over every run, whose rows have `own` heads each, one thread an element of the weight.
 #[cube(launch)]
 fn weight_parts(
     e: &Exact,
     x: &Array<f32>,
     dy: &Array<f32>,
     reciprocals: &Array<f32>,
+    runs: &Array<u32>,
     parts: &mut Array<f32>,
-    heads: u32,
-    run: u32,
+    count: u32,
+    own: u32,
     width: u32,
 ) {
-    if ABSOLUTE_POS < parts.len() {
-        let (index, column) = (ABSOLUTE_POS as u32 / width, ABSOLUTE_POS as u32 % width);
+    let (run, column) = (ABSOLUTE_POS as u32 / width, ABSOLUTE_POS as u32 % width);
+    if run < count {
         let mut sum = f32::new(0.0);
-        for head in index * run..min((index + 1u32) * run, heads) {
+        for head in runs[run as usize] * own..runs[run as usize + 1] * own {
             let place = (head * width + column) as usize;
             sum += e.product(e.product(dy[place], x[place]), reciprocals[head as usize]);
         }
@@ -210,7 +225,8 @@ mod tests {
             let (x, w, dy) = (numbers(1, rows * width), numbers(2, w_len), numbers(3, rows * width));
             let reciprocal = |x: &[f32]| 1.0 / (plain::dot(x, x) / w_len as f32 + 1e-5).sqrt();
             let mut y = Vec::new();
-            let (mut dx, mut dw) = (Vec::new(), vec![0.0; w_len]);
+            let (mut dx, begin) = (Vec::new(), numbers(4, w_len));
+            let (mut dw, cuts) = (begin.clone(), [0, rows as u32 / 3, rows as u32]);
             for (x, dy) in x.chunks(w_len).zip(dy.chunks(w_len)) {
                 let r = reciprocal(x);
                 y.extend(x.iter().zip(&w).map(|(x, w)| w * (x * r)));
@@ -218,7 +234,9 @@ mod tests {
                 let pull = plain::dot(&mixed, x) * r * r * r / w_len as f32;
                 dx.extend(mixed.iter().zip(x).map(|(dx, x)| dx * r - x * pull));
             }
-            for (x, dy) in x.chunks(RUN * width).zip(dy.chunks(RUN * width)) {
+            for run in cuts.windows(2) {
+                let run = run[0] as usize * width..run[1] as usize * width;
+                let (x, dy) = (&x[run.clone()], &dy[run]);
                 let mut part = vec![0.0; w_len];
                 for (x, dy) in x.chunks(w_len).zip(dy.chunks(w_len)) {
                     let r = reciprocal(x);
@@ -229,7 +247,11 @@ mod tests {
             let [x, w, dy] = [x, w, dy].map(|x| upload(&client, &x));
             let found = norm(&client, &x, &w, [rows, width], w_len, 1e-5);
             assert_bits(&download(&client, found, rows * width), &y, "y");
-            let (found_x, found_w) = norm_backward(&client, &x, &w, &dy, [rows, width], w_len, 1e-5);
+            let (found_x, r) = norm_backward(&client, &x, &w, &dy, [rows, width], w_len, 1e-5);
+            let table = upload_words(&client, &cuts);
+            let runs = Runs { table: &table, count: cuts.len() - 1 };
+            let begin = Some(upload(&client, &begin));
+            let found_w = norm_weight(&client, [&x, &dy, &r], [rows, width], w_len, runs, begin);
             assert_bits(&download(&client, found_x, rows * width), &dx, "dx");
             assert_bits(&download(&client, found_w, w_len), &dw, "dw");
         }

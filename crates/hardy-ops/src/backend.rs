@@ -98,6 +98,16 @@ pub trait NoisyBackend: Backend {
         linear::backward::<Self>(x, w, grad, needs, at)
     }
 
+    /// The gradient of a weight, summed up, with the errors that `errors` has for it.
+    fn weight_gradient_errors(dw: Primitive<Self>, errors: &Errors) -> Primitive<Self> {
+        if errors.injections(Point::GradWeight).is_empty() {
+            return dw;
+        }
+        let (shape @ [_, width], mut host) = (shape_of::<Self>(&dw), Self::host(&dw).to_vec());
+        errors.perturb_flat(Point::GradWeight, width, &mut host);
+        Self::upload(host, shape, &dw)
+    }
+
     /// See [`linear::freeze`].
     fn freeze_weight(w: &Primitive<Self>, errors: &Errors) -> Primitive<Self> {
         linear::frozen_weight::<Self>(w, errors)

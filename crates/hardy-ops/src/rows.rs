@@ -5,8 +5,9 @@
 //! value for every response, so that backward every row has the address of its sample.
 
 use std::{
+    collections::BTreeMap,
     ops::{Deref, Range},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use hardy_numerics::Row;
@@ -48,6 +49,8 @@ struct Columns {
     groups: Vec<Range<usize>>,
     /// Forward and backward addresses.
     on_device: [OnDevice; 2],
+    /// Runs of so many rows at most.
+    runs_on_device: Mutex<BTreeMap<usize, OnDevice>>,
 }
 
 impl FromIterator<Address> for Rows {
@@ -67,6 +70,7 @@ impl FromIterator<Address> for Rows {
                 .collect(),
             groups: runs(|a, b| a.group == b.group).collect(),
             on_device: Default::default(),
+            runs_on_device: Mutex::default(),
         }))
     }
 }
@@ -103,6 +107,12 @@ impl Rows {
     /// The copy on a device of the addresses in `pass`.
     pub(crate) fn on_device(&self, pass: Pass) -> &OnDevice {
         &self.0.on_device[pass as usize]
+    }
+
+    /// The copy on a device of the runs of at most `limit` rows.
+    pub(crate) fn runs_on_device(&self, limit: usize) -> OnDevice {
+        let mut all = self.0.runs_on_device.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(limit).or_default().clone()
     }
 
     /// The rows `range` in runs, with whether each is counted in `pass`: backward, every row is.

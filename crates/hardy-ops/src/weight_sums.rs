@@ -1,6 +1,8 @@
 //! The gradients of weights, summed up in place over the micro-batches of an update. The error on ∂W falls on the sum, so
 //! that it is one error an update however the batch is cut.
 
+mod resident;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hardy_numerics::ErrorEnergy;
@@ -12,6 +14,7 @@ use crate::{
     ops::parallel,
     site::{Point, SiteId},
 };
+use resident::{OnDevice, Resident};
 
 /// The sums of every site.
 #[derive(Clone, Debug)]
@@ -45,6 +48,15 @@ pub(crate) struct SiteSums {
     bias: Vec<f32>,
     /// ∂L/∂scale of a learned rule at the output; handed to nobody with the others.
     scale: f64,
+    /// Those of the weight and of the bias that lie on a device.
+    there: [Option<Box<dyn Resident>>; 2],
+}
+
+/// Which of a site's gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Of {
+    Weight,
+    Bias,
 }
 
 /// The sum of a weight's gradient.
@@ -71,23 +83,27 @@ impl GradientSums {
     /// Adds those of other sequences.
     pub fn add(&mut self, other: Self) {
         self.0.resize_with(self.0.len().max(other.0.len()), SiteSums::default);
-        for (own, other) in self.0.iter_mut().zip(other.0) {
+        for (own, mut other) in self.0.iter_mut().zip(other.0) {
+            own.add_there(&mut other);
             own.parts().into_iter().zip(other.into_parts()).for_each(|(own, other)| add(own, other));
         }
     }
 
     /// The lengths of all vectors, 0 where nothing was added.
     pub fn lengths(&self) -> Vec<usize> {
-        self.0
-            .iter()
-            .flat_map(|site| [site.weight.total.len(), site.weight.exact.len(), site.bias.len()])
-            .collect()
+        let site = |site: &SiteSums| {
+            let [weight, bias] =
+                site.there.each_ref().map(|there| there.as_ref().map_or(0, |there| there.length()));
+            [site.weight.total.len().max(weight), site.weight.exact.len(), site.bias.len().max(bias)]
+        };
+        self.0.iter().flat_map(site).collect()
     }
 
     /// All vectors one after another, with zeros where nothing was added to one that has a length in `lengths`.
     pub fn flat(mut self, lengths: &[usize]) -> Vec<f32> {
         let mut flat = Vec::with_capacity(lengths.iter().sum());
         self.0.resize_with(lengths.len().div_ceil(PARTS), SiteSums::default);
+        self.0.iter_mut().for_each(SiteSums::bring_here);
         let parts = self.0.into_iter().flat_map(SiteSums::into_parts);
         for (part, &len) in parts.zip(lengths) {
             let end = flat.len() + len;
@@ -106,7 +122,7 @@ impl GradientSums {
         };
         let site = |lengths: &[usize; PARTS]| {
             let [total, exact, bias] = lengths.map(&mut next);
-            SiteSums { weight: Sum { total, exact }, bias, scale: 0.0 }
+            SiteSums { weight: Sum { total, exact }, bias, scale: 0.0, there: Default::default() }
         };
         Self(lengths.as_chunks().0.iter().map(site).collect())
     }
@@ -122,6 +138,47 @@ impl SiteSums {
 
     fn into_parts(self) -> [Vec<f32>; PARTS] {
         [self.weight.total, self.weight.exact, self.bias]
+    }
+
+    fn here(&mut self, of: Of) -> &mut Vec<f32> {
+        match of {
+            Of::Weight => &mut self.weight.total,
+            Of::Bias => &mut self.bias,
+        }
+    }
+
+    /// Adds what lies on the device, where both do; else both come to the host.
+    fn add_there(&mut self, other: &mut Self) {
+        let lies_here = |sums: &mut Self| [Of::Weight, Of::Bias].map(|of| !sums.here(of).is_empty());
+        if [lies_here(self), lies_here(other)].concat().contains(&true) {
+            self.bring_here();
+            other.bring_here();
+            return;
+        }
+        for (own, other) in self.there.iter_mut().zip(&mut other.there) {
+            *own = match (own.take(), other.take()) {
+                (Some(own), Some(other)) => Some(own.plus(other)),
+                (own, other) => own.or(other).map(|sum| sum.plus_zero()),
+            };
+        }
+    }
+
+    /// Brings to the host what lies on a device.
+    fn bring_here(&mut self) {
+        for of in [Of::Weight, Of::Bias] {
+            if let Some(there) = self.there[of as usize].take() {
+                add(self.here(of), there.host());
+            }
+        }
+    }
+
+    /// Takes what lies on the device of `B`.
+    fn take_there<B: NoisyBackend>(&mut self, of: Of) -> Option<Primitive<B>> {
+        let there = self.there[of as usize].take()?;
+        match there.into_any().downcast::<OnDevice<B>>() {
+            Ok(there) => Some(there.0),
+            Err(_) => panic!("the sums of one site lie on one device"),
+        }
     }
 }
 
@@ -191,6 +248,25 @@ impl At {
         None
     }
 
+    /// The same on a device: `add` is handed the sum so far, where there is one, and gives it with what this pass adds.
+    pub(crate) fn gradient_there<B: NoisyBackend>(
+        &self,
+        of: Of,
+        add: impl FnOnce(Option<Primitive<B>>) -> Primitive<B>,
+    ) -> Option<Primitive<B>> {
+        let Some((sums, site)) = &self.gathering else {
+            let sum = add(None);
+            return Some(match of {
+                Of::Weight => B::weight_gradient_errors(sum, self),
+                Of::Bias => sum,
+            });
+        };
+        let mut sums = sums.of(*site);
+        let sum = add(sums.take_there::<B>(of));
+        sums.there[of as usize] = Some(Box::new(OnDevice::<B>(sum)));
+        None
+    }
+
     /// Injects the errors of ∂W into a finished sum.
     fn finish(&self, Sum { mut total, exact }: Sum, width: usize) -> Vec<f32> {
         if let Some((_, injection)) = self.accumulation(Point::GradWeight) {
@@ -209,13 +285,19 @@ impl At {
         SiteId(site): SiteId,
         w: &Primitive<B>,
     ) -> [Option<Primitive<B>>; 2] {
-        let SiteSums { weight, bias, .. } = take(sums, site);
-        let shape @ [_, width] = shape_of::<B>(w);
-        let dw = (!weight.total.is_empty()).then(|| {
-            let dw = B::upload(self.finish(weight, width), shape, w);
-            clip::gradient::<B>(self, Point::Weight, w, dw)
-        });
-        let bias_shape = [1, bias.len()];
-        [dw, (!bias.is_empty()).then(|| B::upload(bias, bias_shape, w))]
+        let mut sums = take(sums, site);
+        let [dw, db] = [Of::Weight, Of::Bias].map(|of| sums.take_there::<B>(of));
+        let SiteSums { weight, bias, .. } = sums;
+        let (shape @ [_, width], bias_shape) = (shape_of::<B>(w), [1, bias.len()]);
+        let dw = match dw {
+            Some(dw) => Some(B::weight_gradient_errors(dw, self)),
+            // A device injects by itself, also into what workers summed up.
+            None if !B::ON_HOST && !weight.total.is_empty() && weight.exact.is_empty() => {
+                Some(B::weight_gradient_errors(B::upload(weight.total, shape, w), self))
+            }
+            None => (!weight.total.is_empty()).then(|| B::upload(self.finish(weight, width), shape, w)),
+        };
+        let dw = dw.map(|dw| clip::gradient::<B>(self, Point::Weight, w, dw));
+        [dw, db.or_else(|| (!bias.is_empty()).then(|| B::upload(bias, bias_shape, w)))]
     }
 }

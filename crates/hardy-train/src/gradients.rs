@@ -1,10 +1,7 @@
 //! Gradients of all parameters, summed over the parts of a batch, and their norm. The sums are made in place by the
 //! operators' backward passes, under a noise that gathers them.
 
-use burn::{
-    backend::Autodiff,
-    tensor::{ElementConversion, Tensor},
-};
+use burn::{backend::Autodiff, tensor::Tensor};
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend};
 
@@ -47,10 +44,12 @@ impl<B: NoisyBackend> Gradients<B> {
 
     /// The norm over all parameters.
     pub fn norm(&self) -> f64 {
+        if !B::ON_HOST {
+            // One wait for the device, not one a parameter.
+            let squares = self.0.iter().map(|gradient| gradient.clone().powi_scalar(2).sum()).collect();
+            return Tensor::<B, 1>::cat(squares, 0).into_data().iter::<f64>().sum::<f64>().sqrt();
+        }
         let square = |gradient: &Tensor<B, 2>| {
-            if !B::ON_HOST {
-                return f64::from(gradient.clone().powi_scalar(2).sum().into_scalar().elem::<f32>());
-            }
             let host = B::host(&gradient.clone().into_primitive().tensor());
             host.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>()
         };

@@ -51,14 +51,21 @@ struct Outcome {
     receipts: Vec<Receipt>,
 }
 
-fn pass<B: NoisyBackend>(decoder: &Decoder<B>, plan: &BoundPlan, checkpointing: bool) -> Outcome {
+/// In parts of at most `limit` tokens.
+fn pass<B: NoisyBackend>(
+    decoder: &Decoder<B>,
+    plan: &BoundPlan,
+    limit: usize,
+    checkpointing: bool,
+) -> Outcome {
     let (tracked, sequences) = (decoder.tracked(), sequences(2, 3));
     let noise = plan.noise(Phase::Train, 1).gathering(decoder.blueprint.sites.len());
-    let mut log_probs = Vec::new();
-    for (_, packed) in parts(&sequences, 60, !noise.acts_backward()) {
+    let mut log_probs: Vec<f32> = Vec::new();
+    for (_, packed) in parts(&sequences, limit, !noise.acts_backward()) {
         let pass = Recording::forward(&tracked, &packed, &noise, 0.9, checkpointing);
         let [scores, entropy] = pass.scores();
-        let derivative: Vec<f32> = (0..scores.len()).map(|i| (i as f32 * 0.7).sin() / 50.0).collect();
+        let derivative = |i: usize| ((log_probs.len() + i) as f32 * 0.7).sin() / 50.0;
+        let derivative: Vec<f32> = (0..scores.len()).map(derivative).collect();
         pass.backward(&derivative, Some(&vec![0.003; entropy.len()]));
         log_probs.extend(scores);
     }
@@ -83,7 +90,8 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
     for (name, rules) in plans() {
         for checkpointing in [false, true] {
             let [here, there] = [(); 2].map(|()| everywhere(&cpu, rules.clone()));
-            let (ours, theirs) = (pass(&cpu, &here, checkpointing), pass(&device, &there, checkpointing));
+            let (ours, theirs) =
+                (pass(&cpu, &here, 60, checkpointing), pass(&device, &there, 60, checkpointing));
             let apart = difference(ours.log_probs.iter(), theirs.log_probs.iter());
             assert!(apart < 1e-5, "{name}: log-probabilities are {apart:e} apart");
             for (index, (ours, theirs)) in ours.gradients.iter().zip(&theirs.gradients).enumerate() {
@@ -99,6 +107,20 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
                 assert!(apart < 1e-4, "{name}: {ours:?} measured, on the device {}", theirs.measured);
             }
         }
+    }
+}
+
+#[test]
+fn gradients_on_the_device_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
+    let (cpu, device) = (decoder(), on_device());
+    let run = |limit| {
+        let plan = everywhere(&cpu, plans().remove(1).1);
+        let outcome = pass(&device, &plan, limit, false);
+        (outcome.log_probs, outcome.gradients)
+    };
+    let whole = run(10_000);
+    for limit in [1, 30] {
+        assert!(whole == run(limit), "at most {limit} tokens");
     }
 }
 

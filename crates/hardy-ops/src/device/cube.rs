@@ -21,7 +21,7 @@ use hardy_cube::{
 };
 use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Row};
 
-use super::{Kernels, Layout, Place, embedding, head, linear, norm as norms, silu};
+use super::{Kernels, Layout, Place, embedding, head, inject, linear, norm as norms, silu};
 use crate::{
     at::At,
     backend::{Grads, NoisyBackend},
@@ -31,7 +31,7 @@ use crate::{
         sample::{Drawn, Sampler, draw},
     },
     rows::Rows,
-    site::Pass,
+    site::{Pass, Point},
 };
 pub use cache::CubeCache;
 
@@ -50,6 +50,11 @@ fn owned<R: CubeRuntime>(x: CubeTensor<R>) -> Handle {
 
 fn dims<R: CubeRuntime>(x: X<R>) -> [usize; 2] {
     x.meta.shape().dims::<2>()
+}
+
+/// The runs whose table a tensor is.
+fn runs_of<'a, R: CubeRuntime>(of: X<R>, table: &'a Handle) -> rows::Runs<'a> {
+    rows::Runs { table, count: of.meta.shape().num_elements() - 1 }
 }
 
 /// A tensor `[rows, width]` in memory of `like`'s device.
@@ -83,6 +88,10 @@ where
         let read = burn::tensor::try_read_sync(Self::float_into_data(x.clone()));
         let data = read.expect("reading waits").unwrap_or_else(|lost: ExecutionError| panic!("{lost:?}"));
         data.to_vec().expect("numbers in f32")
+    }
+
+    fn weight_gradient_errors(dw: CubeTensor<R>, errors: &Errors) -> CubeTensor<R> {
+        inject::flat::<Self>(errors, Point::GradWeight, dw)
     }
 
     fn new_cache(places: [Places; 2], _: X<R>) -> CubeCache {
@@ -182,19 +191,26 @@ where
         tally::read(&tally.client, tally.handle.clone())
     }
 
-    fn matmul(a: X<R>, b: X<R>, layout: Layout, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
-        let ([a0, a1], [b0, b1]) = (dims(a), dims(b));
-        let (layout, [m, k, n]) = match layout {
-            Layout::Nn => (matmul::Layout::NN, [a0, a1, b1]),
-            Layout::Nt => (matmul::Layout::NT, [a0, a1, b0]),
-            Layout::Tn => (matmul::Layout::TN, [a1, a0, b1]),
+    fn matmul(a: X<R>, b: X<R>, layout: Layout) -> CubeTensor<R> {
+        let ([m, k], [b0, b1]) = (dims(a), dims(b));
+        let (layout, n) = match layout {
+            Layout::Nn => (matmul::Layout::NN, b1),
+            Layout::Nt => (matmul::Layout::NT, b0),
         };
-        let product = matmul::matmul(&a.client, &handle(a), &handle(b), [m, k, n], layout, sum.map(owned));
-        tensor(product, [m, n], a)
+        tensor(matmul::matmul(&a.client, &handle(a), &handle(b), [m, k, n], layout), [m, n], a)
     }
 
-    fn add_columns(x: X<R>) -> CubeTensor<R> {
-        tensor(rows::add_columns(&x.client, &handle(x), dims(x)), [1, dims(x)[1]], x)
+    fn add_product(a: X<R>, b: X<R>, runs: X<R>, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
+        let ([k, m], [_, n], table) = (dims(a), dims(b), handle(runs));
+        let (sizes, sum) = ([m, k, n], sum.map(owned));
+        let sum = matmul::add_product(&a.client, &handle(a), &handle(b), sizes, runs_of(runs, &table), sum);
+        tensor(sum, [m, n], a)
+    }
+
+    fn add_columns(x: X<R>, runs: X<R>, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
+        let (table, sum) = (handle(runs), sum.map(owned));
+        let sum = rows::add_columns(&x.client, &handle(x), dims(x), runs_of(runs, &table), sum);
+        tensor(sum, [1, dims(x)[1]], x)
     }
 
     fn norm(x: X<R>, w: X<R>, epsilon: f32) -> CubeTensor<R> {
@@ -202,10 +218,24 @@ where
     }
 
     fn norm_backward(x: X<R>, w: X<R>, grad: X<R>, epsilon: f32) -> [CubeTensor<R>; 2] {
-        let [x_data, w_data, grad_data] = [x, w, grad].map(handle);
-        let (dx, dw) =
-            norm::norm_backward(&x.client, &x_data, &w_data, &grad_data, dims(x), dims(w)[1], epsilon);
-        [tensor(dx, dims(x), x), tensor(dw, dims(w), x)]
+        let ([x_data, w_data, grad_data], [height, width]) = ([x, w, grad].map(handle), dims(x));
+        let head = dims(w)[1];
+        let (dx, r) = norm::norm_backward(&x.client, &x_data, &w_data, &grad_data, dims(x), head, epsilon);
+        [tensor(dx, dims(x), x), tensor(r, [height, width / head], x)]
+    }
+
+    fn norm_weight(
+        x: X<R>,
+        grad: X<R>,
+        heads: X<R>,
+        runs: X<R>,
+        sum: Option<CubeTensor<R>>,
+    ) -> CubeTensor<R> {
+        let (data, table) = ([x, grad, heads].map(handle), handle(runs));
+        let (shape @ [_, width], sum) = (dims(x), sum.map(owned));
+        let head = width / dims(heads)[1];
+        let runs = runs_of(runs, &table);
+        tensor(norm::norm_weight(&x.client, data.each_ref(), shape, head, runs, sum), [1, head], x)
     }
 
     fn rotary(x: CubeTensor<R>, angles: X<R>, half: usize, back: bool) -> CubeTensor<R> {
@@ -290,10 +320,10 @@ where
         tensor(found, [count, width], x)
     }
 
-    fn scatter(x: X<R>, order: X<R>, height: usize) -> CubeTensor<R> {
+    fn scatter(x: X<R>, order: X<R>, height: usize, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
         let ([count, width], words) = (dims(x), order.meta.shape().num_elements());
-        let sizes = [height, width, count];
-        let sums = rows::scatter(&x.client, &handle(x), &handle(order), sizes, words - height - 1);
+        let (sizes, entries, sum) = ([height, width, count], words - height - 1, sum.map(owned));
+        let sums = rows::scatter(&x.client, &handle(x), &handle(order), sizes, entries, sum);
         tensor(sums, [height, width], x)
     }
 
@@ -301,12 +331,13 @@ where
         let client = &logits.client;
         let (ids, scores) =
             sample::sample(client, &handle(logits), dims(logits), &handle(rows), key, temperature);
-        let [ids, scores] = [ids, scores].map(|words| client.read_one_unchecked(words));
+        // The one wait for a token.
+        let read = client.read(vec![ids, scores]);
         let word =
             |bytes: &[u8], i: usize| bytes[4 * i..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
         let one = |row| {
-            let id = word(&ids, row);
-            (id != u32::MAX).then(|| (id, f32::from_bits(word(&scores, 2 * row))))
+            let id = word(&read[0], row);
+            (id != u32::MAX).then(|| (id, f32::from_bits(word(&read[1], 2 * row))))
         };
         (0..dims(logits)[0]).map(one).collect()
     }

@@ -3,7 +3,6 @@
 use super::{
     inject, is_for_host,
     kernels::Kernels,
-    linear::weight_gradient,
     tables::{scatter_order, table},
 };
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
     errors::Errors,
     ops::embedding,
     site::Point,
+    weight_sums::Of,
 };
 
 /// See [`embedding::embedding`].
@@ -38,7 +38,9 @@ pub fn backward<B: Kernels>(
     if is_for_host(at) {
         return embedding::backward::<B>(w, ids, grad, at);
     }
-    weight_gradient::<B>(at, scatter::<B>(grad, ids, shape_of::<B>(w)[0]))
+    let height = shape_of::<B>(w)[0];
+    let order = table::<B>(scatter_order(ids, height), &B::float_device(grad));
+    at.gradient_there::<B>(Of::Weight, |sum| B::scatter(grad, &order, height, sum))
 }
 
 /// The rows of `x` that `rows` names.
@@ -53,5 +55,5 @@ pub fn gather<B: Kernels>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
 
 /// `[height, width]`, every row of `x` added to the one that `rows` names.
 pub fn scatter<B: Kernels>(x: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
-    B::scatter(x, &table::<B>(scatter_order(rows, height), &B::float_device(x)), height)
+    B::scatter(x, &table::<B>(scatter_order(rows, height), &B::float_device(x)), height, None)
 }

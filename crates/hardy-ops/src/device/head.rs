@@ -7,15 +7,15 @@ use burn::tensor::{Tensor, TensorPrimitive};
 use super::{
     inject, is_for_host,
     kernels::{Kernels, Layout},
-    linear::weight_gradient,
     tables::table,
 };
 use crate::{
     at::{At, Operand},
     backend::{Grads, Primitive, shape_of},
-    ops::head,
+    ops::head::{self, run_rows},
     rows::Rows,
     site::Point,
+    weight_sums::Of,
 };
 
 /// Logits of a chunk, at most: 256 MiB.
@@ -37,20 +37,24 @@ impl<'a, B: Kernels> Seen<'a, B> {
         Self { x, w: inject::flat::<B>(at, Point::Weight, w.clone()), targets, temperature }
     }
 
-    /// The rows in chunks.
-    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<B> {
-        let [tokens, vocab] = [shape_of::<B>(&self.x)[0], shape_of::<B>(&self.w)[0]];
-        let rows = (CHUNK / vocab).max(1);
-        (0..tokens).step_by(rows).map(move |first| first..tokens.min(first + rows))
+    /// The rows in chunks of whole runs, so that no sum depends on where chunks end.
+    fn chunks(&self, at: &At) -> impl Iterator<Item = Range<usize>> + use<B> {
+        let vocab = shape_of::<B>(&self.w)[0];
+        let (run, most) = (run_rows(vocab), (CHUNK / vocab).max(run_rows(vocab)));
+        let chunks = head::chunks(at.rows().runs(run), most);
+        chunks.into_iter().map(|runs| runs[0].start..runs[runs.len() - 1].end)
     }
 
-    /// The rows `range` of the input, and their logits.
-    fn logits(&self, range: &Range<usize>, at: &At) -> [Primitive<B>; 2] {
+    /// The rows `range` of the input, their logits, and their addresses.
+    fn logits(&self, range: &Range<usize>, at: &At) -> ([Primitive<B>; 2], Rows) {
         let x = slice::<B>(&self.x, range);
-        let z = B::matmul(&x, &self.w, Layout::Nt, None);
-        let rows: Rows = at.rows().addresses()[range.clone()].iter().copied().collect();
+        let z = B::matmul(&x, &self.w, Layout::Nt);
+        let rows = match *range == (0..at.rows().len()) {
+            true => at.rows().clone(),
+            false => at.rows().addresses()[range.clone()].iter().copied().collect(),
+        };
         let z = inject::rows::<B>(&at.for_rows(&rows), Point::Output, Operand::Lhs, z);
-        [x, z]
+        ([x, z], rows)
     }
 
     fn targets(&self, range: &Range<usize>) -> burn::tensor::ops::IntTensor<B> {
@@ -71,10 +75,10 @@ pub fn forward<B: Kernels>(
     }
     let seen = Seen::<B>::new(x, w, (targets, temperature), at);
     let part = |range: Range<usize>| {
-        let [_, z] = seen.logits(&range, at);
+        let ([_, z], _) = seen.logits(&range, at);
         B::log_probs(&z, &seen.targets(&range), temperature)
     };
-    join::<B>(seen.chunks().map(part).collect())
+    join::<B>(seen.chunks(at).map(part).collect())
 }
 
 /// Gradients with respect to input and weight.
@@ -91,20 +95,29 @@ pub fn backward<B: Kernels>(
     }
     let again = at.again();
     let seen = Seen::<B>::new(x, w, targets, &again);
-    let (mut dx, mut dw) = (Vec::new(), None);
-    for range in seen.chunks() {
-        let [x, z] = seen.logits(&range, &again);
-        let grad = slice::<B>(grad, &range);
-        let dz = B::log_probs_backward(z, &seen.targets(&range), seen.temperature, &grad);
-        if needs[0] {
-            dx.push(B::matmul(&dz, &seen.w, Layout::Nn, None));
+    let mut dx = Vec::new();
+    let mut go_back = |mut dw: Option<Primitive<B>>| {
+        for range in seen.chunks(at) {
+            let ([x, z], rows) = seen.logits(&range, &again);
+            let grad = slice::<B>(grad, &range);
+            let dz = B::log_probs_backward(z, &seen.targets(&range), seen.temperature, &grad);
+            if needs[0] {
+                dx.push(B::matmul(&dz, &seen.w, Layout::Nn));
+            }
+            if needs[1] {
+                let runs = rows.runs_on::<B>(run_rows(shape_of::<B>(w)[0]), &B::float_device(&dz));
+                dw = Some(B::add_product(&dz, &x, &runs, dw.take()));
+            }
         }
-        if needs[1] {
-            dw = Some(B::matmul(&dz, &x, Layout::Tn, dw));
-        }
-    }
+        dw
+    };
+    let dw = if needs[1] {
+        at.gradient_there::<B>(Of::Weight, |sum| go_back(sum).expect("rows of a head"))
+    } else {
+        go_back(None)
+    };
     let dx = needs[0].then(|| inject::rows::<B>(at, Point::GradInput, Operand::Lhs, join::<B>(dx)));
-    [dx, dw.and_then(|dw| weight_gradient::<B>(at, dw))]
+    [dx, dw]
 }
 
 /// The rows `range` of `x`.

@@ -27,8 +27,6 @@ pub enum Layout {
     Nn,
     /// `a[m, k]`, `b[n, k]`.
     Nt,
-    /// `a[k, m]`, `b[k, n]`.
-    Tn,
 }
 
 /// The primitives of a device. All floats are f32, `[rows, width]`; tables are of u32. Sums have a fixed order that does not
@@ -59,28 +57,44 @@ pub trait Kernels: NoisyBackend {
     /// What a tally holds; waits for the device.
     fn read_tally(tally: &Primitive<Self>) -> ErrorEnergy;
 
-    /// The product of two matrices, every element a chain of fused multiply-adds in links of 512, as on the host; where
-    /// `sum` is given, added to it link by link.
-    fn matmul(
+    /// The product of two matrices, every element a chain of fused multiply-adds in links of 512, as on the host.
+    fn matmul(a: &Primitive<Self>, b: &Primitive<Self>, layout: Layout) -> Primitive<Self>;
+
+    /// `aᵀ·b` of `a` `[rows, m]` and `b` `[rows, n]`, every run of rows a link; added to `sum` where there is one. `runs` are
+    /// the first row of each and the end of the last.
+    fn add_product(
         a: &Primitive<Self>,
         b: &Primitive<Self>,
-        layout: Layout,
+        runs: &IntTensor<Self>,
         sum: Option<Primitive<Self>>,
     ) -> Primitive<Self>;
 
-    /// The sum of the rows of `x`, `[1, width]`.
-    fn add_columns(x: &Primitive<Self>) -> Primitive<Self>;
+    /// The sum of the rows of `x`, `[1, width]`, run by run; added to `sum` where there is one.
+    fn add_columns(
+        x: &Primitive<Self>,
+        runs: &IntTensor<Self>,
+        sum: Option<Primitive<Self>>,
+    ) -> Primitive<Self>;
 
     /// Root-mean-square normalisation, head by head of the weight's width.
     fn norm(x: &Primitive<Self>, w: &Primitive<Self>, epsilon: f32) -> Primitive<Self>;
 
-    /// Its gradients with respect to `x` and `w`.
+    /// Its gradient with respect to `x`, and what [`Kernels::norm_weight`] needs of every head.
     fn norm_backward(
         x: &Primitive<Self>,
         w: &Primitive<Self>,
         grad: &Primitive<Self>,
         epsilon: f32,
     ) -> [Primitive<Self>; 2];
+
+    /// Its gradient with respect to the weight, `[1, width]`, run by run; added to `sum` where there is one.
+    fn norm_weight(
+        x: &Primitive<Self>,
+        grad: &Primitive<Self>,
+        heads: &Primitive<Self>,
+        runs: &IntTensor<Self>,
+        sum: Option<Primitive<Self>>,
+    ) -> Primitive<Self>;
 
     /// Every head of `x` turned by the `angles` `[rows, half, 2]`, cosine and sine, of its row, or `back`.
     fn rotary(x: Primitive<Self>, angles: &FloatTensor<Self>, half: usize, back: bool) -> Primitive<Self>;
@@ -155,8 +169,13 @@ pub trait Kernels: NoisyBackend {
     fn gather(x: &Primitive<Self>, indices: &IntTensor<Self>) -> Primitive<Self>;
 
     /// `[height, width]`: row `r` is the sum of the rows `entries[offsets[r]..offsets[r + 1]]` of `x`, `order` being the
-    /// `height + 1` offsets, then the `entries`.
-    fn scatter(x: &Primitive<Self>, order: &IntTensor<Self>, height: usize) -> Primitive<Self>;
+    /// `height + 1` offsets, then the `entries`; added to `sum` where there is one.
+    fn scatter(
+        x: &Primitive<Self>,
+        order: &IntTensor<Self>,
+        height: usize,
+        sum: Option<Primitive<Self>>,
+    ) -> Primitive<Self>;
 
     /// The next token of every row: greedy at temperature 0, else for the uniform number of `key` at the row's address.
     fn sample(

@@ -8,8 +8,9 @@ use crate::{
     at::{At, Operand},
     backend::{Grads, Primitive, shape_of},
     errors::Errors,
-    ops::linear,
+    ops::{chain::CHAIN, linear},
     site::Point,
+    weight_sums::Of,
 };
 
 /// See [`linear::linear`].
@@ -51,7 +52,7 @@ fn product<B: Kernels>(
     at: &At,
 ) -> Primitive<B> {
     let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
-    let mut y = B::matmul(&x, w, Layout::Nt, None);
+    let mut y = B::matmul(&x, w, Layout::Nt);
     if let Some(b) = b {
         y = B::float_add(y, b.clone());
     }
@@ -59,6 +60,9 @@ fn product<B: Kernels>(
 }
 
 /// `∂x = ∂y·W`, `∂W = ∂yᵀ·x` and `∂b = Σ ∂y`.
+///
+/// # Panics
+/// If there is not an address for every row.
 pub fn backward<B: Kernels>(
     x: &Primitive<B>,
     w: &Primitive<B>,
@@ -72,32 +76,15 @@ pub fn backward<B: Kernels>(
     let again = at.again();
     let dx = needs[0].then(|| {
         let w = inject::flat::<B>(&again, Point::Weight, w.clone());
-        let dx = B::matmul(grad, &w, Layout::Nn, None);
+        let dx = B::matmul(grad, &w, Layout::Nn);
         inject::rows::<B>(at, Point::GradInput, Operand::Lhs, dx)
     });
+    assert_eq!(at.rows().len(), shape_of::<B>(grad)[0], "an address for every row");
+    let runs = at.rows().runs_on::<B>(CHAIN, &B::float_device(grad));
     let dw = needs[1].then(|| {
         let x = inject::rows::<B>(&again, Point::Input, Operand::Lhs, x.clone());
-        weight_gradient::<B>(at, B::matmul(grad, &x, Layout::Tn, None))
+        at.gradient_there::<B>(Of::Weight, |sum| B::add_product(grad, &x, &runs, sum))
     });
-    let db = needs[2].then(|| {
-        let db = B::add_columns(grad);
-        let [_, width] = shape_of::<B>(&db);
-        let gathered = at.bias_gradient(width, |sum| add(sum, &B::host(&db)));
-        gathered.map(|sum| B::upload(sum, [1, width], &db))
-    });
+    let db = needs[2].then(|| at.gradient_there::<B>(Of::Bias, |sum| B::add_columns(grad, &runs, sum)));
     [dx, dw.flatten(), db.flatten()]
-}
-
-/// The gradient of a weight with its errors, or, where such are summed up, nothing.
-pub(super) fn weight_gradient<B: Kernels>(at: &At, dw: Primitive<B>) -> Option<Primitive<B>> {
-    if at.gathering.is_none() {
-        return Some(inject::flat::<B>(at, Point::GradWeight, dw));
-    }
-    let shape @ [height, width] = shape_of::<B>(&dw);
-    let sum = at.weight_gradient([height * width, width], |sum| add(&mut sum.total, &B::host(&dw)));
-    sum.map(|sum| B::upload(sum, shape, &dw))
-}
-
-fn add(sum: &mut [f32], x: &[f32]) {
-    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }

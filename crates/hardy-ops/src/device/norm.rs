@@ -1,11 +1,12 @@
 //! Root-mean-square normalisation and its gradients.
 
-use super::{inject, is_for_host, kernels::Kernels, linear::weight_gradient};
+use super::{inject, is_for_host, kernels::Kernels};
 use crate::{
     at::{At, Operand},
     backend::{Grads, Primitive},
-    ops::rms_norm,
+    ops::rms_norm::{self, RUN},
     site::Point,
+    weight_sums::Of,
 };
 
 /// See [`rms_norm::rms_norm`].
@@ -33,7 +34,11 @@ pub fn backward<B: Kernels>(
     let again = at.again();
     let x = inject::rows::<B>(&again, Point::Input, Operand::Lhs, x.clone());
     let w = inject::flat::<B>(&again, Point::Weight, w.clone());
-    let [dx, dw] = B::norm_backward(&x, &w, grad, epsilon);
+    let [dx, heads] = B::norm_backward(&x, &w, grad, epsilon);
     let dx = inject::rows::<B>(at, Point::GradInput, Operand::Lhs, dx);
-    [Some(dx), needs_weight.then(|| weight_gradient::<B>(at, dw)).flatten()]
+    let dw = needs_weight.then(|| {
+        let runs = at.rows().runs_on::<B>(RUN, &B::float_device(grad));
+        at.gradient_there::<B>(Of::Weight, |sum| B::norm_weight(&x, grad, &heads, &runs, sum))
+    });
+    [Some(dx), dw.flatten()]
 }

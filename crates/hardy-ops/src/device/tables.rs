@@ -86,6 +86,14 @@ impl Rows {
             table::<B>(self.of(pass).iter().zip(counted).flat_map(row).collect(), device)
         })
     }
+
+    /// The runs of at most `limit` rows on `device`: the first row of each, and the end of the last.
+    pub(crate) fn runs_on<B: NoisyBackend>(&self, limit: usize, device: &B::Device) -> IntTensor<B> {
+        self.runs_on_device(limit).get(device, || {
+            let starts = self.runs(limit).into_iter().map(|run| run.start as u32);
+            table::<B>(starts.chain([self.len() as u32]).collect(), device)
+        })
+    }
 }
 
 impl Segments {

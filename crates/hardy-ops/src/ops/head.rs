@@ -24,6 +24,11 @@ use crate::{
 /// Logits of a chunk, about: they stay in the cache.
 const CHUNK: usize = 1 << 18;
 
+/// Rows whose share of ∂W is added up together, at most.
+pub(crate) fn run_rows(vocab: usize) -> usize {
+    (CHUNK / vocab).clamp(64, 512)
+}
+
 /// From `x` `[tokens, hidden]` and the head's `weight` `[vocab, hidden]` to `[tokens, 2]`: the log-probability of
 /// `targets` `[tokens]` at `temperature`, and the entropy of the row in nats.
 ///
@@ -54,7 +59,7 @@ struct Seen<'a> {
 impl Seen<'_> {
     /// Rows of a chunk.
     fn chunk(&self) -> usize {
-        (CHUNK / self.vocab).clamp(64, 512)
+        run_rows(self.vocab)
     }
 
     fn rows(&self, first: usize, count: usize) -> Mat<'_> {
@@ -176,7 +181,7 @@ pub fn backward<B: NoisyBackend>(
 }
 
 /// Runs of rows, as many together as have up to `limit` rows.
-fn chunks(runs: Vec<Range<usize>>, limit: usize) -> Vec<Vec<Range<usize>>> {
+pub(crate) fn chunks(runs: Vec<Range<usize>>, limit: usize) -> Vec<Vec<Range<usize>>> {
     let mut chunks: Vec<Vec<Range<usize>>> = Vec::new();
     for run in runs {
         match chunks.last_mut() {

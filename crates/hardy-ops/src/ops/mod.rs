@@ -6,7 +6,7 @@
 
 mod accumulation;
 pub mod attention;
-mod chain;
+pub(crate) mod chain;
 pub mod embedding;
 pub mod experts;
 pub mod gather;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Rows whose share of ∂w is added up together.
-pub(super) const RUN: usize = 128;
+pub(crate) const RUN: usize = 128;
 
 /// Normalises every row of `x` `[tokens, width]` and scales it by `weight` `[1, width]`. A row may also hold several
 /// heads, `width` being a multiple of the weight's: then each head is normalised by itself (Qwen3's q and k norms).

@@ -3,7 +3,11 @@
 
 use std::fmt;
 
-use burn_cubecl::{CubeRuntime, cubecl::server::Handle, tensor::CubeTensor};
+use burn_cubecl::{
+    CubeRuntime,
+    cubecl::{client::ComputeClient, server::Handle},
+    tensor::CubeTensor,
+};
 use hardy_cube::attention::{self as kernels, Keys, slots::Slots as Tables};
 
 use super::{
@@ -105,6 +109,30 @@ where
     }
 }
 
+/// The tables of a pass that continues what a cache holds.
+#[derive(Clone)]
+struct Continued {
+    places: Vec<[u32; 4]>,
+    slots: Tables,
+}
+
+impl Continued {
+    fn new<R: CubeRuntime>(
+        client: &ComputeClient<R>,
+        segments: &Segments,
+        places: &[[u32; 4]],
+        tokens: usize,
+    ) -> Self {
+        let lengths =
+            segments.ranges().zip(places).map(|(rows, place)| place[1] + place[3] + rows.len() as u32);
+        let longest = lengths.max().unwrap_or_default() as usize;
+        let [table, words] =
+            [&segments.words()[..], places.as_flattened()].map(|words| upload(client, words));
+        let slots = Tables::cached(client, (&table, segments.len()), &words, tokens, longest);
+        Self { places: places.to_vec(), slots }
+    }
+}
+
 fn on_device<R: CubeRuntime, B>(
     [q, k, v]: [X<R>; 3],
     (buffers, rows): (&[Handle; 2], usize),
@@ -118,10 +146,10 @@ where
 {
     let (client, device) = (&q.client, &q.device);
     let before = |index: usize| (places[index][1] + places[index][3]) as usize;
-    let longest = segments.ranges().enumerate().map(|(index, rows)| before(index) + rows.len()).max();
-    let [table, words] = [&segments.words()[..], places.as_flattened()].map(|words| upload(client, words));
-    let count = segments.len();
-    let slots = Tables::cached(client, (&table, count), &words, dims(q)[0], longest.unwrap_or_default());
+    let new = || Continued::new(client, segments, places, dims(q)[0]);
+    // All layers of a pass have the same places; another pass over the same segments may have others.
+    let kept = segments.on_device().get(device, new);
+    let Continued { slots, .. } = if kept.places == places { kept } else { new() };
     for (x, buffer) in [k, v].into_iter().zip(buffers) {
         slots.store(client, &handle(x), buffer, rows, dims(x)[1]);
     }
