@@ -189,6 +189,16 @@ impl At {
         Self { errors: self.errors.again(), watch: Watch::default(), ..self.clone() }
     }
 
+    /// The same errors, and nobody watches.
+    pub(crate) fn unwatched(&self) -> Self {
+        Self { watch: Watch::default(), ..self.clone() }
+    }
+
+    /// The same errors, not counted, for a second look at what a kernel computed: a tap keeps only what heads see.
+    pub(crate) fn second_look(&self) -> Self {
+        Self { errors: self.errors.again(), watch: self.watch.within(), ..self.clone() }
+    }
+
     /// Whether nothing is injected and nobody watches.
     pub(crate) fn is_clean(&self) -> bool {
         self.errors.is_empty() && !self.watch.is_active()

@@ -3,7 +3,8 @@
 //! receipts stay on the device until somebody reads them.
 //!
 //! What no kernel does goes through the host: a rule that sums in a narrow format, a format in square blocks of an
-//! activation, sites that somebody watches. The values are the same.
+//! activation, sites whose magnitudes or rounding errors somebody watches. The values are the same. A tap is shown what the
+//! device computed.
 
 pub mod attention;
 #[cfg(feature = "cube")]
@@ -29,8 +30,8 @@ pub use burn_wgpu::{Vulkan, WgpuDevice};
 
 use crate::{at::At, site::Point};
 
-/// Whether the host has to compute an operator: sums that are rounded on the way, or somebody who watches.
+/// Whether the host has to compute an operator: sums that are rounded on the way, or somebody who watches what only it shows.
 fn is_for_host(at: &At) -> bool {
     let sums = [Point::Output, Point::GradInput, Point::GradWeight];
-    at.watch().is_active() || sums.into_iter().any(|point| at.accumulation(point).is_some())
+    at.watch().is_of_host() || sums.into_iter().any(|point| at.accumulation(point).is_some())
 }

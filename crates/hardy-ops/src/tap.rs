@@ -86,7 +86,9 @@ impl Tap {
 impl At {
     /// Keeps the rows `x` of an activation, `[rows, width]`, from row `first` on, where a tap wants them.
     pub(crate) fn keep_rows(&self, point: Point, operand: Operand, first: usize, width: usize, x: &[f32]) {
-        let Some((tap, key)) = self.tapped(point, operand) else { return };
+        let Some((tap, key)) = self.tapped(point, operand).filter(|_| !self.watch().is_within()) else {
+            return;
+        };
         let addresses = &self.rows().of(point.pass())[first..];
         let row = |&row: &Row| TapRow { row, head: None, width };
         tap.add(key, addresses.iter().map(row).zip(x.chunks_exact(width.max(1))));
@@ -105,6 +107,11 @@ impl At {
             (TapRow { row: addresses[row], head: Some((head, first)), width: x.len() }, x)
         });
         tap.add(key, rows);
+    }
+
+    /// Whether a tap wants the rows of an activation.
+    pub(crate) fn keeps_rows(&self, point: Point, operand: Operand) -> bool {
+        self.tapped(point, operand).is_some()
     }
 
     fn tapped(&self, point: Point, operand: Operand) -> Option<(&Tap, TapKey)> {

@@ -21,12 +21,14 @@ pub(crate) struct Watchers {
 pub(crate) struct Watch {
     watchers: Watchers,
     site: usize,
+    /// A tap keeps only what heads see.
+    within: bool,
 }
 
 impl Watchers {
     /// The same for one site.
     pub fn at(&self, site: usize) -> Watch {
-        Watch { watchers: self.clone(), site }
+        Watch { watchers: self.clone(), site, within: false }
     }
 
     /// The largest magnitude of every site's output so far.
@@ -41,6 +43,21 @@ impl Watch {
     pub fn is_active(&self) -> bool {
         let Watchers { magnitudes, observer, tap } = &self.watchers;
         magnitudes.is_some() || observer.is_some() || tap.is_some()
+    }
+
+    /// Whether somebody watches what the host's operators alone show. A tap reads what a device computes.
+    pub fn is_of_host(&self) -> bool {
+        self.watchers.magnitudes.is_some() || self.watchers.observer.is_some()
+    }
+
+    /// The same, but that a tap keeps only what heads see.
+    pub fn within(&self) -> Self {
+        Self { within: true, ..self.clone() }
+    }
+
+    /// Whether a tap keeps only what heads see.
+    pub fn is_within(&self) -> bool {
+        self.within
     }
 
     /// Who keeps the site's values, and the site.

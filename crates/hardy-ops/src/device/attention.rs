@@ -17,6 +17,13 @@ fn stays_on_host<B: Kernels>(at: &AttentionAt) -> bool {
     [&at.scores, &at.softmax, &at.values].into_iter().any(is_for_host) || !B::attends(at)
 }
 
+/// A kernel shows nobody what is within it: where a tap wants it, the host computes it once more, from what the device has.
+fn look_within<T>(at: &AttentionAt, on_host: impl FnOnce(&AttentionAt) -> T) {
+    if at.scores.watch().tap().is_some() {
+        on_host(&at.map(At::second_look));
+    }
+}
+
 /// Queries, keys and values as the products see them: turned, with the errors of inputs.
 fn seen<B: Kernels>([q, k, v]: [&Primitive<B>; 3], angles: &Angles, at: &AttentionAt) -> [Primitive<B>; 3] {
     let table = angles.table::<B>(&B::float_device(q));
@@ -41,6 +48,7 @@ pub fn forward<B: Kernels>(
     }
     let seen = seen::<B>(qkv, angles, at);
     let y = B::attend(seen.each_ref(), heads, segments, at);
+    look_within(at, |again| attention::forward::<B>(qkv, angles, heads, segments, again));
     inject::rows::<B>(&at.values, Point::Output, Operand::Lhs, y)
 }
 
@@ -76,6 +84,7 @@ pub fn backward<B: Kernels>(
     let again = at.again();
     let seen = seen::<B>(qkv, angles, &again);
     let [dq, dk, dv] = B::attend_backward(seen.each_ref(), grad, heads, segments, at);
+    look_within(at, |again| attention::backward::<B>(qkv, grad, angles, heads, segments, again));
     let dq = inject::rows::<B>(&at.scores, Point::GradInput, Operand::Lhs, dq);
     let device = B::float_device(&dq);
     let expanded: Vec<usize> =

@@ -12,15 +12,23 @@ use crate::{
     site::Point,
 };
 
-/// `x`, `[rows, width]`, with the errors of `point`.
+/// `x`, `[rows, width]`, with the errors of `point`, shown to a tap that wants it.
 pub(super) fn rows<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>) -> Primitive<B> {
+    let x = injected::<B>(at, point, operand, x);
+    if at.keeps_rows(point, operand) {
+        at.keep_rows(point, operand, 0, shape_of::<B>(&x)[1], &B::host(&x));
+    }
+    x
+}
+
+fn injected<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>) -> Primitive<B> {
     let (shape @ [_, width], errors) = (shape_of::<B>(&x), at.injections(point));
     if errors.is_empty() {
         return x;
     }
     if !errors.iter().all(|error| B::injects(&error.perturbation, Place::Rows)) {
         let mut host = B::host(&x).to_vec();
-        at.perturb_rows(point, operand, width, &mut host);
+        at.unwatched().perturb_rows(point, operand, width, &mut host);
         return B::upload(host, shape, &x);
     }
     let device = B::float_device(&x);

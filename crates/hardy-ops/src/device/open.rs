@@ -23,7 +23,7 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 #[cfg(feature = "vulkan")]
-pub use vulkan::{open_vulkan, vulkan_name};
+pub use vulkan::{VulkanDevice, open_vulkan, opened_vulkan};
 
 #[cfg(feature = "vulkan")]
 mod vulkan {
@@ -33,8 +33,17 @@ mod vulkan {
 
     use super::caught;
 
-    /// Devices that were opened, with their names: an engine sets one up once.
-    static OPENED: Mutex<Vec<(WgpuDevice, String)>> = Mutex::new(Vec::new());
+    /// What a device says of itself.
+    #[derive(Clone, Debug)]
+    pub struct VulkanDevice {
+        /// Its name.
+        pub name: String,
+        /// Whether it computes on the processor, as llvmpipe does, and so in the machine's memory.
+        pub on_processor: bool,
+    }
+
+    /// Devices that were opened: an engine sets one up once.
+    static OPENED: Mutex<Vec<(WgpuDevice, VulkanDevice)>> = Mutex::new(Vec::new());
 
     /// The device with a Vulkan driver that the system prefers, or the one of that number among GPUs of their own.
     ///
@@ -53,14 +62,17 @@ mod vulkan {
                  `apt-get install mesa-vulkan-drivers libvulkan1` brings llvmpipe, which computes on the processor"
             )
         })?;
-        opened.push((device.clone(), setup.adapter.get_info().name));
+        let info = setup.adapter.get_info();
+        // By its name, for the type is of a crate that this one does not use.
+        let on_processor = format!("{:?}", info.device_type) == "Cpu";
+        opened.push((device.clone(), VulkanDevice { name: info.name, on_processor }));
         Ok(device)
     }
 
-    /// What a device that was opened calls itself.
-    pub fn vulkan_name(device: &WgpuDevice) -> Option<String> {
+    /// What a device that was opened says of itself.
+    pub fn opened_vulkan(device: &WgpuDevice) -> Option<VulkanDevice> {
         let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.iter().find(|(known, _)| known == device).map(|(_, name)| name.clone())
+        opened.iter().find(|(known, _)| known == device).map(|(_, of)| of.clone())
     }
 }
 

@@ -80,7 +80,13 @@ pub struct AttentionAt {
 
 impl AttentionAt {
     pub(crate) fn again(&self) -> Self {
-        Self { scores: self.scores.again(), softmax: self.softmax.again(), values: self.values.again() }
+        self.map(At::again)
+    }
+
+    /// Every site's as `change` makes it.
+    pub(crate) fn map(&self, change: impl Fn(&At) -> At) -> Self {
+        let [scores, softmax, values] = [&self.scores, &self.softmax, &self.values].map(change);
+        Self { scores, softmax, values }
     }
 }
 

@@ -211,7 +211,7 @@ fn devices() -> (Vec<Device>, Vec<String>) {
     #[cfg(feature = "vulkan")]
     match hardy_ops::device::open_vulkan(None) {
         Ok(device) => {
-            let hardware = hardy_ops::device::vulkan_name(&device);
+            let hardware = hardy_ops::device::opened_vulkan(&device).map(|opened| opened.name);
             found.push(Device { name: "vulkan", backend: "Vulkan", hardware });
         }
         Err(why) => missing.push(why),

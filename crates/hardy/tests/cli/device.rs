@@ -1,11 +1,11 @@
-//! `--device vulkan`: an evaluation, a probe and a step of training are those of the CPU, and a run goes on where another
-//! device left it. Without a GPU the device is llvmpipe.
+//! `--device vulkan`: an evaluation, a probe, a step of training and every site's values are those of the CPU, and a run goes on
+//! where another device left it. Without a GPU the device is llvmpipe.
 
 use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::support::{arg, hardy, json, succeeded};
+use crate::support::{arg, command, hardy, json, refused, refuses, succeeded, text};
 
 /// Asserts that two documents are one but for the last digits of their numbers.
 fn agree(path: &str, ours: &Value, theirs: &Value) {
@@ -77,15 +77,86 @@ fn metrics(run: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn steps_of_training_on_the_device_are_those_of_the_cpu() {
+fn steps_of_training_on_the_device_are_those_of_the_cpu_and_either_goes_on_where_the_other_ended() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("short.toml");
     fs::write(&config, CONFIG).unwrap();
-    let runs = ["cpu", "vulkan"].map(|device| {
-        let out = dir.path().join(device);
-        succeeded(&hardy(&["run", arg(&config), "--out", arg(&out), "--device", device]));
-        metrics(&out)
-    });
-    assert_eq!(runs[0].len(), 2);
-    agree("metrics", &Value::Array(runs[0].clone()), &Value::Array(runs[1].clone()));
+    let [cpu, vulkan] = ["cpu", "vulkan"].map(|device| dir.path().join(device));
+    let run = |out: &Path, more: &[&str]| {
+        succeeded(&hardy(&[&["run", arg(&config), "--out", arg(out)], more].concat()));
+    };
+    let longer = ["--extend", "--set", "train.steps=3"];
+    run(&cpu, &["--device", "cpu"]);
+    run(&vulkan, &["--device", "vulkan"]);
+    // The same steps once more have the same hashes, to the bit.
+    let again = json(&["replay", arg(&vulkan), "--step", "2", "--device", "vulkan"]);
+    assert_eq!(again["same"], true, "{again}");
+    run(&cpu, &[&longer[..], &["--device", "vulkan"]].concat());
+    run(&vulkan, &[&longer[..], &["--device", "cpu"]].concat());
+    let [cpu, vulkan] = [cpu, vulkan].map(|run| metrics(&run));
+    assert_eq!(cpu.len(), 3);
+    agree("metrics", &Value::Array(cpu), &Value::Array(vulkan));
+}
+
+#[test]
+fn every_site_computes_on_the_device_what_it_computes_on_the_cpu() {
+    let of = ["diverge", "--model", "builtin:tiny", "--data", "builtin:arith", "--n", "1", "--grads"];
+    let tolerance = ["--devices", "cpu,vulkan", "--tolerance", "1e-4", "--json"];
+    let output = hardy(&[&of[..], &tolerance].concat());
+    let found: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    assert_eq!(
+        (&found["verdict"]["kind"], output.status.code()),
+        (&"equal".into(), Some(0)),
+        "{}",
+        found["verdict"]
+    );
+    let sites = found["sites"].as_array().unwrap();
+    assert!(sites.len() > 150);
+    let apart = |end: &str| {
+        let of_kind = sites.iter().filter(|site| site["name"].as_str().unwrap().ends_with(end));
+        of_kind.map(|site| site["differences"]["relative"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    // What the device computed is compared, not what the host would have: without a fused multiply-add last bits differ.
+    if on_llvmpipe() {
+        for end in
+            ["down_proj/linear/output", "values/matmul/output", "down_proj/linear/grad_input", "grad_weight"]
+        {
+            assert!(apart(end) > 0.0, "{end}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_one_sentence() {
+    let of = ["eval", "--model", "builtin:tiny", "--data", "builtin:arith", "--n", "1", "--device"];
+    let without = |device| {
+        let mut command = command(&[&of[..], &[device]].concat());
+        for variable in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            command.env(variable, "/nonexistent/icd.json");
+        }
+        command.output().unwrap()
+    };
+    refused(&without("vulkan"), &["no Vulkan device", "mesa-vulkan-drivers"]);
+    refused(&without("vulkan:9"), &["no Vulkan device number 9"]);
+    refuses(&[&of[..], &["vulkan:x"]].concat(), &["`x` is no number of a device"]);
+    refuses(&[&of[..], &["abacus"]].concat(), &["unknown device", "vulkan"]);
+    if cfg!(not(feature = "cuda")) {
+        refuses(&[&of[..], &["cuda"]].concat(), &["not cuda", "--features cuda"]);
+    }
+}
+
+#[test]
+fn the_memory_of_a_device_is_told_before_a_run() {
+    let found = json(&["doctor", "--estimate", "quickstart", "--device", "vulkan"]);
+    assert_eq!(found["device"], "vulkan");
+    assert!(found["peak_bytes"].as_u64().unwrap() > 1 << 20);
+    // llvmpipe computes in the machine's memory, and so has some; a GPU of another vendor than NVIDIA does not tell.
+    if on_llvmpipe() {
+        assert_eq!(found["fits"], true, "{found}");
+    }
+}
+
+fn on_llvmpipe() -> bool {
+    json(&["doctor"])["devices"][1]["hardware"].as_str().unwrap().contains("llvmpipe")
 }

@@ -46,9 +46,21 @@ pub fn run(config: &str, set: &[String], device: Device, output: Output) -> Resu
 fn available(device: Device) -> Option<f64> {
     match device.kind {
         Kind::Cpu => gib("MemAvailable"),
+        #[cfg(feature = "vulkan")]
+        Kind::Vulkan if on_processor(device.index) => gib("MemAvailable"),
         #[cfg(any(feature = "cuda", feature = "vulkan"))]
         _ => of_gpu(device.index.unwrap_or_default()),
     }
+}
+
+/// Whether a Vulkan device computes in the machine's own memory.
+#[cfg(feature = "vulkan")]
+fn on_processor(index: Option<usize>) -> bool {
+    use hardy_ops::device::{open_vulkan, opened_vulkan};
+    open_vulkan(index)
+        .ok()
+        .and_then(|device| opened_vulkan(&device))
+        .is_some_and(|opened| opened.on_processor)
 }
 
 /// What NVIDIA's driver says of a GPU.
