@@ -39,7 +39,7 @@ SHAPES = [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256
 WEIGHTS = sum(count * inner * outer for count, inner, outer in SHAPES)
 HEAD = 256 * 512
 # What computes the plain products of both programs.
-LIBRARIES = {"hardy": "the crate `gemm` through burn", "peer": "PyTorch"}
+LIBRARIES = {"hardy": "Hardy", "peer": "PyTorch"}
 # Floating-point operations of the linear layers of a training step: three products of 4,096 tokens.
 PRODUCT_FLOP = 6 * 4096 * WEIGHTS
 # Bytes of a token's keys and values in all layers.

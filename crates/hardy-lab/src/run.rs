@@ -212,7 +212,9 @@ pub fn run_on<B: NoisyBackend>(
     }
     let Prepared { mut trainer, eval_problems, levels, scan, warnings } = prepare::<B>(config, device)?;
     trainer.workers = workers.clone();
-    crew.agree(config, &trainer, &eval_problems)?;
+    let lines = RunConfig { build: None, ..config.clone() }.to_toml();
+    let problems = trainer.problems().iter().chain(&eval_problems);
+    crew.agree(config.build.as_ref(), lines, &trainer.policy, problems)?;
     warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
     let text = config.to_toml();
     if resume && directory.join("config.toml").exists() && workers.is_first() {

@@ -534,5 +534,7 @@ fn scores_are_centered_by_what_rollouts_and_training_differ_in() {
             assert!((one / other - 1.0).abs() < 1e-6, "{one} {other}");
         }
     }
-    assert_ne!(whole[2]["grad_norm"], lines("off", &[noise], true)[2]["grad_norm"]);
+    // In some step, for in one whose groups are all scored alike there is nothing to learn.
+    let norms = |lines: &[Value]| lines.iter().map(|line| number(line, "grad_norm")).collect::<Vec<_>>();
+    assert_ne!(norms(&whole), norms(&lines("off", &[noise], true)));
 }

@@ -8,10 +8,8 @@ mod weights;
 
 use std::{path::Path, sync::Arc};
 
-use burn::{
-    backend::Autodiff,
-    tensor::{Tensor, TensorData, backend::Backend},
-};
+use burn_autodiff::Autodiff;
+use burn_tensor::{Tensor, TensorData, backend::Backend};
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
@@ -19,6 +17,7 @@ use hardy_ops::{
         gather::gather_rows,
         gelu::gelu,
         head::head,
+        residual::residual,
         rms_norm::rms_norm,
         silu::silu_up,
     },
@@ -233,16 +232,17 @@ impl<B: NoisyBackend> Decoder<B> {
     fn attention_half(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
         let layer = &self.blueprint.layers[index];
         let normed = self.norm(&layer.input_norm, x.clone(), &|site| scene.at(site));
-        x + self.attention(index, layer, &normed, scene)
+        residual(x, self.attention(index, layer, &normed, scene))
     }
 
     fn mlp_half(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
         let layer = &self.blueprint.layers[index];
         let normed = self.norm(&layer.post_norm, x.clone(), &|site| scene.at(site));
-        x + match &layer.mlp {
+        let branch = match &layer.mlp {
             Mlp::Dense(mlp) => self.gated(mlp, normed, scene),
             Mlp::Mixture(mixture) => self.mixture(mixture, &normed, scene),
-        }
+        };
+        residual(x, branch)
     }
 
     fn attention(&self, index: usize, layer: &Layer, x: &Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {

@@ -1,7 +1,7 @@
 //! A decoder for the length of one generation: its weights as the phase's errors make them, computed once and laid
 //! out for products with few rows. The results are those of the decoder itself, to the bit.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn_tensor::{Tensor, backend::Backend};
 use hardy_ops::{
     Noise, NoisyBackend,
     ops::{

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::NoiseKey;
 use hardy_ops::{
     Noise, NoisyBackend, Row,

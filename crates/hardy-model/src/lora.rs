@@ -1,7 +1,7 @@
 //! Low-rank adapters (LoRA, arXiv:2106.09685): beside a frozen linear layer a second path `(alpha/rank)·B·A·x` that is
 //! trained in its stead. Names, shapes and initialisation are PEFT's.
 
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn_tensor::{Tensor, TensorData, backend::Backend};
 use hardy_numerics::{NoiseKey, Row, fill_uniform};
 use hardy_ops::{NoisyBackend, Rows};
 use rayon::prelude::*;

@@ -1,7 +1,7 @@
 //! Weights that nobody trains in half the memory: the base under adapters, the reference of a KL divergence, and what an
 //! evaluation judges.
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 use hardy_ops::NoisyBackend;
 
 use crate::decoder::Decoder;

@@ -2,8 +2,8 @@
 
 mod common;
 
-use burn::tensor::Tensor;
 use burn_flex::Flex;
+use burn_tensor::Tensor;
 use hardy_model::{Batch, Frozen, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
 use hardy_numerics::{Bits, Fault, Image, Perturbation};
 use hardy_ops::{Noise, NoisyBackend, Op, Ops, Phase, Plan, Point, Rule, ops::attention::KvBuffer};

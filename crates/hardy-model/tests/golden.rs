@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::backend::Autodiff;
+use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use hardy_model::{Batch, Decoder, Frozen, Generation, Prompt, Sampler, TensorFile, generate, sequence_rows};
 use hardy_ops::{

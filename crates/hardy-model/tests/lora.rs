@@ -3,8 +3,8 @@
 
 mod common;
 
-use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::{
     Batch, Blueprint, Decoder, Dropout, Dtype, Frozen, HostTensor, Lora,
     files::{read_adapter_config, read_tensors, write_tensors},

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
+use burn_tensor::{Tensor, TensorData, TensorPrimitive};
 use divan::{Bencher, black_box, counter::ItemsCount};
 use hardy_ops::{
     At, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,

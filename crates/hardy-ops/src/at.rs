@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicU32},
 };
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 
 use crate::{
     backend::NoisyBackend,

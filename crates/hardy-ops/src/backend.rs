@@ -4,24 +4,23 @@
 //! device with kernels of its own overrides them one by one. [`Autodiff`] records an operator and calls the inner
 //! backend's gradient, which is how backward errors come to be injected on the device.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
-use burn::{
-    backend::{
-        Autodiff,
-        autodiff::{
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
-        },
+use burn_autodiff::{
+    Autodiff,
+    checkpoint::{
+        base::Checkpointer,
+        strategy::{CheckpointStrategy, NoCheckpointing},
     },
-    tensor::{
-        TensorData, TensorMetadata,
-        backend::{AutodiffBackend, Backend},
-        ops::FloatTensor,
-    },
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
 };
 use burn_flex::{Flex, FlexTensor};
+use burn_tensor::{
+    TensorData, TensorMetadata,
+    backend::{AutodiffBackend, Backend},
+    ops::FloatTensor,
+};
 use hardy_numerics::{NoiseKey, Row};
 
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
         attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         embedding,
         experts::{self, Routes},
-        gather, gelu, head, layer_norm, linear, log_prob, rms_norm, row_gate,
+        gather, gelu, head, layer_norm, linear, log_prob, residual, rms_norm, row_gate,
         sample::{self, Drawn, Sampler},
         silu, softmax,
     },
@@ -42,6 +41,9 @@ use crate::{
 
 /// A float tensor as a backend holds it; all here are `[rows, width]`, vectors `[1, width]`.
 pub type Primitive<B> = FloatTensor<B>;
+
+/// A tensor on a tape, and its node there.
+type Tracked<B, C = NoCheckpointing> = Primitive<Autodiff<B, C>>;
 
 /// The gradients of an operator's inputs, `None` where nobody needs one.
 pub type Grads<B, const N: usize> = [Option<Primitive<B>>; N];
@@ -75,6 +77,11 @@ pub trait NoisyBackend: Backend {
     /// A tensor `[rows, width]` on the device of `like`.
     fn upload(data: Vec<f32>, shape: [usize; 2], like: &Primitive<Self>) -> Primitive<Self> {
         Self::float_from_data(TensorData::new(data, shape), &Self::float_device(like))
+    }
+
+    /// `x + y`, of one shape, in the memory of one of them where nobody else reads it.
+    fn accumulate(x: Primitive<Self>, y: Primitive<Self>) -> Primitive<Self> {
+        Self::float_add(x, y)
     }
 
     /// See [`linear::linear`].
@@ -420,6 +427,10 @@ impl NoisyBackend for Flex {
         HostCache::new(places)
     }
 
+    fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        residual::accumulate(x, y)
+    }
+
     host_kernels! {
         noisy_linear(x: X, w: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward;
         noisy_linear_backward(x: X, w: X, grad: X, needs: [bool; 3], at: &At) -> Grads<Self, 3> = linear::backward;
@@ -483,6 +494,13 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
         B::sample(&logits.primitive, rows, how, key)
+    }
+
+    fn accumulate(x: Primitive<Self>, y: Primitive<Self>) -> Primitive<Self> {
+        let nodes = [(x.node, x.rc), (y.node, y.rc)];
+        let sum = B::accumulate(x.primitive, y.primitive);
+        let [x, y] = nodes.map(|(node, rc)| Tracked::<B, C> { primitive: sum.clone(), node, rc });
+        record::<B, C, _, 2>([&x, &y], sum, (), |(), grad, _| [Some(grad.clone()), Some(grad)])
     }
 
     fn noisy_linear(
@@ -677,7 +695,7 @@ struct Recorded<S>(std::marker::PhantomData<fn() -> S>);
 
 impl<B, S, const N: usize> Backward<B, N> for Recorded<S>
 where
-    B: Backend,
+    B: NoisyBackend,
     S: Clone + Send + std::fmt::Debug + 'static,
 {
     type State = (S, BackwardFn<B, S, N>);
@@ -686,10 +704,16 @@ where
         let grad = grads.consume::<B>(&ops.node);
         let (state, backward) = ops.state;
         let needs = std::array::from_fn(|i| ops.parents[i].is_some());
-        let parents = ops.parents.map(|node| node.map(|node| node.id));
-        for (parent, grad) in parents.into_iter().zip(backward(&state, grad, needs)) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent, grad);
+        for (node, grad) in ops.parents.into_iter().zip(backward(&state, grad, needs)) {
+            if let (Some(node), Some(grad)) = (node, grad) {
+                let id = node.id;
+                // What burn's own `register` does, but by the backend's sum.
+                let new = Tracked::<B> { primitive: grad, node, rc: Arc::new(id) };
+                let sum = match grads.remove::<B>(&new) {
+                    Some(old) => B::accumulate(new.primitive, old),
+                    None => new.primitive,
+                };
+                grads.register::<B>(id, sum);
             }
         }
     }
@@ -703,7 +727,7 @@ fn record<B, C, S, const N: usize>(
     backward: BackwardFn<B, S, N>,
 ) -> Primitive<Autodiff<B, C>>
 where
-    B: Backend,
+    B: NoisyBackend,
     C: CheckpointStrategy,
     S: Clone + Send + std::fmt::Debug + 'static,
 {

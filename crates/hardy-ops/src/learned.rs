@@ -2,7 +2,7 @@
 //! the derivative ∂L/∂σ = Σ ⟨∂L/∂x̃, ε⟩ (reparametrisation, arXiv:1312.6114 §2.4), summed over what the rule perturbs. It is
 //! learned where the gradient of x̃ is at hand: of a weight it is the one that is gathered, of an output the one that arrives.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::{Keys, Perturbation, Row};
 use rayon::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Weights in 16 bits where that loses nothing: what a bfloat16 checkpoint holds, as long as nobody trains it. A kernel
 //! reads them widened, to the same bits, and only while it needs them.
 
-use burn::tensor::{DType, TensorData, bf16};
 use burn_flex::{Flex, FlexTensor};
+use burn_tensor::{DType, TensorData, bf16};
 use rayon::prelude::*;
 
 use crate::backend::{NoisyBackend, shape_of};

@@ -3,7 +3,7 @@
 
 mod common;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use common::{Tape, clean, distance, frequencies, gradients, host, tensor, tokens, values, wide};
 use hardy_ops::ops::{
     attention::{Angles, AttentionAt, Heads, Segments, attention},

@@ -3,7 +3,7 @@
 
 mod common;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use common::{
     MODULE, Tape, angles, at, bind, clean, distance, gradients, host, no_turn, rule, tensor, tokens, values,
     wide,

@@ -3,8 +3,8 @@
 
 mod common;
 
-use burn::tensor::Tensor;
 use burn_flex::Flex;
+use burn_tensor::Tensor;
 use common::{Tape, angles, at, bind, clean, gradients, host, integers, rows, rule, tensor, values};
 use hardy_numerics::{Bits, Fault, Format, Image, Perturbation, Quantization, Rounding};
 use hardy_ops::{

@@ -4,7 +4,7 @@
 
 mod common;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use common::{Tape, at, bind, distance, gradients, host, tensor, tokens, values};
 use hardy_numerics::{Blocks, Format, Perturbation, Quantization};
 use hardy_ops::{

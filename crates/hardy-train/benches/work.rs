@@ -11,12 +11,12 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::Tensor;
 use burn_flex::Flex;
+use burn_tensor::Tensor;
 use hardy_model::{
     Blueprint, Decoder, Generation, ModelConfig, Prompt, Qwen2Sizes, Sample, Sampler, generate,
 };
-use hardy_ops::{Noise, NoisyBackend, Pass, Phase, Plan, Rule};
+use hardy_ops::{Address, At, Noise, NoisyBackend, Pass, Phase, Plan, Row, Rule};
 use hardy_train::{
     adamw::AdamW,
     advantage,
@@ -270,7 +270,7 @@ impl<B: NoisyBackend> Bench<B> {
         });
     }
 
-    /// The matrix products of a training step alone, through burn, without attention's: three for every linear layer.
+    /// The matrix products of a training step alone, without attention's: three for every linear layer.
     fn products(&self) {
         let Sizes { model, sequences, tokens, .. } = self.sizes;
         let (tokens, layers) = (sequences * tokens, model.layers);
@@ -284,13 +284,18 @@ impl<B: NoisyBackend> Bench<B> {
             (layers, mlp, hidden),
             (1, hidden, model.vocab_size),
         ];
-        let random = |rows, columns| Tensor::<B, 2>::ones([rows, columns], &self.device);
+        let filled =
+            |rows, columns| Tensor::<B, 2>::ones([rows, columns], &self.device).into_primitive().tensor();
+        let address = |token: usize| {
+            let row = Row { sequence: 0, position: token as u32 };
+            Address { group: (token / self.sizes.tokens) as u32, ..row.into() }
+        };
+        let at = At::clean(&(0..tokens).map(address).collect());
         for (count, inner, outer) in shapes {
-            let (x, w, dy) = (random(tokens, inner), random(outer, inner), random(tokens, outer));
+            let (x, w, dy) = (filled(tokens, inner), filled(outer, inner), filled(tokens, outer));
             for _ in 0..count {
-                drop(x.clone().matmul(w.clone().transpose()));
-                drop(dy.clone().matmul(w.clone()));
-                drop(dy.clone().transpose().matmul(x.clone()));
+                drop(B::noisy_linear(&x, &w, None, &at));
+                drop(B::noisy_linear_backward(&x, &w, &dy, [true, true, false], &at));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn_tensor::{Tensor, TensorData, backend::Backend};
 use hardy_numerics::simd::dispatch;
 use hardy_ops::NoisyBackend;
 use rayon::prelude::*;

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::{
     Adapters, Blueprint, Dtype, ModelConfig, ParameterSpec,
     files::{flush_directory, is_adapter, read_adapter_config, read_each, write_each, write_json},

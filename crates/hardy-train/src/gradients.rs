@@ -1,9 +1,11 @@
 //! Gradients of all parameters, summed over the parts of a batch, and their norm. The sums are made in place by the
 //! operators' backward passes, under a noise that gathers them.
 
-use burn::{backend::Autodiff, tensor::Tensor};
+use burn_autodiff::Autodiff;
+use burn_tensor::Tensor;
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend};
+use rayon::prelude::*;
 
 use crate::digest;
 
@@ -53,7 +55,9 @@ impl<B: NoisyBackend> Gradients<B> {
             let host = B::host(&gradient.clone().into_primitive().tensor());
             host.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>()
         };
-        self.0.iter().map(square).sum::<f64>().sqrt()
+        // Each by one thread, and added up in their order.
+        let squares: Vec<f64> = self.0.par_iter().map(square).collect();
+        squares.into_iter().sum::<f64>().sqrt()
     }
 
     /// A digest of every parameter's gradient.
@@ -66,7 +70,7 @@ impl<B: NoisyBackend> Gradients<B> {
         if max_norm == 0.0 || norm <= max_norm {
             return self.0;
         }
-        self.0.into_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
+        self.0.into_par_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
     }
 }
 

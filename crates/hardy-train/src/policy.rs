@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::{
     ChatTemplate, Decoder, Dtype, Tokenizer,
     files::{is_adapter, read_adapter_config},

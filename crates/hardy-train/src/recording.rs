@@ -4,10 +4,8 @@
 
 use std::ops::Range;
 
-use burn::{
-    backend::Autodiff,
-    tensor::{Tensor, TensorData},
-};
+use burn_autodiff::Autodiff;
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend};
 

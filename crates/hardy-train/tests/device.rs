@@ -69,7 +69,7 @@ fn pass<B: NoisyBackend>(
         pass.backward(&derivative, Some(&vec![0.003; entropy.len()]));
         log_probs.extend(scores);
     }
-    let host = |gradient: burn::tensor::Tensor<B, 2>| B::host(&gradient.into_primitive().tensor()).to_vec();
+    let host = |gradient: burn_tensor::Tensor<B, 2>| B::host(&gradient.into_primitive().tensor()).to_vec();
     let gradients = Gradients::gathered(decoder, &noise).clipped(0.0, 0.0).into_iter().map(host);
     Outcome { log_probs, gradients: gradients.collect(), receipts: plan.receipts() }
 }
@@ -132,7 +132,7 @@ fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
         let noise = plan.noise(Phase::Eval, 0);
         let ids: Vec<u32> = (0..70).map(|token| token * 7 % 40).collect();
         let rows = sequence_rows(5, 6, 20, ids.len());
-        let bits = |x: burn::tensor::Tensor<There, 2>| -> Vec<u32> {
+        let bits = |x: burn_tensor::Tensor<There, 2>| -> Vec<u32> {
             <There as NoisyBackend>::host(&x.into_primitive().tensor()).iter().map(|x| x.to_bits()).collect()
         };
         let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();

@@ -1,7 +1,7 @@
 //! The gradient of a loss with an entropy term, from the tape to the parameters, against finite differences.
 
-use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
 use hardy_ops::Noise;
 use hardy_train::{

@@ -123,7 +123,7 @@ fn run(decoder: &Decoder<Flex>, plan: &Plan, way: Way) -> Outcome {
         log_probs.extend(now);
     }
     let gradients = Gradients::gathered(decoder, &noise).clipped(0.0, 0.0);
-    let host = |g: burn::tensor::Tensor<Flex, 2>| Flex::host(&g.into_primitive().tensor()).to_vec();
+    let host = |g: burn_tensor::Tensor<Flex, 2>| Flex::host(&g.into_primitive().tensor()).to_vec();
     Outcome { log_probs, gradients: gradients.into_iter().map(host).collect(), receipts: bound.receipts() }
 }
 

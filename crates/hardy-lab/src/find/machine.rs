@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::Decoder;
 use hardy_numerics::{NoiseKey, Perturbation, Row};
 use hardy_ops::{Noise, NoisyBackend, Tap, TapKey, TapRow, TapValues};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::Decoder;
 use hardy_numerics::{NoiseKey, Row, fill_gaussian};
 use hardy_ops::{

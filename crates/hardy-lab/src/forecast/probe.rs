@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_model::{Generation, Prompt, Sampler, generate};
 use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{

@@ -2,7 +2,8 @@
 //! error. An error in one layer changes nothing above it, so that every cell starts from the clean gradient that arrives
 //! there, and ends with the clean gradients of what lies above.
 
-use burn::{backend::Autodiff, tensor::Tensor};
+use burn_autodiff::Autodiff;
+use burn_tensor::Tensor;
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend, Rule, Site};
 use hardy_train::{

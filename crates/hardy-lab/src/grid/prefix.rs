@@ -3,7 +3,7 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_model::{Batch, Decoder};
 use hardy_ops::{Noise, NoisyBackend, Rule};
 use hardy_train::{

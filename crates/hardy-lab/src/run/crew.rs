@@ -2,11 +2,11 @@
 
 use hardy_ops::NoisyBackend;
 use hardy_train::{
-    config::RunConfig,
     data::Problem,
-    trainer::Trainer,
+    policy::Policy,
     workers::{ALONE, Identity, Workers, agree, hash_of},
 };
+use toml::Table;
 
 use crate::error::LabError;
 
@@ -36,28 +36,32 @@ impl Default for Crew {
 }
 
 impl Crew {
-    /// Refuses workers that differ.
-    pub(super) fn agree<B: NoisyBackend>(
+    /// Refuses workers that differ in what they were asked (`lines`, one for each thing), in a build, in the weights of
+    /// `policy`, or in `problems`.
+    ///
+    /// # Errors
+    /// One sentence that names the worker and what differs.
+    pub fn agree<'a, B: NoisyBackend>(
         &self,
-        config: &RunConfig,
-        trainer: &Trainer<B>,
-        eval: &[Problem],
+        build: Option<&Table>,
+        lines: String,
+        policy: &Policy<B>,
+        problems: impl Iterator<Item = &'a Problem>,
     ) -> Result<(), LabError> {
         if self.workers.size() == 1 {
             return Ok(());
         }
-        let weights = trainer.policy.decoder.trained().iter().map(|tensor| {
+        let weights = policy.decoder.parameters.iter().map(|tensor| {
             let host = B::host(&tensor.clone().into_primitive().tensor());
             host.iter().fold(0u64, |hash, x| {
                 (hash ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
             })
         });
-        let problems = trainer.problems().iter().chain(eval);
-        let build = config.build.as_ref().map(ToString::to_string).unwrap_or_default();
+        let build = build.map(ToString::to_string).unwrap_or_default();
         let own = Identity {
             build: build.replace('\n', " ").trim().to_owned(),
             processor: self.processor.clone(),
-            config: RunConfig { build: None, ..config.clone() }.to_toml(),
+            config: lines,
             model: hash_of(weights),
             data: hash_of(problems.map(|problem| (problem.id, &problem.question, &problem.truth))),
         };

@@ -1,7 +1,7 @@
 //! A mixture of experts in a layer. Every expert computes the rows that the router sends it, under their own addresses:
 //! the noise of a token is the same whichever other tokens come to the same expert.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_ops::{
     NoisyBackend,
     ops::{

@@ -1,7 +1,7 @@
 //! A forward pass in stages: the embedding, two halves of every layer, the last norm; the head comes after. Two passes that
 //! differ from some stage on are the same before it, so that the second can start from what the first computed.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_ops::{NoisyBackend, Op, SiteId, ops::gather::gather_rows};
 
 use super::{Batch, Decoder, Scene};

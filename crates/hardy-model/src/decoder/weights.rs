@@ -1,7 +1,7 @@
 //! The weights as a pass sees them: as they are stored, each pass computing their errors anew, or frozen for a whole
 //! generation.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn_tensor::{Tensor, backend::Backend};
 use hardy_ops::{
     At, NoisyBackend,
     ops::{

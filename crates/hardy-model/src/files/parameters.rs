@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_ops::NoisyBackend;
 use rayon::prelude::*;
 

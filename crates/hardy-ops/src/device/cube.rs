@@ -3,16 +3,16 @@
 mod attention;
 mod cache;
 
-use burn::tensor::{
-    DType, Shape,
-    backend::{DeviceOps, ExecutionError},
-    ops::FloatTensorOps,
-};
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, IntElement,
     cubecl::server::{ComputeServer, Handle},
     kernel::into_contiguous,
     tensor::CubeTensor,
+};
+use burn_tensor::{
+    DType, Shape,
+    backend::{DeviceOps, ExecutionError},
+    ops::FloatTensorOps,
 };
 use hardy_cube::{
     log_prob, matmul, norm, perturb, rotary, rows,
@@ -85,7 +85,7 @@ where
     type Cache = CubeCache;
 
     fn host(x: X<R>) -> Vec<f32> {
-        let read = burn::tensor::try_read_sync(Self::float_into_data(x.clone()));
+        let read = burn_tensor::try_read_sync(Self::float_into_data(x.clone()));
         let data = read.expect("reading waits").unwrap_or_else(|lost: ExecutionError| panic!("{lost:?}"));
         data.to_vec().expect("numbers in f32")
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 
 use super::{
     inject, is_for_host,
@@ -57,7 +57,7 @@ impl<'a, B: Kernels> Seen<'a, B> {
         ([x, z], rows)
     }
 
-    fn targets(&self, range: &Range<usize>) -> burn::tensor::ops::IntTensor<B> {
+    fn targets(&self, range: &Range<usize>) -> burn_tensor::ops::IntTensor<B> {
         table::<B>(self.targets[range.clone()].to_vec(), &B::float_device(&self.x))
     }
 }
@@ -82,6 +82,9 @@ pub fn forward<B: Kernels>(
 }
 
 /// Gradients with respect to input and weight.
+///
+/// # Panics
+/// If the weight's gradient is wanted of no rows.
 pub fn backward<B: Kernels>(
     x: &Primitive<B>,
     w: &Primitive<B>,

@@ -1,7 +1,7 @@
 //! Errors between the primitives: on the rows of an activation, on a weight, on the gradient of one. A rule without a kernel
 //! is injected on the host, into that tensor alone.
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 use hardy_numerics::ErrorEnergy;
 
 use super::kernels::{Kernels, Place};

@@ -1,6 +1,6 @@
 //! What a device computes by itself.
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn_tensor::ops::{FloatTensor, IntTensor};
 use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation};
 
 use crate::{

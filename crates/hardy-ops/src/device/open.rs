@@ -83,8 +83,8 @@ pub use cuda::{missing_for_cuda, open_cuda};
 mod cuda {
     use std::{env, path::PathBuf};
 
-    use burn::tensor::backend::Backend;
     use burn_cuda::{Cuda, CudaDevice};
+    use burn_tensor::backend::Backend;
     use libloading::Library;
 
     use super::caught;

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use burn::tensor::{
+use burn_tensor::{
     TensorData,
     ops::{FloatTensor, IntTensor},
 };

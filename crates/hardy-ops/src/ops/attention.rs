@@ -16,7 +16,7 @@ mod rotary;
 mod segments;
 mod sequence;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{primitive, tensor};
 use crate::{at::At, backend::NoisyBackend};

@@ -1,6 +1,6 @@
 //! Embedding, `y[t] = W[id[t]]`. Errors enter at the weight and the output; backward, at ∂W.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{primitive, tensor};
 use crate::{

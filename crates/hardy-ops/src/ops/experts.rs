@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{parallel, primitive, rms_norm::dot, tensor};
 use crate::backend::{NoisyBackend, Primitive, shape_of};

@@ -1,7 +1,7 @@
 //! Some rows of an activation, so that the head computes logits only where somebody reads them. It moves numbers
 //! without computing any, so no error enters here.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{embedding::add_rows, primitive, tensor};
 use crate::backend::{NoisyBackend, Primitive, shape_of};

@@ -1,7 +1,7 @@
 //! GELU, `y = x·Φ(x)`, exact or by the tanh approximation (arXiv:1606.08415). Errors enter at the input and the
 //! output; backward, at ∂x.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::math;
 
 use super::{parallel, primitive, tensor};

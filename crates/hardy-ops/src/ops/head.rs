@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{
     gemm::{Mat, add_chained, multiply_chained},

@@ -1,7 +1,7 @@
 //! Layer normalisation, `y = (x − mean)·r·w + b` with `r = 1/√(var + ε)` (arXiv:1607.06450). Errors enter at the
 //! input, the weight and the output; backward, at ∂x and at ∂w.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{
     linear::add_columns,

@@ -4,7 +4,7 @@
 //! Errors are passed straight through: ∂x uses the weight that the product saw, ∂W the input that it saw, and
 //! neither sees a derivative of the error itself.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{
     accumulation::{add_gradient, multiply},

@@ -1,7 +1,7 @@
 //! From logits to the log-probability of one token a row, `log p = (z_target − max)/T − log Σ exp((z − max)/T)`, and
 //! the entropy of the row's distribution. A reduction for the loss, not an operator of the decoder: no site.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::{math, simd::dispatch};
 
 use super::{

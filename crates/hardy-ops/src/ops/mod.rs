@@ -17,13 +17,14 @@ pub mod layer_norm;
 pub mod linear;
 pub mod log_prob;
 pub(crate) mod parallel;
+pub mod residual;
 pub mod rms_norm;
 pub mod row_gate;
 pub mod sample;
 pub mod silu;
 pub mod softmax;
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 
 use crate::backend::{NoisyBackend, Primitive};
 

@@ -96,6 +96,26 @@ pub(crate) unsafe fn written(
     y
 }
 
+/// The elements of all parts, one after another.
+pub(crate) fn concat(parts: &[Vec<f32>]) -> Vec<f32> {
+    let len = parts.iter().map(Vec::len).sum();
+    let mut all = Vec::with_capacity(len);
+    let (mut rest, mut places) = (&mut all.spare_capacity_mut()[..len], Vec::new());
+    for part in parts {
+        let place;
+        (place, rest) = rest.split_at_mut(part.len());
+        places.push((place, part));
+    }
+    places.into_par_iter().for_each(|(place, part)| {
+        place.iter_mut().zip(part).for_each(|(place, x)| {
+            place.write(*x);
+        });
+    });
+    // SAFETY: the places of the parts are all there is, and each was written.
+    unsafe { all.set_len(len) };
+    all
+}
+
 /// Replaces every element of `y` by `f` of it.
 pub(crate) fn each(y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     for_chunks_of(

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation, `y = x·r·w` with `r = 1/√(mean(x²) + ε)` (arXiv:1910.07467). Errors enter at the
 //! input, the weight and the output; backward, at ∂x and at ∂w. Adaptive quantisation noise enters at the weight.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{parallel, primitive, tensor};
 use crate::{

@@ -1,7 +1,7 @@
 //! A gate on rows, `y[t] = x[t]·σ(g[t])`: how much of the shared expert a token takes. No error enters here: it enters
 //! at the linear layer that makes the gate.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 
 use super::{parallel, primitive, rms_norm::dot, silu::sigmoid, tensor};
 use crate::backend::{NoisyBackend, Primitive, shape_of};

@@ -8,7 +8,7 @@
 
 use std::cmp::Ordering;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::{NoiseKey, Row, simd::dispatch};
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! SiLU, `y = x·σ(x)` (arXiv:1702.03118), alone and gating a second input as in SwiGLU (arXiv:2002.05202). Errors
 //! enter at the input of SiLU and at its output, before the gated product; backward, at ∂x.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::math;
 
 use super::{parallel, primitive, tensor};

@@ -1,6 +1,6 @@
 //! Softmax along a row, `p = exp(x − max)/Σ`. Errors enter at the input and the output; backward, at ∂x.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_numerics::math;
 
 use super::{parallel, primitive, rms_norm::dot, tensor};

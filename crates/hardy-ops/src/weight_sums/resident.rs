@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt};
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive};
 
 use crate::backend::{NoisyBackend, Primitive, shape_of};
 

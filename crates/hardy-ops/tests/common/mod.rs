@@ -2,11 +2,9 @@
 // Every test binary compiles this file by itself, and none uses all of it.
 #![allow(dead_code)]
 
-use burn::{
-    backend::Autodiff,
-    tensor::{Tensor, TensorData},
-};
+use burn_autodiff::Autodiff;
 use burn_flex::Flex;
+use burn_tensor::{Tensor, TensorData};
 use hardy_ops::{
     At, BoundPlan, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Point, Row, Rows, Rule, Site, SiteId,
     ops::attention::Angles,

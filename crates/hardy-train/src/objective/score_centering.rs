@@ -150,10 +150,10 @@ mod tests {
                 };
                 let mut found = p.clone();
                 centered(&mut found, &q, temperature, correction, of);
-                for v in 0..p.len() {
+                for (v, found) in found.iter().enumerate() {
                     let moved = |by: f32| loss(&(0..p.len()).map(|i| p[i] + if i == v { by } else { 0.0 }).collect::<Vec<_>>());
                     let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-                    prop_assert!((slope - f64::from(found[v])).abs() < 1e-3, "{correction:?}: {slope}, {}", found[v]);
+                    prop_assert!((slope - f64::from(*found)).abs() < 1e-3, "{correction:?}: {slope}, {found}");
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_model::Batch;
 use hardy_ops::{Noise, NoisyBackend, Phase};
 use rayon::prelude::*;

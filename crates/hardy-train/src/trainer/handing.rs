@@ -1,6 +1,6 @@
 //! What workers hand to each other beside gradients: the state of a run that goes on, and receipts.
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_ops::{BoundPlan, NoisyBackend, Receipt, sum_of_workers};
 
 use super::Trainer;

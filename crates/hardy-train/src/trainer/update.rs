@@ -1,7 +1,7 @@
 //! An update of the policy on a minibatch: forward, loss, backward in parts that fit into memory, then one step of
 //! the optimizer. An update that is not finite changes nothing: the run stops, or goes on without it.
 
-use burn::backend::Autodiff;
+use burn_autodiff::Autodiff;
 use hardy_model::Decoder;
 use hardy_ops::{Noise, NoisyBackend, Phase};
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_ops::NoisyBackend;
 
 use super::Trainer;

@@ -7,6 +7,7 @@ use hardy_lab::{
     EvalRecord, RobustnessTable, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
     nll::{NllLevel, nll},
+    run::Crew,
     text_table::{Align, TextTable},
 };
 use hardy_model::files::write_json;
@@ -22,6 +23,7 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
+    build_info, crew,
     device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
@@ -50,7 +52,8 @@ Examples:
   hardy eval --model builtin:tiny --data builtin:arith --n 200
   hardy eval --model runs/e5b/checkpoints/step-000080 --draws 5
   hardy eval --model DIR --data test.parquet --samples 8 --temperature 0.6 --metric math
-  hardy eval --model DIR --data test.jsonl --noise 0,0.02,0.05,0.1 --metric nll --json";
+  hardy eval --model DIR --data test.jsonl --noise 0,0.02,0.05,0.1 --metric nll --json
+  torchrun --no-python --nproc-per-node 2 hardy eval --model DIR --data test.jsonl   (the problems shared out)";
 
 /// The metric that stands for what the checkpoint's run, or --rewards, rewards.
 const AS_REWARDED: &str = "accuracy";
@@ -166,6 +169,9 @@ pub struct Arguments {
     /// The system's message [default: as the checkpoint's run]
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Take workers on different kinds of processors, on which last bits may differ
+    #[arg(long)]
+    allow_mixed_processors: bool,
     /// Keep the record, with every answer, in a file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
@@ -214,11 +220,21 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let answers = if is_nll { Answers::Text } else { answers_for(judge.rewards()) };
     let source = Source { spec: &asked.data, columns: asked.columns.clone(), answers };
     let problems = data::load(&source, split, EVAL_DATA_SEED, Some(asked.n)).map_err(Error::from)?;
+    let crew = crew::launched(args.allow_mixed_processors, false)?;
+    if is_nll && crew.workers.size() > 1 {
+        return Err(Failure::input(
+            "--metric nll is measured by one process; start it without the other workers",
+        ));
+    }
     let setting = Setting { policy: &policy, problems: &problems, wording: &asked.wording };
     if is_nll {
         return args.likelihood(&setting, &asked, seed, &levels, output);
     }
-    args.refuse_unanswerable(&setting, &asked, judge.rewards())?;
+    if crew.workers.is_first() {
+        args.refuse_unanswerable(&setting, &asked, judge.rewards())?;
+    }
+    let lines = asked.lines(seed, &levels);
+    crew::ended(&crew, crew.agree(Some(&build_info::table()), lines, &policy, problems.iter()))?;
     let evaluation = Evaluation {
         setting,
         model: &args.model.spec,
@@ -231,9 +247,9 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         metric: &asked.metric,
         judge: &judge,
         sampling: asked.sampling,
-        workers: &hardy_train::workers::ALONE,
+        workers: &crew.workers,
     };
-    args.accuracy(&evaluation, &levels, output)
+    args.accuracy(&crew, &evaluation, &levels, output)
 }
 
 impl Arguments {
@@ -282,17 +298,25 @@ impl Arguments {
 
     fn accuracy<B: Engine>(
         &self,
+        crew: &Crew,
         evaluation: &Evaluation<'_, B>,
         levels: &[Level],
         output: Output,
     ) -> Result<(), Failure> {
-        let mut progress: Option<Progress> = None;
-        let record = evaluation.run(levels, |level, done| {
+        let (mut progress, speaks): (Option<Progress>, bool) = (None, crew.workers.is_first());
+        let made = evaluation.run(levels, |level, done| {
+            if !speaks {
+                return;
+            }
             let begun = progress.take().filter(|progress| progress.label() == level.label);
             let current = begun.unwrap_or_else(|| Progress::new(&level.label, evaluation.answers(level)));
             progress.insert(current).at(done);
-        })?;
+        });
         drop(progress);
+        let record = crew::ended(crew, made)?;
+        if !speaks {
+            return Ok(());
+        }
         let table = RobustnessTable::from_record(&record)?;
         if let Some(path) = &self.out {
             record.write(path)?;

@@ -120,7 +120,9 @@ fn bad_usage_is_said_with_what_would_be_right() {
     );
     refuses(&["generate", "--model", "builtin:tiny", "--max-new-tokens", "1"], &["--prompt", "--batch"]);
     let on = ["generate", "--model", "builtin:tiny", "--prompt", "x", "--max-new-tokens", "1", "--device"];
-    refuses(&[&on[..], &["cuda"]].concat(), &["this build has only the CPU"]);
+    if cfg!(not(feature = "cuda")) {
+        refuses(&[&on[..], &["cuda"]].concat(), &["this build has", "build it with `--features cuda`"]);
+    }
     refuses(&[&on[..], &["abacus"]].concat(), &["unknown device"]);
     refuses(&["doctor", "--threads", "0"], &["--threads", "from 1 to"]);
     refuses(&["schedule", "--kind", "constant"], &["--kind constant needs --sigma"]);

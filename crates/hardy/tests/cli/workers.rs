@@ -225,6 +225,34 @@ fn a_worker_that_dies_ends_the_run_with_its_name_and_the_run_goes_on_with_fewer(
     assert!(out.join("checkpoints/step-000002/state.json").exists());
 }
 
+#[test]
+fn an_evaluation_by_several_workers_is_that_of_one_and_the_first_alone_speaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |name: &str| dir.path().join(name);
+    let asked = |out: &Path| {
+        let given = "eval --model builtin:tiny --data builtin:arith --n 7 --max-new-tokens 16 --noise 0,0.1 --draws 2";
+        given.split(' ').chain(["--out", arg(out)]).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let one = asked(&record("one.json"));
+    let one: Vec<&str> = one.iter().map(String::as_str).collect();
+    let alone = hardy(&one);
+    succeeded(&alone);
+    let all = asked(&record("all.json"));
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let said = workers(3, &all);
+    succeeded(&said[0]);
+    assert_eq!(text(&said[0].stdout), text(&alone.stdout));
+    assert!(said[1..].iter().all(|said| said.status.success() && said.stdout.is_empty()));
+    let read = |name| comparable(serde_json::from_slice(&fs::read(record(name)).unwrap()).unwrap());
+    assert_eq!(read("one.json"), read("all.json"));
+    let mut likelihood = all.clone();
+    likelihood.extend(["--metric", "nll"]);
+    for said in workers(2, &likelihood) {
+        assert_eq!(said.status.code(), Some(2));
+        assert!(text(&said.stderr).contains("measured by one process"), "{}", text(&said.stderr));
+    }
+}
+
 #[cfg(feature = "mpi")]
 #[test]
 fn a_run_that_mpirun_starts_has_the_same_bits() {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{Tensor, TensorData};
+use burn_tensor::{Tensor, TensorData};
 use hardy_model::Decoder;
 use hardy_ops::{At, Noise, NoisyBackend, Op, Row, Rows, SiteId, ops::linear::linear};
 

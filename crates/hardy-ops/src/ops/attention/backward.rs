@@ -103,17 +103,29 @@ pub fn backward<B: NoisyBackend>(
 fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) -> Vec<f32> {
     let keys = |index| segments.prefix(index).chain(segments.rows(index));
     let rows = at.rows().select((0..segments.len()).flat_map(keys));
-    let mut parts = parts.concat();
+    let mut parts = parallel::concat(parts);
     at.for_rows(&rows).perturb_rows(Point::GradInput, Operand::Rhs, heads.query_width(), &mut parts);
     let summed = sum_groups(parts, heads);
     if (0..segments.len()).all(|index| segments.prefix(index).is_empty()) {
         return summed;
     }
     let width = heads.kv_width();
-    let mut total = vec![0.0; at.rows().len() * width];
-    for (row, part) in (0..segments.len()).flat_map(keys).zip(summed.chunks_exact(width)) {
-        total[row * width..][..width].iter_mut().zip(part).for_each(|(total, part)| *total += part);
-    }
+    let mut sources: Vec<Vec<usize>> = vec![Vec::new(); at.rows().len()];
+    (0..segments.len()).flat_map(keys).enumerate().for_each(|(part, row)| sources[row].push(part));
+    let mut total = vec![0.0; sources.len() * width];
+    parallel::for_chunks(
+        &mut total,
+        width,
+        #[inline(always)]
+        |first, total| {
+            for (total, sources) in total.chunks_exact_mut(width).zip(&sources[first..]) {
+                for part in sources {
+                    let part = &summed[part * width..][..width];
+                    total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+                }
+            }
+        },
+    );
     total
 }
 

@@ -190,8 +190,8 @@ fn grow_samples(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Tensor;
     use burn_flex::Flex;
+    use burn_tensor::Tensor;
 
     use super::{super::cache::Cached, *};
 

@@ -1,4 +1,7 @@
-//! The host's cache: one buffer, allocated once, in which memory that no token has come to is not touched.
+//! The host's cache: one buffer, mapped once, in which memory that no token has come to is not touched: the system hands its
+//! pages out, zeroed, to the threads that write them first.
+
+use memmap2::MmapMut;
 
 use super::{
     buffer::{KvPass, Slots},
@@ -10,15 +13,21 @@ use super::{
 #[derive(Debug)]
 pub struct HostCache {
     /// The places of prompts, then those of samples.
-    data: Vec<f32>,
+    data: MmapMut,
     prompts: Places,
     samples: Places,
 }
 
 impl HostCache {
     /// An empty cache with places for prompts, and for samples.
+    ///
+    /// # Panics
+    /// If the system has no such memory.
     pub fn new([prompts, samples]: [Places; 2]) -> Self {
-        Self { data: vec![0.0; prompts.elements() + samples.elements()], prompts, samples }
+        let bytes = size_of::<f32>() * (prompts.elements() + samples.elements());
+        let data = MmapMut::map_anon(bytes.max(1))
+            .unwrap_or_else(|e| panic!("{bytes} bytes for keys and values: {e}"));
+        Self { data, prompts, samples }
     }
 }
 
@@ -29,6 +38,8 @@ impl<'a> KvPass<'a, HostCache> {
     /// If a sequence occurs twice.
     pub(super) fn pieces(self) -> Vec<(Piece<'a>, Growing<'a>)> {
         let HostCache { data, prompts, samples } = self.cache;
+        let elements = prompts.elements() + samples.elements();
+        let data: &mut [f32] = bytemuck::cast_slice_mut(&mut data[..size_of::<f32>() * elements]);
         let (before, after) = data.split_at_mut(prompts.elements());
         match self.slots {
             Slots::Prompts(own) => {

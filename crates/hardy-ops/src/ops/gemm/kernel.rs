@@ -244,7 +244,7 @@ unsafe fn put<S: Simd>(simd: S, out: *mut f32, cols: usize, sum: S::f32s, accumu
         }
     } else if cols > 0 {
         let mut lanes = [sum];
-        let lanes: &mut [f32] = pulp::bytemuck::cast_slice_mut(&mut lanes);
+        let lanes: &mut [f32] = bytemuck::cast_slice_mut(&mut lanes);
         for (j, sum) in lanes[..cols].iter().enumerate() {
             // SAFETY: the caller's.
             unsafe { *out.add(j) = if accumulate { *out.add(j) + sum } else { *sum } };

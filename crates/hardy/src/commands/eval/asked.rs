@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use hardy_lab::{Metric, evaluate::Sampling};
+use hardy_lab::{
+    Metric,
+    evaluate::{Level, Sampling},
+};
 use hardy_train::{
     config::{RewardKind, RewardSection, RunConfig, WHOLE_REWARD, graders_of, parse_rewards},
     data::Columns,
@@ -25,6 +28,22 @@ pub struct Asked {
     pub sampling: Sampling,
     pub metric: Metric,
     pub rewards: Vec<RewardSection>,
+}
+
+impl Asked {
+    /// All of it, a line each, for workers to agree on.
+    pub fn lines(&self, seed: u64, levels: &[Level]) -> String {
+        let Self { data, n, columns, wording, system, max_new_tokens, draws, sampling, metric, rewards } =
+            self;
+        let mut lines = format!(
+            "--data {data}\n--n {n}\n{columns:?}\n--prompt {wording:?}\n--system {system:?}\n--max-new-tokens \
+             {max_new_tokens}\n--draws {draws}\n{sampling:?}\n--metric {metric:?}\n{rewards:?}\n--seed {seed}\n"
+        );
+        for level in levels {
+            lines += &format!("level {:?}: {:?}\n", level.label, level.plan);
+        }
+        lines
+    }
 }
 
 impl Arguments {

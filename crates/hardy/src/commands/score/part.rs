@@ -1,6 +1,6 @@
 //! A batch in parts that fit into memory, and the numbers of all parts put back into the batch's shape.
 
-use burn::tensor::Tensor;
+use burn_tensor::Tensor;
 use hardy_model::{Batch, Decoder, HostTensor, sequence_rows};
 use hardy_ops::{Noise, NoisyBackend, Row, ops::log_prob::log_prob};
 
