@@ -1,6 +1,6 @@
 """Hardy beside PyTorch, transformers and TRL: the same work on the same machine, taking turns; and beside its own limit.
 
-    cargo bench -p hardy-train --bench work --no-run     # once, so that building is not measured
+    cargo bench --workspace --bench work --no-run        # once, so that building is not measured
     python benches/peers/compare.py [--rounds 5] [--threads 2] [--only train,generate_1]
     HARDY_SIMD=avx2 python benches/peers/compare.py      # the same at another SIMD level
 
@@ -107,7 +107,7 @@ class Hardy:
 
     def __init__(self, threads):
         environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), MIMALLOC_PURGE_DELAY="-1")
-        command = ["cargo", "bench", "-q", "-p", "hardy-train", "--bench", "work"]
+        command = ["cargo", "bench", "-q", "--workspace", "--bench", "work"]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
