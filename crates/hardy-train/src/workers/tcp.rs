@@ -3,9 +3,9 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, TcpListener, TcpStream, ToSocketAddrs},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream, ToSocketAddrs},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -158,32 +158,32 @@ impl Transport for Tcp {
         let others = || self.peers.iter().enumerate().filter_map(|(rank, peer)| Some((rank, peer.as_ref()?)));
         let mut streams = Vec::new();
         for (rank, peer) in others() {
-            let stream = peer.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
-            streams.push((rank, stream.map_err(|error| gone(rank, &error))?));
+            streams.push((rank, lock(peer).try_clone().map_err(|error| gone(rank, &error))?));
         }
-        // Written from threads of their own: two workers that both write first would wait for each other for ever.
-        let failed = thread::scope(|scope| {
-            for (rank, stream) in &streams {
-                let bytes = &outgoing[*rank];
+        // Written from threads of their own: two workers that both write first would wait for each other for ever. Everybody
+        // is read from, whoever is gone: only then do all messages come to an end, so that a farewell is in none's middle.
+        let mut failed = None;
+        thread::scope(|scope| {
+            for (rank, peer) in others() {
+                let bytes = &outgoing[rank];
                 self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 self.messages.fetch_add(1, Ordering::Relaxed);
                 // Whoever can not be written to is found gone when read from.
-                scope.spawn(move || write_frame(&mut &*stream, bytes));
+                scope.spawn(move || write_frame(&mut *lock(peer), bytes));
             }
             for (rank, stream) in &streams {
                 match read_frame(&mut &*stream) {
                     Ok(bytes) => incoming[*rank] = bytes,
                     Err(error) => {
-                        // Readers elsewhere and our own writers are let go.
-                        let error = gone(*rank, &error);
-                        self.farewell(&error.to_string());
-                        return Some(error);
+                        let _ = stream.shutdown(Shutdown::Both);
+                        failed.get_or_insert_with(|| gone(*rank, &error));
                     }
                 }
             }
-            None
         });
-        failed.map_or(Ok(incoming), Err)
+        let Some(error) = failed else { return Ok(incoming) };
+        self.farewell(&error.to_string());
+        Err(error)
     }
 
     fn sent(&self) -> [u64; 2] {
@@ -192,14 +192,24 @@ impl Transport for Tcp {
 
     fn farewell(&self, reason: &str) {
         for peer in self.peers.iter().flatten() {
-            let mut stream = peer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stream = lock(peer);
             // Nobody may be there any more.
             let _ = stream.set_write_timeout(Some(Duration::from_secs(2)));
             let _ =
                 write_u64(&mut *stream, FAREWELL).and_then(|()| write_frame(&mut *stream, reason.as_bytes()));
-            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        // What is left unread when a connection closes resets it, and takes the reason from whoever has not read it yet.
+        for peer in self.peers.iter().flatten() {
+            let mut stream = lock(peer);
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let _ = io::copy(&mut *stream, &mut io::sink());
         }
     }
+}
+
+fn lock(peer: &Mutex<TcpStream>) -> MutexGuard<'_, TcpStream> {
+    peer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gone(rank: usize, error: &io::Error) -> Error {
@@ -307,6 +317,22 @@ pub(super) mod tests {
             if workers.rank() == 2 { String::new() } else { workers.gather(0u8).unwrap_err().to_string() }
         });
         assert!(said[..2].iter().all(|said| said.contains("worker 2 is gone")), "{said:?}");
+    }
+
+    #[test]
+    fn a_worker_that_dies_while_others_write_is_named_by_all() {
+        for _ in 0..20 {
+            let said = on(4, |workers| {
+                let mine = vec![0x55u8; 3 << 20];
+                if workers.rank() == 1 {
+                    String::new()
+                } else {
+                    workers.gather(mine).unwrap_err().to_string()
+                }
+            });
+            let others = [0, 2, 3].map(|rank| &said[rank]);
+            assert!(others.iter().all(|said| said.contains("worker 1 is gone")), "{}", said[2].len());
+        }
     }
 
     #[test]
