@@ -1,0 +1,113 @@
+//! The host's backend: the kernels of [`crate::ops`] on its own memory.
+
+use std::ops::Deref;
+
+use burn_flex::{Flex, FlexTensor};
+use hardy_numerics::{NoiseKey, Row};
+
+use super::{Grads, NoisyBackend};
+use crate::{
+    at::At,
+    errors::Errors,
+    narrow,
+    ops::{
+        attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
+        embedding, gather, gelu, head, linear, log_prob, residual, rms_norm,
+        sample::{self, Drawn, Sampler},
+        silu,
+    },
+};
+
+/// A Flex tensor's own memory, made contiguous where it is a view, or widened where it is stored in 16 bits.
+#[derive(Debug)]
+pub enum FlexHost {
+    /// The memory.
+    Shared(FlexTensor),
+    /// A copy in f32.
+    Widened(Vec<f32>),
+}
+
+impl Deref for FlexHost {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Shared(x) => &x.storage::<f32>()[..x.layout().num_elements()],
+            Self::Widened(x) => x,
+        }
+    }
+}
+
+/// A tensor that a kernel reads.
+type X<'a> = &'a FlexTensor;
+
+/// The default methods once more, for one backend: so the kernels are compiled here, and not again in every crate that
+/// uses them, which takes minutes.
+macro_rules! host_kernels {
+    ($($method:ident($($argument:ident: $type:ty),*) -> $out:ty = $module:ident::$kernel:ident;)*) => {
+        $(fn $method($($argument: $type),*) -> $out {
+            $module::$kernel::<Self>($($argument),*)
+        })*
+    };
+}
+
+impl NoisyBackend for Flex {
+    const ON_HOST: bool = true;
+
+    type Host = FlexHost;
+    type Cache = HostCache;
+
+    fn host(x: &FlexTensor) -> FlexHost {
+        narrow::widened(x).map_or_else(|| FlexHost::Shared(x.to_contiguous()), FlexHost::Widened)
+    }
+
+    fn host_rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
+        narrow::rows(x, rows)
+    }
+
+    fn narrowed(x: FlexTensor) -> FlexTensor {
+        narrow::narrowed(&x).unwrap_or(x)
+    }
+
+    fn new_cache(places: [Places; 2], _: &FlexTensor) -> HostCache {
+        HostCache::new(places)
+    }
+
+    fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        residual::accumulate(x, y)
+    }
+
+    host_kernels! {
+        noisy_linear(x: X, w: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward;
+        noisy_linear_backward(x: X, w: X, grad: X, needs: [bool; 3], at: &At) -> Grads<Self, 3> = linear::backward;
+        freeze_weight(w: X, errors: &Errors) -> FlexTensor = linear::frozen_weight;
+        noisy_frozen_linear(x: X, frozen: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward_frozen;
+        noisy_attention(qkv: [X; 3], angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt)
+            -> FlexTensor = attention::forward;
+        noisy_attention_backward(
+            qkv: [X; 3], grad: X, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+        ) -> [FlexTensor; 3] = attention::backward;
+        noisy_cached_attention(
+            qkv: [X; 3], cache: KvPass<HostCache>, angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt
+        ) -> FlexTensor = attention::forward_cached;
+        noisy_rms_norm(x: X, w: X, epsilon: f32, at: &At) -> FlexTensor = rms_norm::forward;
+        noisy_rms_norm_backward(x: X, w: X, grad: X, epsilon: f32, needs_weight: bool, at: &At)
+            -> Grads<Self, 2> = rms_norm::backward;
+        noisy_silu_up(gate: X, up: X, at: &At) -> FlexTensor = silu::forward_up;
+        noisy_silu_up_backward(gate: X, up: X, grad: X, at: &At) -> [FlexTensor; 2] = silu::backward_up;
+        noisy_gelu(x: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::forward;
+        noisy_gelu_backward(x: X, grad: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::backward;
+        noisy_embedding(w: X, ids: &[u32], at: &At) -> FlexTensor = embedding::forward;
+        noisy_embedding_backward(w: X, ids: &[u32], grad: X, at: &At) -> Option<FlexTensor> = embedding::backward;
+        freeze_table(w: X, errors: &Errors) -> FlexTensor = embedding::frozen_table;
+        gather_rows(x: X, rows: &[u32]) -> FlexTensor = gather::forward;
+        gather_rows_backward(grad: X, rows: &[u32], height: usize) -> FlexTensor = gather::backward;
+        noisy_head(x: X, w: X, targets: &[u32], temperature: f32, at: &At) -> FlexTensor = head::forward;
+        noisy_head_backward(x: X, w: X, targets: (&[u32], f32), grad: X, needs: [bool; 2], at: &At)
+            -> Grads<Self, 2> = head::backward;
+        sample(logits: X, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> = sample::draw;
+        log_prob(logits: X, targets: &[u32], temperature: f32) -> [FlexTensor; 2] = log_prob::forward;
+        log_prob_backward(logits: X, targets: &[u32], temperature: f32, grad: X) -> FlexTensor = log_prob::backward;
+        entropy_backward(logits: X, temperature: f32, grad: X) -> FlexTensor = log_prob::entropy_backward;
+    }
+}
