@@ -27,6 +27,9 @@ use hardy_train::{
     sft::initial_weights,
 };
 
+#[path = "../../hardy/src/allocator.rs"]
+mod allocator;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -91,7 +94,8 @@ const LARGE: Sizes = Sizes {
 };
 
 fn main() {
-    // On a thread of the pool, as the binary is.
+    // Pages kept, on a thread of the pool, as the binary has it.
+    allocator::keep_freed_pages();
     rayon::scope(|_| on_device());
 }
 
