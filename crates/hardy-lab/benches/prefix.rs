@@ -9,6 +9,7 @@ use hardy_lab::{
     evaluate::{Evaluation, Level, Sampling},
     grid::{Axes, Cell, Grid, GridMetric},
     nll::nll,
+    run::Crew,
 };
 use hardy_numerics::Perturbation;
 use hardy_train::{
@@ -56,7 +57,7 @@ fn levels(cells: &[Cell]) -> Vec<Level> {
 }
 
 fn whole_nll(policy: &Policy<Flex>, problems: &[Problem], cells: &[Cell]) {
-    nll(&Setting { policy, problems, wording: "{question}" }, &levels(cells), 1).unwrap();
+    nll(&Setting { policy, problems, wording: "{question}" }, &levels(cells), 1, &Crew::default()).unwrap();
 }
 
 fn whole_answers(policy: &Policy<Flex>, problems: &[Problem], cells: &[Cell]) {

@@ -216,14 +216,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
 
     /// The answers of all workers, in the order of the problems.
     fn of_all(&self, own: Vec<ProblemRecord>) -> Result<Vec<ProblemRecord>, LabError> {
-        if self.workers.size() == 1 {
-            return Ok(own);
-        }
-        let wrong = |error: serde_json::Error| Error::Worker(format!("answers of a worker: {error}"));
-        let all = self.workers.gather(serde_json::to_vec(&own).map_err(wrong)?)?;
-        let all =
-            all.iter().map(|json| Ok(serde_json::from_slice::<Vec<ProblemRecord>>(json).map_err(wrong)?));
-        Ok(all.collect::<Result<Vec<_>, LabError>>()?.concat())
+        Ok(self.workers.gather_records(own)?.concat())
     }
 
     fn judged(&self, problem: &Problem, samples: &[Sample]) -> Result<ProblemRecord, LabError> {

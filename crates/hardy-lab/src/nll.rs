@@ -12,6 +12,7 @@ use crate::{
     error::LabError,
     evaluate::{EVAL_STEP, Level, bind, receipts, rules_toml},
     record::draw_of,
+    run::Crew,
     setting::Setting,
     statistics::{CONFIDENCE, Interval, Scores, mean_interval},
 };
@@ -49,22 +50,36 @@ pub(crate) struct Likelihood {
     pub receipts: Vec<Receipt>,
 }
 
-/// Measures every level on the same worked answers, under `draws` draws of its error where it has one.
+/// Measures every level on the same worked answers, under `draws` draws of its error where it has one. Every draw of a level is
+/// a cell, and the cells are shared out among the workers of `crew`.
 ///
 /// # Errors
-/// A plan that does not fit the model, or whose noise never fired.
+/// A plan that does not fit the model, or whose noise never fired; a worker that is gone.
 pub fn nll<B: NoisyBackend>(
     what: &Setting<'_, B>,
     levels: &[Level],
     draws: usize,
+    crew: &Crew,
 ) -> Result<Vec<NllLevel>, LabError> {
     let sequences = what.worked()?;
+    let draws_of = |level: &Level| if level.plan.rules.is_empty() { 1 } else { draws.max(1) };
+    let cells = levels.iter().flat_map(|level| (0..draws_of(level)).map(move |draw| (level, draw)));
+    let one = |(level, draw): (&Level, usize)| {
+        let found = likelihood(what, &sequences, &level.label, &draw_of(&level.plan, draw))?;
+        // As bits: a model that gives no likelihood has NaN, which JSON has not.
+        Ok((found.problems.into_iter().map(f64::to_bits).collect(), found.receipts))
+    };
+    let own = crew
+        .select(cells)
+        .into_iter()
+        .map(one)
+        .collect::<Result<Vec<(Vec<u64>, Vec<Receipt>)>, LabError>>()?;
+    let mut found = crew.join_records(own)?.into_iter();
     let mut measured: Vec<NllLevel> = Vec::new();
     for level in levels {
-        let draws = if level.plan.rules.is_empty() { 1 } else { draws.max(1) };
-        let one = |draw| likelihood(what, &sequences, &level.label, &draw_of(&level.plan, draw));
-        let found = (0..draws).map(one).collect::<Result<Vec<_>, _>>()?;
-        let (draws, receipts) = found.into_iter().map(|one| (one.problems, one.receipts)).unzip();
+        let draws = found.by_ref().take(draws_of(level));
+        let draws = draws.map(|(bits, receipts)| (bits.into_iter().map(f64::from_bits).collect(), receipts));
+        let (draws, receipts) = draws.unzip();
         let row = NllLevel::new(level, draws, receipts, measured.first());
         measured.push(row);
     }

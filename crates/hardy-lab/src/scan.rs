@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use hardy_model::{HostTensor, files::fingerprint};
+use hardy_model::{Decoder, HostTensor, files::fingerprint};
 use hardy_numerics::{ErrorSums, formats::Format};
 use hardy_ops::{Noise, NoisyBackend, Observer, Op, Site};
 use hardy_train::{
@@ -12,14 +12,14 @@ use hardy_train::{
     error::Error,
     policy::{Policy, log_probs},
     scan_file::{Recommendation, ScanFile, ScanRow, Thresholds, What},
-    sequence::parts,
+    sequence::{Packed, parts},
 };
 
 mod judge;
 
 pub use judge::{USUAL_THRESHOLDS, judged};
 
-use crate::{error::LabError, setting::Setting};
+use crate::{error::LabError, run::Crew, setting::Setting};
 
 /// Problems with worked answers that a scan at the start of a run reads.
 pub const CALIBRATION: usize = 32;
@@ -38,32 +38,35 @@ pub fn format_named(name: &str) -> Result<Format, LabError> {
     Ok(Format::from_name(name).ok_or_else(unknown)?)
 }
 
-/// Scans the model of `what` over its problems and their worked answers.
+/// Scans the model of `what` over its problems and their worked answers. The passes over them, and the weights, are shared out
+/// among the workers of `crew`.
 ///
 /// # Errors
-/// Text that the model can not read.
+/// Text that the model can not read; a worker that is gone.
 pub fn scan<B: NoisyBackend>(
     what: &Setting<'_, B>,
     model: &str,
     format: Format,
     thresholds: Thresholds,
+    crew: &Crew,
 ) -> Result<ScanFile, LabError> {
     let decoder = &what.policy.decoder;
     let sites = &decoder.blueprint.sites;
-    let observer = Arc::new(Observer::new(format, sites.len()));
-    let noise = Noise::clean().observed(&observer);
     let sequences = what.worked()?;
-    for (_, packed) in parts(&sequences, TOKENS, true) {
-        // Only what the observer sees on the way is wanted.
-        let _ = log_probs(decoder, &packed, &noise, 1.0);
-    }
-    let (seen, parameters) = (observer.sums(), decoder.to_host());
-    let linears = sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0);
-    let rows = linears.flat_map(|(site, sums)| {
-        let weight = weight(site, &parameters).map(|weight| measure(weight, format));
-        let weight = weight.map(|sums| row(site, What::Weight, &sums));
-        [Some(row(site, What::Activation, sums)), weight].into_iter().flatten()
-    });
+    let passes = crew.select(parts(&sequences, TOKENS, true));
+    let seen = passes.iter().map(|(_, packed)| observed(decoder, packed, format)).collect();
+    let seen = added_up(sites.len(), crew.join(seen)?);
+    let parameters = decoder.to_host();
+    let linears: Vec<_> =
+        sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0).collect();
+    let own = crew.select(linears.iter().map(|(site, _)| weight(site, &parameters)));
+    let weights = own.into_iter().map(|weight| weight.map(|weight| measure(weight, format))).collect();
+    let rows = linears.into_iter().zip(crew.join::<Option<ErrorSums>>(weights)?).flat_map(
+        |((site, sums), weight)| {
+            let weight = weight.map(|sums| row(site, What::Weight, &sums));
+            [Some(row(site, What::Activation, sums)), weight].into_iter().flatten()
+        },
+    );
     Ok(judged(ScanFile {
         model: model.to_owned(),
         fingerprint: fingerprint(&parameters),
@@ -74,6 +77,22 @@ pub fn scan<B: NoisyBackend>(
         recommendation: Recommendation::None,
         rows: rows.collect(),
     }))
+}
+
+/// What one pass shows of every site.
+fn observed<B: NoisyBackend>(decoder: &Decoder<B>, packed: &Packed, format: Format) -> Vec<ErrorSums> {
+    let observer = Arc::new(Observer::new(format, decoder.blueprint.sites.len()));
+    // Only what the observer sees on the way is wanted.
+    let _ = log_probs(decoder, packed, &Noise::clean().observed(&observer), 1.0);
+    observer.sums()
+}
+
+/// What all passes show of every site, in the order of the passes.
+fn added_up(sites: usize, passes: Vec<Vec<ErrorSums>>) -> Vec<ErrorSums> {
+    let add = |sums: Vec<ErrorSums>, pass: Vec<ErrorSums>| {
+        sums.into_iter().zip(pass).map(|(sum, more)| sum.plus(more)).collect()
+    };
+    passes.into_iter().fold(vec![ErrorSums::default(); sites], add)
 }
 
 /// The scan that a run's guided AQN asks for, made or read; `None` where it asks for none.
@@ -91,7 +110,7 @@ pub fn for_run<B: NoisyBackend>(
         let format = format_named(aqn.scan_format.as_deref().unwrap_or(USUAL))?;
         let problems = &problems[..problems.len().min(CALIBRATION)];
         let setting = Setting { policy, problems, wording: &config.data.prompt };
-        return scan(&setting, &config.model.path, format, USUAL_THRESHOLDS).map(Some);
+        return scan(&setting, &config.model.path, format, USUAL_THRESHOLDS, &Crew::default()).map(Some);
     }
     let found = ScanFile::read(Path::new(source))?;
     let decoder = &policy.decoder;

@@ -6,6 +6,7 @@ use hardy_lab::{
     evaluate::{Evaluation, Level, Sampling},
     grid::{Axes, Cell, Grid, GridMetric, GridRecord},
     nll::nll,
+    run::Crew,
 };
 use hardy_numerics::Perturbation;
 use hardy_ops::{Layers, Ops, Pass, Point};
@@ -54,7 +55,7 @@ fn every_cell_has_the_likelihood_of_a_whole_pass_to_the_bit() {
     let grid = grid(&policy, &problems, GridMetric::Nll, 2);
     let found = grid.run(&cells, &mut |_| {}).unwrap();
     let levels: Vec<Level> = cells.iter().map(level).collect();
-    for (cell, whole) in found.cells.iter().zip(nll(&grid.setting, &levels, 2).unwrap()) {
+    for (cell, whole) in found.cells.iter().zip(nll(&grid.setting, &levels, 2, &Crew::default()).unwrap()) {
         assert_eq!(cell.value.to_bits(), whole.nll.to_bits(), "{}", cell.cell);
         let elements: u64 = whole.receipts.iter().flatten().map(|receipt| receipt.elements).sum();
         assert_eq!(cell.elements, elements, "{}", cell.cell);

@@ -1,6 +1,6 @@
 //! Error metrics: how far the image of a slice is from the slice, in the measures used for number formats.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Measures of an image x̃ against its reference x. Values that are not finite make the measures they enter so too.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -32,7 +32,7 @@ impl ErrorMetrics {
 }
 
 /// The sums behind [`ErrorMetrics`], which add up over tensors.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct ErrorSums {
     elements: usize,
     error: f64,

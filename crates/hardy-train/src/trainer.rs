@@ -35,7 +35,9 @@ use crate::{
 };
 
 pub use handing::sum_receipts;
-use minibatch::{Minibatch, Part, shares};
+pub(crate) use handing::{follow, gather_receipts};
+pub(crate) use minibatch::shares;
+use minibatch::{Minibatch, Part};
 use tally::Updates;
 
 /// A policy in training.

@@ -5,6 +5,8 @@
 mod identity;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod reduce;
 mod rendezvous;
 mod tcp;
@@ -18,6 +20,8 @@ use crate::error::{Error, Result};
 pub use identity::{Identity, agree, hash_of};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub use reduce::reduce;
 pub use rendezvous::{Launched, launched};
 pub use tcp::{Tcp, connect};
@@ -101,6 +105,20 @@ impl Workers {
         let bytes = postcard::to_stdvec(&own).expect("plain data");
         let all = transport.exchange(vec![bytes; transport.size()])?;
         all.iter().map(|bytes| postcard::from_bytes(bytes).map_err(|_| unreadable())).collect()
+    }
+
+    /// As [`Workers::gather`], for records whose form says what it holds, as JSON does: those that flatten others, or read a
+    /// missing number as one.
+    ///
+    /// # Errors
+    /// A worker that is gone, or a record that has no such form.
+    pub fn gather_records<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
+        if self.0.is_none() {
+            return Ok(vec![own]);
+        }
+        let wrong = |error: serde_json::Error| Error::Worker(format!("a record of a worker: {error}"));
+        let all = self.gather(serde_json::to_vec(&own).map_err(wrong)?)?;
+        all.iter().map(|json| serde_json::from_slice(json).map_err(wrong)).collect()
     }
 
     /// The lists of all workers, one after another.

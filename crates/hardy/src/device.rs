@@ -78,6 +78,29 @@ impl Kind {
     }
 }
 
+impl Device {
+    /// Whether it is a GPU of NVIDIA.
+    pub fn is_cuda(self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.kind == Kind::Cuda;
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// Its number: the one given, else that of this process among those that torchrun started on this machine.
+    ///
+    /// # Errors
+    /// A `LOCAL_RANK` that is no number.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(self) -> Result<Option<usize>, Failure> {
+        let Some(text) = self.index.is_none().then(|| std::env::var("LOCAL_RANK").ok()).flatten() else {
+            return Ok(self.index);
+        };
+        let wrong = |_| Failure::input(format!("LOCAL_RANK is `{text}`, which is no whole number"));
+        text.trim().parse().map(Some).map_err(wrong)
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.index {
@@ -137,7 +160,7 @@ impl Engine for device::Vulkan {
 #[cfg(feature = "cuda")]
 impl Engine for device::Cuda {
     fn open(device: Device) -> Result<device::CudaDevice, Failure> {
-        device::open_cuda(device.index).map_err(Failure::input)
+        device::open_cuda(device.gpu()?).map_err(Failure::input)
     }
 }
 

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hardy_lab::shard::{CellsFile, Manifest, Shard, inputs};
+use hardy_lab::{
+    run::Crew,
+    shard::{CellsFile, Manifest, Shard, inputs},
+};
 use hardy_train::config::refuse_existing;
 use serde::Serialize;
 use serde_json::Value;
@@ -43,6 +46,19 @@ impl ShardArgs {
             out.map(|out| self.shard.map_or_else(|| out.to_owned(), |shard| named(out, &shard.name())));
         path.as_deref().map_or(Ok(()), refuse_existing)?;
         Ok(path)
+    }
+
+    /// The share of this process: that of `--shard`, or of one of several workers.
+    ///
+    /// # Errors
+    /// Both.
+    pub fn among(&self, crew: &Crew) -> Result<Option<Shard>, Failure> {
+        match (self.shard, crew.shard()) {
+            (Some(_), Some(_)) => {
+                Err(Failure::input("--shard and several workers are two ways of sharing cells out; take one"))
+            }
+            (typed, launched) => Ok(typed.or(launched)),
+        }
     }
 
     /// What the share says of itself: `what` its `cells` are, everything that they follow from, and the files by their names.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::GridRecord;
 use crate::{
     error::LabError,
+    run::Crew,
     shard::{Allow, CellsFile, Manifest, join_cells},
 };
 
@@ -23,6 +24,16 @@ impl GridRecord {
     pub fn share(&self, manifest: Manifest) -> Result<CellsFile, LabError> {
         let common = serde_json::to_value(Self { cells: Vec::new(), ..self.clone() });
         CellsFile::new(manifest, common.unwrap_or_default(), &self.cells)
+    }
+
+    /// The grid of which every worker of `crew` measured its share: `self` holds the cells of this one.
+    ///
+    /// # Errors
+    /// A worker that is gone.
+    pub fn joined(self, crew: &Crew) -> Result<Self, LabError> {
+        let mut grid = Self { cells: crew.join_records(self.cells)?, ..self };
+        grid.decide();
+        Ok(grid)
     }
 
     /// The grid of which `paths` are the shares.

@@ -21,6 +21,7 @@ use super::{Cell, Grid, GridMetric, answers::Answering, prefix::Prefix, record::
 use crate::{
     error::LabError,
     evaluate::{EVAL_STEP, bind},
+    run::Crew,
     statistics::ALPHA,
 };
 
@@ -168,12 +169,16 @@ impl<B: NoisyBackend> Grid<'_, B> {
         &self,
         cells: &[Cell],
         amount: f64,
+        crew: &Crew,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Threshold>, LabError> {
         let places = places(cells)?;
         let mut found: Vec<Option<Threshold>> = vec![None; places.len()];
         let mut looker = Looker::new(self)?;
-        for (done, (place, stages)) in self.forward(&places).into_iter().enumerate() {
+        let mut own = self.forward(&places);
+        own.retain(|(place, _)| crew.shard().is_none_or(|shard| shard.has(*place)));
+        let of = own.len();
+        for (done, (place, stages)) in own.into_iter().enumerate() {
             looker.advance_to(*stages.start());
             let look = |rung, k| {
                 let seed = splitmix::hash(&[self.seed, place as u64, rung as u64, k as u64]);
@@ -181,9 +186,9 @@ impl<B: NoisyBackend> Grid<'_, B> {
                 looker.look(&cell, seed, &stages)
             };
             found[place] = Some(Threshold::new(&places[place], search(amount, look)?));
-            progress(done + 1, places.len());
+            progress(done + 1, of);
         }
-        Ok(found.into_iter().flatten().collect())
+        crew.join_records(found.into_iter().flatten().collect())
     }
 }
 

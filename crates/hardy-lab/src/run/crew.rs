@@ -6,9 +6,10 @@ use hardy_train::{
     policy::Policy,
     workers::{ALONE, Identity, Workers, agree, hash_of},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use toml::Table;
 
-use crate::error::LabError;
+use crate::{error::LabError, shard::Shard};
 
 /// The workers of a run.
 #[derive(Clone, Debug)]
@@ -36,6 +37,37 @@ impl Default for Crew {
 }
 
 impl Crew {
+    /// This worker's share of a list of cells; `None` where it is alone and has them all. Joined by [`Crew::join`].
+    #[must_use]
+    pub fn shard(&self) -> Option<Shard> {
+        let size = self.workers.size();
+        Shard::new(self.workers.rank() + 1, size).ok().filter(|_| size > 1)
+    }
+
+    /// The cells of this worker's share, in their order.
+    pub fn select<T>(&self, cells: impl IntoIterator<Item = T>) -> Vec<T> {
+        match self.shard() {
+            Some(shard) => shard.select(cells).map(|(_, cell)| cell).collect(),
+            None => cells.into_iter().collect(),
+        }
+    }
+
+    /// What all workers found of their shares of a list, in the list's order.
+    ///
+    /// # Errors
+    /// A worker that is gone.
+    pub fn join<T: Serialize + DeserializeOwned>(&self, own: Vec<T>) -> Result<Vec<T>, LabError> {
+        Ok(dealt(self.workers.gather(own)?))
+    }
+
+    /// As [`Crew::join`], for what has to be handed on as [`Workers::gather_records`] does.
+    ///
+    /// # Errors
+    /// A worker that is gone.
+    pub fn join_records<T: Serialize + DeserializeOwned>(&self, own: Vec<T>) -> Result<Vec<T>, LabError> {
+        Ok(dealt(self.workers.gather_records(own)?))
+    }
+
     /// Refuses workers that differ in what they were asked (`lines`, one for each thing), in a build, in the weights of
     /// `policy`, or in `problems`.
     ///
@@ -66,5 +98,26 @@ impl Crew {
             data: hash_of(problems.map(|problem| (problem.id, &problem.question, &problem.truth))),
         };
         Ok(agree(&self.workers, own, self.mixed)?)
+    }
+}
+
+/// One list of what was dealt out one after another.
+fn dealt<T>(shares: Vec<Vec<T>>) -> Vec<T> {
+    let mut shares: Vec<_> = shares.into_iter().map(Vec::into_iter).collect();
+    let rounds = shares.iter().map(ExactSizeIterator::len).max().unwrap_or_default();
+    (0..rounds).flat_map(|_| shares.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dealt_out_comes_back_in_its_order() {
+        for (cells, size) in [(0, 3), (2, 3), (3, 3), (7, 3), (8, 1)] {
+            let of =
+                |rank| Shard::new(rank + 1, size).unwrap().select(0..cells).map(|(_, cell)| cell).collect();
+            assert_eq!(dealt((0..size).map(of).collect()), (0..cells).collect::<Vec<_>>());
+        }
     }
 }

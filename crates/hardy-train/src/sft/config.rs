@@ -139,6 +139,9 @@ pub struct SftTrain {
     pub max_grad_norm: f64,
     /// Tokens of a forward and backward pass.
     pub micro_batch_tokens: usize,
+    /// Blocks of problems into which a step is cut, at most. Gradients are summed within each, then over blocks in a fixed
+    /// tree; so many workers can share a step.
+    pub gradient_blocks: usize,
 }
 
 impl Default for SftTrain {
@@ -154,6 +157,7 @@ impl Default for SftTrain {
             betas: [0.9, 0.999],
             max_grad_norm: 1.0,
             micro_batch_tokens: 4096,
+            gradient_blocks: 1,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The supervised training loop: the likelihood of worked answers under the errors of a plan.
 
-use std::{path::Path, time::Instant};
+use std::{ops::Range, path::Path, time::Instant};
 
-use hardy_model::Dropout;
-use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Streams};
+use burn_autodiff::Autodiff;
+use hardy_model::{Decoder, Dropout};
+use hardy_ops::{BoundPlan, Noise, NoisyBackend, Phase, Plan, Streams};
 use rayon::prelude::*;
 
 use super::{SftConfig, SftRecord, fresh::fresh};
@@ -14,13 +15,16 @@ use crate::{
     checkpoint::{self, Counts, Learner, Restoring},
     data::{self, Answers, Problem, Split, styled_answer},
     diagnosis::not_finite,
-    error::Result,
+    error::{Error, Result},
     gradients::Gradients,
     learning_rate::LearningRate,
     policy::Policy,
     recording::Recording,
     sampler::prompts_at_step,
     sequence::{Sequence, parts},
+    trainer::{follow, gather_receipts, shares},
+    tree::Tree,
+    workers::{Workers, reduce},
 };
 
 /// A model in supervised training.
@@ -34,6 +38,8 @@ pub struct SftTrainer<B: NoisyBackend> {
     pub steps: u64,
     /// What should be said before the first step.
     pub warnings: Vec<String>,
+    /// Who shares the steps.
+    pub workers: Workers,
     config: SftConfig,
     problems: Vec<Problem>,
     optimizer: AdamW<B>,
@@ -75,7 +81,13 @@ impl<B: NoisyBackend> SftTrainer<B> {
             total_steps: train.steps,
             floor_ratio: train.floor_ratio,
         };
-        Ok(Self { policy, plan, steps: 0, warnings, config, problems, optimizer, learning_rate })
+        let workers = Workers::alone();
+        Ok(Self { policy, plan, steps: 0, warnings, workers, config, problems, optimizer, learning_rate })
+    }
+
+    /// The problems that are learned from.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// What a checkpoint is made of.
@@ -95,47 +107,106 @@ impl<B: NoisyBackend> SftTrainer<B> {
         Ok(())
     }
 
-    /// One step.
+    /// Takes over the first worker's weights, moments and steps.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite.
+    /// A worker that is gone.
+    pub fn follow_first(&mut self) -> Result<()> {
+        if self.workers.size() == 1 {
+            return Ok(());
+        }
+        [self.steps, self.optimizer.steps] = self.workers.of_first([self.steps, self.optimizer.steps])?;
+        follow(&self.workers, self.policy.decoder.trained_mut())?;
+        follow(&self.workers, self.optimizer.moments.iter_mut().flatten())
+    }
+
+    /// Sums the receipts of all workers up in those of the first; the others begin anew.
+    ///
+    /// # Errors
+    /// A worker that is gone.
+    pub fn gather_receipts(&self) -> Result<()> {
+        gather_receipts(&self.workers, &self.plan)
+    }
+
+    /// One step, each worker's blocks by itself and all in the order of a fixed tree.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, or a worker that is gone.
     pub fn step(&mut self) -> Result<SftRecord> {
         let started = Instant::now();
         let train = &self.config.train;
         let chosen = prompts_at_step(self.problems.len(), train.batch, self.config.seed, self.steps as usize);
         let sequences = chosen.iter().map(|&i| self.sequence(i)).collect::<Result<Vec<_>>>()?;
         let targets: usize = sequences.iter().map(Sequence::response_length).sum();
-        let sites = self.policy.decoder.blueprint.sites.len();
-        let noise = self.plan.noise(Phase::Train, self.steps).gathering(sites);
-        let dropout = Dropout { seed: self.config.seed, step: self.steps };
-        let tracked = self.policy.decoder.tracked();
-        let mut loss = 0.0;
-        for (_, mut packed) in parts(&sequences, train.micro_batch_tokens, !noise.acts_backward()) {
-            packed.batch.dropout = self.config.lora.is_some().then_some(dropout);
-            let pass = Recording::forward(&tracked, &packed, &noise, 1.0, false);
-            let [log_probs, _] = pass.scores();
-            loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
-            if !loss.is_finite() {
-                let part = [packed.clone()];
-                return Err(not_finite(&self.policy.decoder, part, &noise, self.steps + 1, "loss"));
-            }
-            let derivative = vec![-1.0 / targets as f32; log_probs.len()];
-            pass.backward(&derivative, None);
-        }
-        let gradients = Gradients::gathered(&self.policy.decoder, &noise);
+        let noise = self.plan.noise(Phase::Train, self.steps);
+        let (loss, gradients) = self.gradients(&sequences, targets, &noise)?;
         let grad_norm = gradients.norm();
         if !grad_norm.is_finite() {
-            let parts = parts(&sequences, train.micro_batch_tokens, true).map(|(_, packed)| packed);
-            return Err(not_finite(&self.policy.decoder, parts, &noise, self.steps + 1, "gradient"));
+            return Err(self.not_finite(&sequences, &noise, "gradient"));
         }
         let gradients = gradients.clipped(grad_norm, train.max_grad_norm);
         let learning_rate = self.learning_rate.at(self.steps as usize);
-        drop(tracked);
         self.optimizer.step(self.policy.decoder.trained_mut(), gradients, learning_rate);
         self.steps += 1;
         let tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
         let step_seconds = started.elapsed().as_secs_f64();
         Ok(SftRecord { step: self.steps, loss, grad_norm, learning_rate, tokens, step_seconds })
+    }
+
+    /// The mean loss over `targets` tokens, and its gradients.
+    fn gradients(
+        &self,
+        sequences: &[Sequence],
+        targets: usize,
+        noise: &Noise,
+    ) -> Result<(f64, Gradients<B>)> {
+        let decoder = &self.policy.decoder;
+        let blocks = blocks(sequences.len(), self.config.train.gradient_blocks);
+        let (mut losses, mut sums) = (Vec::new(), Tree::default());
+        let tracked = decoder.tracked();
+        for block in self.workers.share(blocks.len()) {
+            let noise = noise.clone().gathering(decoder.blueprint.sites.len());
+            losses.push(self.block(&tracked, &sequences[blocks[block].clone()], targets, &noise));
+            sums.term(block, noise.take_sums());
+        }
+        drop(tracked);
+        let loss: f64 = self.workers.concat(losses)?.into_iter().sum();
+        if !loss.is_finite() {
+            return Err(self.not_finite(sequences, noise, "loss"));
+        }
+        let noise = noise.clone().with_sums(reduce(&self.workers, sums)?);
+        Ok((loss, Gradients::gathered(decoder, &noise)))
+    }
+
+    /// A block forward and backward, part by part: its share of the mean loss. Where that is not finite the sums that `noise`
+    /// gathers mean nothing.
+    fn block(
+        &self,
+        tracked: &Decoder<Autodiff<B>>,
+        sequences: &[Sequence],
+        targets: usize,
+        noise: &Noise,
+    ) -> f64 {
+        let dropout = Dropout { seed: self.config.seed, step: self.steps };
+        let mut loss = 0.0;
+        for (_, mut packed) in parts(sequences, self.config.train.micro_batch_tokens, !noise.acts_backward())
+        {
+            packed.batch.dropout = self.config.lora.is_some().then_some(dropout);
+            let pass = Recording::forward(tracked, &packed, noise, 1.0, false);
+            let [log_probs, _] = pass.scores();
+            loss -= log_probs.iter().map(|&x| f64::from(x)).sum::<f64>() / targets as f64;
+            if !loss.is_finite() {
+                break;
+            }
+            pass.backward(&vec![-1.0 / targets as f32; log_probs.len()], None);
+        }
+        loss
+    }
+
+    /// Says where the `what` of this step stopped being finite.
+    fn not_finite(&self, sequences: &[Sequence], noise: &Noise, what: &str) -> Error {
+        let parts = parts(sequences, self.config.train.micro_batch_tokens, true).map(|(_, packed)| packed);
+        not_finite(&self.policy.decoder, parts, noise, self.steps + 1, what)
     }
 
     /// A problem with its worked answer.
@@ -144,6 +215,15 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let answer = worked_answer(&self.config, problem, index);
         self.policy.worked(problem, &answer, &self.config.data.prompt)
     }
+}
+
+/// Up to `most` blocks of neighbours among `n`, whose sizes differ by one at most.
+fn blocks(n: usize, most: usize) -> Vec<Range<usize>> {
+    let place = |end: &mut usize, size: usize| {
+        let start = std::mem::replace(end, *end + size);
+        Some(start..*end)
+    };
+    shares(n, most).scan(0, place).collect()
 }
 
 /// The policy with the adapters that the configuration asks for.

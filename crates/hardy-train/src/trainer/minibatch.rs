@@ -88,7 +88,7 @@ fn blocks_of(rollouts: &[Rollout], most: usize) -> Vec<Range<usize>> {
 
 /// How many of `groups` each of up to `parts` minibatches takes: every one at least one group, and none more than one
 /// more than another.
-pub(super) fn shares(groups: usize, parts: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn shares(groups: usize, parts: usize) -> impl Iterator<Item = usize> {
     let parts = parts.min(groups);
     (0..parts).map(move |part| groups / parts + usize::from(part < groups % parts))
 }

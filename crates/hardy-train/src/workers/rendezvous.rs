@@ -43,25 +43,35 @@ pub fn launched(variable: impl Fn(&str) -> Option<String>) -> Result<Launched> {
             .map(Some)
             .map_err(|_| Error::config(format!("{name} is `{text}`, which is no whole number")))
     };
-    let size = number("WORLD_SIZE")?;
+    let (size, rank) = (number("WORLD_SIZE")?, number("RANK")?);
     for name in MPI {
         if let Some(size) = number(name)?.filter(|&size| size > 1) {
             return Ok(Launched::Mpi(size));
         }
     }
-    let Some(size) = size.filter(|&size| size > 1) else { return Ok(Launched::Alone) };
-    let rank = number("RANK")?.ok_or_else(|| {
-        Error::config(format!(
-            "WORLD_SIZE is {size}, but RANK is not set: start with torchrun, or set RANK from 0 to {}",
-            size - 1
-        ))
-    })?;
-    if rank >= size {
-        return Err(Error::config(format!(
-            "RANK is {rank}, but WORLD_SIZE is {size}: ranks go from 0 to {}",
-            size - 1
-        )));
-    }
+    let (rank, size) = match (rank, size) {
+        (None, None | Some(1)) => return Ok(Launched::Alone),
+        (Some(rank), None) => {
+            return Err(Error::config(format!(
+                "RANK is {rank}, but WORLD_SIZE is not set: start with torchrun, or set both; unset RANK for one process"
+            )));
+        }
+        (_, Some(0)) => return Err(Error::config("WORLD_SIZE is 0: it is the number of workers, from 1")),
+        (None, Some(size)) => {
+            return Err(Error::config(format!(
+                "WORLD_SIZE is {size}, but RANK is not set: start with torchrun, or set RANK from 0 to {}",
+                size - 1
+            )));
+        }
+        (Some(rank), Some(size)) if rank >= size => {
+            return Err(Error::config(format!(
+                "RANK is {rank}, but WORLD_SIZE is {size}: ranks go from 0 to {}",
+                size - 1
+            )));
+        }
+        (Some(_), Some(1)) => return Ok(Launched::Alone),
+        (Some(rank), Some(size)) => (rank, size),
+    };
     let port = number("HARDY_PORT")?.or(number("MASTER_PORT")?).unwrap_or(PORT.into());
     // torchrun's own store listens at MASTER_PORT.
     let port =
@@ -100,6 +110,9 @@ mod tests {
             assert!(said.contains(part), "{said}");
         };
         says(&[("WORLD_SIZE", "2")], "RANK is not set");
+        says(&[("RANK", "1")], "WORLD_SIZE is not set");
+        says(&[("RANK", "0"), ("WORLD_SIZE", "0")], "WORLD_SIZE is 0");
+        says(&[("RANK", "3"), ("WORLD_SIZE", "1")], "ranks go from 0 to 0");
         says(&[("WORLD_SIZE", "2"), ("RANK", "2")], "ranks go from 0 to 1");
         says(&[("WORLD_SIZE", "two")], "WORLD_SIZE is `two`");
         says(&[("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_PORT", "70000")], "no port");

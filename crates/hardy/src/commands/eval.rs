@@ -23,7 +23,8 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
-    build_info, crew,
+    build_info,
+    crew::{self, CrewArgs},
     device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
@@ -169,9 +170,8 @@ pub struct Arguments {
     /// The system's message [default: as the checkpoint's run]
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Take workers on different kinds of processors, on which last bits may differ
-    #[arg(long)]
-    allow_mixed_processors: bool,
+    #[command(flatten)]
+    crew: CrewArgs,
     /// Keep the record, with every answer, in a file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
@@ -220,21 +220,16 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let answers = if is_nll { Answers::Text } else { answers_for(judge.rewards()) };
     let source = Source { spec: &asked.data, columns: asked.columns.clone(), answers };
     let problems = data::load(&source, split, EVAL_DATA_SEED, Some(asked.n)).map_err(Error::from)?;
-    let crew = crew::launched(args.allow_mixed_processors, false)?;
-    if is_nll && crew.workers.size() > 1 {
-        return Err(Failure::input(
-            "--metric nll is measured by one process; start it without the other workers",
-        ));
-    }
+    let crew = args.crew.launched(args.model.device.device)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &asked.wording };
-    if is_nll {
-        return args.likelihood(&setting, &asked, seed, &levels, output);
-    }
-    if crew.workers.is_first() {
+    if crew.workers.is_first() && !is_nll {
         args.refuse_unanswerable(&setting, &asked, judge.rewards())?;
     }
-    let lines = asked.lines(seed, &levels);
+    let lines = format!("--metric {}\n{}", args.metric, asked.lines(seed, &levels));
     crew::ended(&crew, crew.agree(Some(&build_info::table()), lines, &policy, problems.iter()))?;
+    if is_nll {
+        return args.likelihood(&crew, &setting, &asked, (seed, &levels), output);
+    }
     let evaluation = Evaluation {
         setting,
         model: &args.model.spec,
@@ -326,13 +321,16 @@ impl Arguments {
 
     fn likelihood<B: Engine>(
         &self,
+        crew: &Crew,
         setting: &Setting<'_, B>,
         asked: &Asked,
-        seed: u64,
-        levels: &[Level],
+        (seed, levels): (u64, &[Level]),
         output: Output,
     ) -> Result<(), Failure> {
-        let levels = nll(setting, levels, asked.draws)?;
+        let levels = crew::ended(crew, nll(setting, levels, asked.draws, crew))?;
+        if !crew.workers.is_first() {
+            return Ok(());
+        }
         let n = setting.problems.len();
         let result =
             Likelihoods { metric: "nll", model: &self.model.spec, data: &asked.data, n, seed, levels };

@@ -22,6 +22,8 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use crate::{
+    build_info,
+    crew::{self, CrewArgs, refuse_company},
     device::{Engine, on_device},
     error_spec,
     failure::Failure,
@@ -52,7 +54,8 @@ Examples
   hardy find --model builtin:tiny
   hardy find --model builtin:tiny --inject dead_zone:layer=2,module=*.down_proj,scale=0.1,sparsity=0.25
   hardy find --model builtin:tiny --judge
-  hardy find --model builtin:tiny --judge --shard 2/4 --out judged.json";
+  hardy find --model builtin:tiny --judge --shard 2/4 --out judged.json
+  torchrun --no-python --nproc-per-node 4 hardy find --model builtin:tiny --judge   (the placements shared out)";
 
 /// Arguments of `hardy find`.
 #[derive(Debug, Args)]
@@ -108,6 +111,8 @@ pub struct Arguments {
     out: Option<PathBuf>,
     #[command(flatten)]
     shard: ShardArgs,
+    #[command(flatten)]
+    crew: CrewArgs,
 }
 
 /// Looks at the machine.
@@ -123,6 +128,9 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         return Err(Failure::input(
             "--shard shares the placements of --judge; one look at a machine has no shares",
         ));
+    }
+    if !args.judge {
+        refuse_company("one look at a machine")?;
     }
     let out = args.shard.file(args.out.as_deref())?;
     let fault = args.inject.as_deref().map(fault).transpose()?;
@@ -156,12 +164,24 @@ impl Arguments {
         let problems = self.n.saturating_mul(self.placements);
         let problems = data::load(&Source::texts(&self.data), Split::Eval, EVAL_DATA_SEED, Some(problems))
             .map_err(Error::from)?;
-        let mut bar: Option<Progress> = None;
-        let mut progress = |done, of| bar.get_or_insert_with(|| Progress::new("find", of)).at(done);
+        let crew = self.crew.launched(self.model.device.device)?;
+        let asked = format!("{:#}", self.definition());
+        let agreed = crew.agree(Some(&build_info::table()), asked, policy, problems.iter());
+        let (mut bar, speaks): (Option<Progress>, bool) = (None, crew.workers.is_first());
+        let mut progress = |done, of| {
+            if speaks {
+                bar.get_or_insert_with(|| Progress::new("find", of)).at(done);
+            }
+        };
         let (placements, texts, seed) = (self.placements, self.n, self.seed);
         let how = Judge { models: &models, problems: &problems, placements, texts, seed };
-        let seen = how.look(self.shard.shard, &mut progress)?;
+        let own = self.shard.among(&crew)?;
+        let seen = agreed.and_then(|()| crew.join(how.look(own, &mut progress)?));
+        let seen = crew::ended(&crew, seen)?;
         drop(bar);
+        if !speaks {
+            return Ok(());
+        }
         if let (Some(manifest), Some(file), Some(whole)) = (share, out, &self.out) {
             let share = Judgement::share(&names, placements, manifest, &seen)?;
             return keep_share(&share, file, whole, output);

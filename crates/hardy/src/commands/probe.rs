@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 
 use self::{advice::AdviceArgs, cells::CellArgs};
 use crate::{
+    build_info,
+    crew::{self, CrewArgs, refuse_company},
     device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
@@ -48,14 +50,15 @@ With --magnitudes: what every rule of the plan leaves of activations and gradien
 outputs of linear layers and matmuls and, backward, on their gradients.
 
 Examples: who is to blame; the same at three levels in both passes; a question of the literature; a plan with levels, and one with \
-a number format; a look before hours are spent; one of four machines
+a number format; a look before hours are spent; one of four machines; four processes
   hardy probe --model builtin:tiny --data builtin:arith
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --levels 0.01,0.05,0.1 --passes forward,backward
   hardy probe --model builtin:tiny --data builtin:arith --grid w4a16-vs-a4 --html grid.html
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --metric accuracy --advise plan.toml
   hardy probe --model builtin:tiny --data builtin:arith --n 100 --advise mixed.toml --advise-format mxfp4
   hardy probe --magnitudes --model builtin:tiny --data builtin:arith
-  hardy probe --model builtin:tiny --data builtin:arith --n 100 --shard 2/4 --out grid.json";
+  hardy probe --model builtin:tiny --data builtin:arith --n 100 --shard 2/4 --out grid.json
+  torchrun --no-python --nproc-per-node 4 hardy probe --model builtin:tiny --data builtin:arith --n 100";
 
 /// What is measured of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -132,6 +135,8 @@ pub struct Arguments {
     html: Option<PathBuf>,
     #[command(flatten)]
     shard: ShardArgs,
+    #[command(flatten)]
+    crew: CrewArgs,
 }
 
 /// Probes.
@@ -145,6 +150,9 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let plan = args.noise.plan()?;
     args.refuse_other_work_in_shares()?;
+    if args.magnitudes {
+        refuse_company("--magnitudes, one pass,")?;
+    }
     let out = args.shard.file(args.out.as_deref())?;
     let policy = args.model.policy::<B>()?;
     let wanted = if args.advice.checks() { 2 * args.n } else { args.n };
@@ -166,19 +174,28 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         max_new_tokens: args.max_new_tokens,
         batch: args.batch,
     };
+    let definition = args.definition(&grid, &cells);
+    let crew = args.crew.launched(args.model.device.device)?;
+    let asked = format!("{definition:#}\n{:?}", args.advice);
+    crew::ended(&crew, crew.agree(Some(&build_info::table()), asked, &policy, all.iter()))?;
+    let own = args.shard.among(&crew)?;
     if args.advice.wanted() {
         let others = Setting { problems: if others.is_empty() { problems } else { others }, ..setting };
-        return args.advice.run(&grid, &cells, others, (&args.model.spec, &args.data), output);
+        return args.advice.run(&crew, &grid, &cells, others, (&args.model.spec, &args.data), output);
     }
     let files = [args.model.spec.as_str(), args.data.as_str()];
-    let share = args.shard.manifest(share::KIND, cells.len(), args.definition(&grid, &cells), files)?;
-    let cells = match args.shard.shard {
+    let share = args.shard.manifest(share::KIND, cells.len(), definition, files)?;
+    let cells = match own {
         Some(shard) => shard.select(cells).map(|(_, cell)| cell).collect(),
         None => cells,
     };
-    let mut bar = Progress::new("probe", cells.len());
-    let mut found = grid.run(&cells, &mut |done| bar.at(done))?;
+    let mut bar = crew.workers.is_first().then(|| Progress::new("probe", cells.len()));
+    let found = grid.run(&cells, &mut |done| bar.iter_mut().for_each(|bar| bar.at(done)));
     drop(bar);
+    let mut found = crew::ended(&crew, found.and_then(|found| found.joined(&crew)))?;
+    if !crew.workers.is_first() {
+        return Ok(());
+    }
     (found.model, found.data) = (args.model.spec.clone(), args.data.clone());
     if let (Some(manifest), Some(file), Some(whole)) = (share, &out, &args.out) {
         return keep_share(&found.share(manifest)?, file, whole, output);

@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hardy_lab::{Comparison, EvalRecord, LabError, RobustnessTable, page::decide_together, run as lab};
+use hardy_lab::{
+    Comparison, EvalRecord, LabError, RobustnessTable,
+    page::decide_together,
+    run::{self as lab, Crew},
+};
 use hardy_ops::Rule;
 use hardy_train::{
     config::{RunConfig, refuse_existing},
@@ -14,7 +18,8 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::{
-    build_info, crew,
+    build_info,
+    crew::{self, CrewArgs},
     device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     noise_args,
@@ -74,9 +79,8 @@ pub struct Arguments {
     /// Of several workers, let each keep the optimizer's state of a share of the parameters alone (ZeRO stage 1)
     #[arg(long)]
     shard_optimizer: bool,
-    /// Take workers on different kinds of processors, on which last bits may differ
-    #[arg(long)]
-    allow_mixed_processors: bool,
+    #[command(flatten)]
+    crew: CrewArgs,
     /// Check everything, write nothing, and say what the run will take; its time from a probe of a few seconds
     #[arg(long)]
     dry_run: bool,
@@ -129,7 +133,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         return dry_run::<B>(args, &config, &directory, output);
     }
     let (device, resume) = (B::open(args.device.device)?, args.resume || args.extend);
-    let crew = crew::launched(args.allow_mixed_processors, args.shard_optimizer)?;
+    let crew = Crew { shard_optimizer: args.shard_optimizer, ..args.crew.launched(args.device.device)? };
     let extended =
         if args.extend && crew.workers.is_first() { lab::extend(&config, &directory) } else { Ok(()) };
     // Workers may share a terminal.

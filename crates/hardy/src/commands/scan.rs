@@ -22,6 +22,8 @@ use hardy_train::{
 };
 
 use crate::{
+    build_info,
+    crew::{self, CrewArgs},
     device::{Engine, on_device},
     failure::Failure,
     model_source::ModelArgs,
@@ -33,8 +35,9 @@ const EXAMPLE: &str = "\
 Calibration text is the first N problems with their worked answers. A layer is flagged by any of its activations. The \
 JSON can guide AQN: [aqn] guide = \"variable\", scan = \"scan.json\".
 
-Example:
-  hardy scan --model builtin:tiny --format mxfp4 --data builtin:arith --out scan.json";
+Examples:
+  hardy scan --model builtin:tiny --format mxfp4 --data builtin:arith --out scan.json
+  torchrun --no-python --nproc-per-node 4 hardy scan --model DIR --format mxfp4 --data train.jsonl   (the passes shared out)";
 
 /// Arguments of `hardy scan`.
 #[derive(Debug, Args)]
@@ -98,6 +101,8 @@ pub struct Arguments {
     /// Keep the scan in a new file
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    crew: CrewArgs,
 }
 
 /// Scans.
@@ -115,7 +120,15 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let problems = data::load(&Source::texts(&args.data), Split::Train, EVAL_DATA_SEED, Some(args.n));
     let problems = problems.map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
-    let found = scan(&setting, &args.model.spec, format, args.thresholds())?;
+    let crew = args.crew.launched(args.model.device.device)?;
+    let lines = args.lines();
+    let agreed = crew.agree(Some(&build_info::table()), lines, &policy, problems.iter());
+    let model = &args.model.spec;
+    let found = agreed.and_then(|()| scan(&setting, model, format, args.thresholds(), &crew));
+    let found = crew::ended(&crew, found)?;
+    if !crew.workers.is_first() {
+        return Ok(());
+    }
     if let Some(path) = &args.out {
         let json = serde_json::to_value(&found).map_err(|error| Failure::run(error.to_string()))?;
         write_json(path, &json)?;
@@ -124,6 +137,12 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
 }
 
 impl Arguments {
+    /// What workers have to be asked alike, a line each.
+    fn lines(&self) -> String {
+        let Self { format, data, n, prompt, .. } = self;
+        format!("--format {format}\n--data {data}\n--n {n}\n--prompt {prompt:?}\n{:?}\n", self.thresholds())
+    }
+
     fn thresholds(&self) -> Thresholds {
         Thresholds {
             min_sqnr_db: self.min_sqnr,

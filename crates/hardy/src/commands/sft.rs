@@ -8,9 +8,10 @@ use std::{
 
 use clap::Args;
 use hardy_lab::{
-    EvalRecord, Metric, Setting,
+    EvalRecord, LabError, Metric, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level, Sampling},
     format,
+    run::Crew,
 };
 use hardy_model::files::write_atomically;
 use hardy_train::{
@@ -25,6 +26,8 @@ use hardy_train::{
 use serde::Serialize;
 
 use crate::{
+    build_info,
+    crew::{self, CrewArgs},
     device::{DeviceArgs, Engine, on_device},
     failure::Failure,
     noise_args,
@@ -41,12 +44,14 @@ const EXAMPLE: &str = "\
 CONFIG is a TOML file or the name of a preset: tiny-base. The directory it writes is a Hugging Face directory, with \
 the configuration (sft.toml), the metrics of every step (sft.jsonl) and the final evaluation (eval.json) beside the \
 model. With `checkpoint.every` there are checkpoints on the way, from which --resume goes on to the bit; with [lora] adapters \
-are trained. HARDY_NOISE adds rules to the plan.
+are trained. HARDY_NOISE adds rules to the plan. Workers share the blocks of a step, of which there are `train.gradient_blocks`; \
+the weights are the same to the bit on any number of them, and with as many blocks on one.
 
-Examples: make the built-in base model again; adapters, saved every 100 steps
+Examples: make the built-in base model again; adapters, saved every 100 steps; four workers
   hardy sft tiny-base --out tiny
   hardy sft my-sft.toml --set lora.rank=16 --set checkpoint.every=100 --out my-adapters
-  hardy sft my-sft.toml --set lora.rank=16 --set checkpoint.every=100 --out my-adapters --resume";
+  hardy sft my-sft.toml --set lora.rank=16 --set checkpoint.every=100 --out my-adapters --resume
+  torchrun --no-python --nproc-per-node 4 hardy sft my-sft.toml --set train.gradient_blocks=4";
 
 /// Arguments of `hardy sft`.
 #[derive(Debug, Args)]
@@ -67,6 +72,8 @@ pub struct Arguments {
     /// Check everything and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    crew: CrewArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -95,17 +102,15 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let mut config = SftConfig::load(&args.config, &args.set)?;
     config.noise.extend(noise_args::environment()?.unwrap_or_default().noise);
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
-    if args.resume {
-        refuse_other(&config, &out)?;
-    } else {
-        refuse_existing(&out)?;
-    }
-    let mut trainer = SftTrainer::<B>::new(config.clone(), &B::open(args.device.device)?)?;
-    let judged = held_out(&config, &trainer)?;
-    trainer.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
-    let parameters = trainer.policy.decoder.blueprint.parameters.iter();
+    let device = B::open(args.device.device)?;
+    let crew = if args.dry_run { Crew::default() } else { args.crew.launched(args.device.device)? };
+    let mut made = crew::ended(&crew, prepare::<B>(&config, &out, args.resume, &crew, &device))?;
+    let parameters = made.trainer.policy.decoder.blueprint.parameters.iter();
     let parameters = parameters.map(|spec| spec.shape.iter().product::<usize>()).sum();
-    note(&format!("{}: {} parameters", config.name, format::count(parameters as u64)));
+    if crew.workers.is_first() {
+        made.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        note(&format!("{}: {} parameters", config.name, format::count(parameters as u64)));
+    }
     let steps = if args.dry_run { 0 } else { config.train.steps };
     let mut outcome = Outcome {
         out: &out,
@@ -117,14 +122,57 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         eval_problems: config.eval_problems,
     };
     if !args.dry_run {
-        begin(&config, &mut trainer, &out)?;
-        train(&config, &mut trainer, judged, &mut outcome)?;
+        crew::ended(&crew, train(&config, &mut made, &mut outcome))?;
+    }
+    if !crew.workers.is_first() {
+        return Ok(());
     }
     output.show(&outcome, |_| text(&outcome))
 }
 
+/// A run that can begin.
+struct Prepared<B: Engine> {
+    trainer: SftTrainer<B>,
+    /// The problems of the final evaluation, where there is one.
+    judged: Option<Admitted>,
+    warnings: Vec<String>,
+}
+
+/// Reads everything before hours are spent, and sees that the workers of `crew` have the same. The first alone looks at `out`.
+fn prepare<B: Engine>(
+    config: &SftConfig,
+    out: &Path,
+    resume: bool,
+    crew: &Crew,
+    device: &B::Device,
+) -> Result<Prepared<B>, LabError> {
+    if resume && crew.workers.is_first() {
+        refuse_other(config, out)?;
+    } else if crew.workers.is_first() {
+        refuse_existing(out)?;
+    }
+    let blocks = config.train.gradient_blocks.min(config.train.batch);
+    if blocks < crew.workers.size() {
+        let size = crew.workers.size();
+        return Err(Error::config(format!(
+            "{size} workers can not share {blocks} gradient blocks of a step: set train.gradient_blocks (and train.batch) to \
+             {size} or more, which gives the same weights on any number of workers"
+        ))
+        .into());
+    }
+    let mut trainer = SftTrainer::<B>::new(config.clone(), device)?;
+    trainer.workers = crew.workers.clone();
+    let mut warnings = std::mem::take(&mut trainer.warnings);
+    let judged = held_out(config, &trainer, &mut warnings)?;
+    let held_out = judged.iter().flat_map(|admitted| &admitted.problems);
+    let problems = trainer.problems().iter().chain(held_out);
+    let text = toml::to_string(config).map_err(|error| Error::config(error.to_string()))?;
+    crew.agree(Some(&build_info::table()), text, &trainer.policy, problems)?;
+    Ok(Prepared { trainer, judged, warnings })
+}
+
 /// Refuses to go on with a run of another configuration.
-fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), Failure> {
+fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), LabError> {
     let path = out.join("sft.toml");
     if !path.exists() {
         return Ok(());
@@ -136,18 +184,18 @@ fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), Failure> {
         let path = path.display();
         let what =
             format!("{path}: was started with another configuration; --resume goes on with the same one");
-        return Err(Failure::input(what));
+        return Err(Error::config(what).into());
     }
     Ok(())
 }
 
 /// Makes the directory with its configuration; or, of a run that was begun, goes back to its last checkpoint.
-fn begin<B: Engine>(config: &SftConfig, trainer: &mut SftTrainer<B>, out: &Path) -> Result<(), Failure> {
+fn begin<B: Engine>(config: &SftConfig, trainer: &mut SftTrainer<B>, out: &Path) -> Result<(), LabError> {
     let path = out.join("sft.toml");
     if !path.exists() {
         fs::create_dir_all(out).map_err(Error::file(out))?;
-        let text = toml::to_string(config).map_err(|error| Failure::run(error.to_string()))?;
-        return Ok(write_atomically(&path, text.as_bytes())?);
+        let text = toml::to_string(config).map_err(|error| Error::config(error.to_string()))?;
+        return Ok(write_atomically(&path, text.as_bytes()).map_err(Error::from)?);
     }
     if let Some((step, path)) = checkpoint::resumable(out) {
         trainer.restore(&path)?;
@@ -156,58 +204,92 @@ fn begin<B: Engine>(config: &SftConfig, trainer: &mut SftTrainer<B>, out: &Path)
     Ok(())
 }
 
-/// The lines of the steps before `steps`, to which others are added.
-fn log_after(path: &Path, steps: u64) -> Result<BufWriter<fs::File>, Failure> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
-    write_atomically(path, kept.as_bytes())?;
-    let file = fs::OpenOptions::new().append(true).open(path).map_err(Error::file(path))?;
-    Ok(BufWriter::new(file))
+/// The log of steps on the disk, and how far they are on the terminal: the first worker's.
+struct Log {
+    path: PathBuf,
+    lines: BufWriter<fs::File>,
+    progress: Progress,
+    total: usize,
 }
 
-/// Trains step by step and writes everything into the directory.
+impl Log {
+    /// Keeps the lines of the steps before `steps`, to which others are added.
+    fn after(directory: &Path, steps: u64, total: usize) -> Result<Self, LabError> {
+        let path = directory.join("sft.jsonl");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let kept: String = text.lines().take(steps as usize).map(|line| format!("{line}\n")).collect();
+        write_atomically(&path, kept.as_bytes()).map_err(Error::from)?;
+        let file = fs::OpenOptions::new().append(true).open(&path).map_err(Error::file(&path))?;
+        Ok(Self { path, lines: BufWriter::new(file), progress: Progress::new("sft", total), total })
+    }
+
+    fn step(&mut self, record: &SftRecord) -> Result<(), LabError> {
+        let line = serde_json::to_string(record).unwrap_or_default();
+        writeln!(self.lines, "{line}").map_err(Error::file(&self.path))?;
+        let (done, total) = (record.step as usize, self.total);
+        self.progress.at(done);
+        if done.is_multiple_of(50) || done == total {
+            self.progress.line(&format!("step {done}/{total}  loss {:.4}", record.loss));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), LabError> {
+        Ok(self.lines.flush().map_err(Error::file(&self.path))?)
+    }
+}
+
+/// Trains step by step. The first worker writes everything into the directory.
 fn train<B: Engine>(
     config: &SftConfig,
-    trainer: &mut SftTrainer<B>,
-    judged: Option<Admitted>,
+    made: &mut Prepared<B>,
     outcome: &mut Outcome<'_>,
-) -> Result<(), Failure> {
+) -> Result<(), LabError> {
     let (directory, how, total) = (outcome.out, config.checkpoint(), config.train.steps);
-    let path = directory.join("sft.jsonl");
-    let failed = |error: std::io::Error| Failure::run(format!("{}: {error}", path.display()));
-    let mut log = log_after(&path, trainer.steps)?;
-    let mut progress = Progress::new("sft", total);
+    let Prepared { trainer, judged, .. } = made;
+    let first = trainer.workers.is_first();
+    if first {
+        begin(config, trainer, directory)?;
+    }
+    trainer.follow_first()?;
+    let mut log = first.then(|| Log::after(directory, trainer.steps, total)).transpose()?;
     while (trainer.steps as usize) < total {
         let record = trainer.step()?;
-        let line = serde_json::to_string(&record).map_err(|error| Failure::run(error.to_string()))?;
-        writeln!(log, "{line}").map_err(failed)?;
-        let done = trainer.steps as usize;
-        progress.at(done);
-        if done.is_multiple_of(50) || done == total {
-            progress.line(&format!("step {done}/{total}  loss {:.4}", record.loss));
-        }
+        log.as_mut().map_or(Ok(()), |log| log.step(&record))?;
         outcome.last = Some(record);
-        if done < total && how.is_due(trainer.steps, total as u64, false) {
-            log.flush().map_err(failed)?;
+        if trainer.steps < total as u64 && how.is_due(trainer.steps, total as u64, false) {
+            trainer.gather_receipts()?;
+            let Some(log) = &mut log else { continue };
+            log.flush()?;
             checkpoint::save(directory, &trainer.learner(), &how)?;
             checkpoint::prune(directory, &how, None)?;
         }
     }
-    log.flush().map_err(failed)?;
-    drop(progress);
-    noise_args::check_fired(&trainer.plan)?;
-    trainer.policy.save(directory, config.save_dtype())?;
+    trainer.gather_receipts()?;
+    if let Some(mut log) = log {
+        log.flush()?;
+        if let Some(silent) = trainer.plan.unfired().into_iter().next() {
+            return Err(Error::Unfired(silent).into());
+        }
+        trainer.policy.save(directory, config.save_dtype())?;
+    }
     if let Some(judged) = judged {
-        let record = evaluate(config, trainer, &judged)?;
-        record.write(&directory.join("eval.json"))?;
+        let record = evaluate(config, trainer, judged)?;
+        if first {
+            record.write(&directory.join("eval.json"))?;
+        }
         outcome.strict_accuracy = record.levels.first().map(|level| level.accuracy);
         outcome.flexible_accuracy = record.levels.first().map(|level| level.flexible_accuracy);
     }
     Ok(())
 }
 
-/// The problems of the final evaluation, read before hours are spent; `None` where there is none.
-fn held_out<B: Engine>(config: &SftConfig, trainer: &SftTrainer<B>) -> Result<Option<Admitted>, Failure> {
+/// The problems of the final evaluation; `None` where there is none. What should be said of them goes to `warnings`.
+fn held_out<B: Engine>(
+    config: &SftConfig,
+    trainer: &SftTrainer<B>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Admitted>, LabError> {
     if config.eval_problems == 0 {
         return Ok(None);
     }
@@ -217,8 +299,8 @@ fn held_out<B: Engine>(config: &SftConfig, trainer: &SftTrainer<B>) -> Result<Op
     let problems = problems.map_err(Error::from)?;
     let graders = [RewardSection::of(RewardKind::Strict)];
     let odd = check_truths(&data.eval, &problems, &graders).map_err(Error::from)?;
-    let admitted = trainer.policy.admit(problems, &Asking::new(data, &data.eval, 1))?;
-    odd.iter().chain(&admitted.warnings).for_each(|warning| note(&format!("warning: {warning}")));
+    let mut admitted = trainer.policy.admit(problems, &Asking::new(data, &data.eval, 1))?;
+    warnings.extend(odd.into_iter().chain(std::mem::take(&mut admitted.warnings)));
     Ok(Some(admitted))
 }
 
@@ -227,7 +309,7 @@ fn evaluate<B: Engine>(
     config: &SftConfig,
     trainer: &SftTrainer<B>,
     judged: &Admitted,
-) -> Result<EvalRecord, Failure> {
+) -> Result<EvalRecord, LabError> {
     let (data, problems) = (&config.data, &judged.problems);
     let room = trainer.policy.max_positions - judged.longest;
     let judge = Judge::new(&[])?;
@@ -243,10 +325,11 @@ fn evaluate<B: Engine>(
         metric: &Metric::Strict,
         judge: &judge,
         sampling: Sampling::GREEDY,
-        workers: &hardy_train::workers::ALONE,
+        workers: &trainer.workers,
     };
-    let mut progress = Progress::new("evaluation", problems.len());
-    Ok(evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| progress.at(done))?)
+    let mut progress = trainer.workers.is_first().then(|| Progress::new("evaluation", problems.len()));
+    let mut tell = |done| progress.iter_mut().for_each(|progress| progress.at(done));
+    evaluation.run(&[Level::noise(0.0, config.seed)], |_, done| tell(done))
 }
 
 fn text(outcome: &Outcome<'_>) -> String {

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{arg, command, hardy, succeeded, text};
+use crate::support::{arg, command, hardy, refused, succeeded, text};
 
 /// Noise in both passes and on weights, dynamic sampling, minibatches, a KL penalty, clipping, sigmas that are learned.
 const CONFIG: &str = "\
@@ -245,12 +245,133 @@ fn an_evaluation_by_several_workers_is_that_of_one_and_the_first_alone_speaks() 
     assert!(said[1..].iter().all(|said| said.status.success() && said.stdout.is_empty()));
     let read = |name| comparable(serde_json::from_slice(&fs::read(record(name)).unwrap()).unwrap());
     assert_eq!(read("one.json"), read("all.json"));
-    let mut likelihood = all.clone();
-    likelihood.extend(["--metric", "nll"]);
-    for said in workers(2, &likelihood) {
-        assert_eq!(said.status.code(), Some(2));
-        assert!(text(&said.stderr).contains("measured by one process"), "{}", text(&said.stderr));
+}
+
+/// That so many workers print and keep, to the byte, what one does, and that the first alone speaks.
+fn workers_are_one(command: &str, sizes: &[usize]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let asked: Vec<&str> = command.split(' ').collect();
+    let asking = |out: &Path| {
+        let words = asked.iter().copied().chain(["--out", arg(out), "--json"]);
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let words = |out: &Path, size: usize| {
+        let words = asking(out);
+        workers(size, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let alone = asking(&path("one"));
+    let alone = hardy(&alone.iter().map(String::as_str).collect::<Vec<_>>());
+    succeeded(&alone);
+    for &size in sizes {
+        let out = path(&size.to_string());
+        let said = words(&out, size);
+        said.iter().for_each(succeeded);
+        assert!(said[0].stdout == alone.stdout, "{command}: {}", text(&said[0].stdout));
+        assert!(said[1..].iter().all(|said| said.stdout.is_empty()), "a worker other than the first spoke");
+        assert!(fs::read(&out).unwrap() == fs::read(path("one")).unwrap(), "{command}");
     }
+}
+
+#[test]
+fn cells_shared_out_among_workers_are_those_of_one_to_the_byte() {
+    const ON: &str = "--model builtin:tiny --data builtin:arith";
+    // More than one pass, and more workers than passes.
+    workers_are_one(&format!("scan {ON} --format mxfp4 --n 150"), &[2, 5]);
+    workers_are_one(&format!("eval {ON} --metric nll --n 6 --noise 0,0.1 --draws 2"), &[2, 4]);
+    let grid = "--n 4 --draws 2 --layers 1,2 --operators linear,silu --passes forward,backward";
+    workers_are_one(&format!("probe {ON} {grid}"), &[3]);
+    workers_are_one(&format!("probe {ON} --n 4 --layers 1 --operators silu --metric accuracy"), &[2]);
+    workers_are_one("find --model builtin:tiny --judge --placements 1 --n 1 --seed 3", &[2]);
+}
+
+#[test]
+fn thresholds_are_sought_by_all_workers_and_one_process_is_asked_for_where_nothing_is_shared() {
+    let on =
+        "probe --model builtin:tiny --data builtin:arith --n 8 --layers 1 --operators linear,silu --json";
+    let words = |more: &'static str| on.split(' ').chain(more.split(' ')).collect::<Vec<_>>();
+    let alone = hardy(&words("--threshold"));
+    let said = workers(2, &words("--threshold"));
+    [&alone, &said[0], &said[1]].into_iter().for_each(succeeded);
+    assert_eq!((text(&said[0].stdout), text(&said[1].stdout)), (text(&alone.stdout), String::new()));
+    let refuses = |words: &[&str], parts: &[&str]| {
+        workers(2, words).iter().for_each(|said| refused(said, parts));
+    };
+    refuses(&words("--magnitudes"), &["--magnitudes", "start it as one process"]);
+    refuses(&["find", "--model", "builtin:tiny"], &["one look", "start it as one process"]);
+    refuses(&words("--shard 1/2 --out never.json"), &["--shard and several workers", "take one"]);
+}
+
+const WARM: &str = "\
+name = \"warm\"
+eval_problems = 5
+[model]
+path = \"builtin:tiny\"
+[data]
+train_problems = 24
+[train]
+steps = 3
+batch = 7
+learning_rate = 1e-3
+gradient_blocks = 4
+[checkpoint]
+every = 1
+optimizer = \"all\"
+[lora]
+rank = 4
+dropout = 0.1
+[[noise]]
+error = { kind = \"relative_gaussian\", scale = 0.05 }
+ops = [\"linear\", \"matmul\"]
+pass = [\"forward\", \"backward\"]
+";
+
+#[test]
+fn a_warm_up_has_the_same_bits_on_any_number_of_workers_and_goes_on_with_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for (kind, config) in
+        [("full", WARM.replace("[lora]\nrank = 4\ndropout = 0.1\n", "")), ("lora", WARM.to_owned())]
+    {
+        let file = path(&format!("{kind}.toml"));
+        fs::write(&file, config).unwrap();
+        let warm = |out: &Path, more: &[&str], size: usize| {
+            let words = [&["sft", arg(&file), "--out", arg(out)], more].concat();
+            let said = if size == 1 { vec![hardy(&words)] } else { workers(size, &words) };
+            said.iter().for_each(succeeded);
+            assert!(
+                said[1..].iter().all(|said| said.stdout.is_empty()),
+                "a worker other than the first spoke"
+            );
+        };
+        let (one, cut) = (path(&format!("{kind}-1")), path(&format!("{kind}-3")));
+        warm(&one, &[], 1);
+        for size in [2, 3] {
+            let out = path(&format!("{kind}-{size}"));
+            warm(&out, &[], size);
+            assert_same(&one, &out);
+        }
+        // That on three workers, as it was after its second step, goes on with two.
+        fs::remove_file(cut.join("eval.json")).unwrap();
+        warm(&cut, &["--resume"], 2);
+        assert_same(&one, &cut);
+    }
+}
+
+#[test]
+fn a_warm_up_that_workers_can_not_share_says_what_would_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("warm.toml"), dir.path().join("out"));
+    fs::write(&file, WARM.replace("gradient_blocks = 4", "gradient_blocks = 1")).unwrap();
+    for said in workers(2, &["sft", arg(&file), "--out", arg(&out)]) {
+        assert!(text(&said.stderr).contains("set train.gradient_blocks"), "{}", text(&said.stderr));
+    }
+    assert!(!out.exists());
+    let lone = command(&["sft", arg(&file), "--out", arg(&out)]).env("RANK", "1").output().unwrap();
+    refused(&lone, &["RANK is 1", "WORLD_SIZE is not set"]);
+    let other = [("RANK", "0"), ("WORLD_SIZE", "2"), ("HARDY_TRANSPORT", "smoke")];
+    let other = command(&["sft", arg(&file), "--out", arg(&out)]).envs(other).output().unwrap();
+    refused(&other, &["HARDY_TRANSPORT is `smoke`", "tcp or nccl"]);
 }
 
 #[cfg(feature = "mpi")]

@@ -38,6 +38,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     below("train.betas", 0.0, 1.0, "AdamW's β₁ and β₂"),
     number("train.max_grad_norm", 0.0, LARGE, "Gradients are scaled down to this norm; 0 never"),
     whole("train.micro_batch_tokens", 1, PASS, "Tokens of a forward and backward pass, into which whole answers are packed without padding"),
+    whole(
+        "train.gradient_blocks",
+        1,
+        4096,
+        "Blocks of problems over which a step's gradients are summed in a fixed tree; so many workers can share it",
+    ),
     whole("lora.rank", 1, 65_536, "The inner width of an adapter"),
     above("lora.alpha", 0.0, LARGE, "The adapter's output is scaled by alpha / rank"),
     below("lora.dropout", 0.0, 1.0, "The share of inputs that an adapter does not see in training"),

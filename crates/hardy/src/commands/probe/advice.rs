@@ -11,6 +11,7 @@ use hardy_lab::{
         advise::{Advice, Held, budget, in_words},
         threshold::Threshold,
     },
+    run::Crew,
     scan::format_named,
     text_table::{Align, TextTable, wrap},
 };
@@ -19,6 +20,7 @@ use hardy_train::config::refuse_existing;
 use serde::Serialize;
 
 use crate::{
+    crew,
     device::Engine,
     failure::Failure,
     number_args::number,
@@ -81,18 +83,20 @@ impl AdviceArgs {
         self.advise.is_some()
     }
 
-    /// Seeks thresholds, and writes a plan.
+    /// Seeks thresholds, shared out among workers, of which the first writes a plan.
     ///
     /// # Errors
     /// What can not be sought, or a plan that exists.
     pub fn run<'a, B: Engine>(
         &self,
+        crew: &Crew,
         grid: &Grid<'a, B>,
         cells: &[Cell],
         others: Setting<'a, B>,
         (model, data): (&str, &str),
         output: Output,
     ) -> Result<(), Failure> {
+        let speaks = crew.workers.is_first();
         self.advise.as_deref().map_or(Ok(()), refuse_existing)?;
         let amount = match (grid.metric, self.drop) {
             (GridMetric::Nll, drop) => drop.unwrap_or(USUAL_NATS),
@@ -102,10 +106,18 @@ impl AdviceArgs {
             Some(_) => Vec::new(),
             None => {
                 let mut bar: Option<Progress> = None;
-                let mut at = |done, of| bar.get_or_insert_with(|| Progress::new("threshold", of)).at(done);
-                grid.thresholds(cells, amount, &mut at)?
+                let mut at = |done, of| {
+                    if speaks {
+                        bar.get_or_insert_with(|| Progress::new("threshold", of)).at(done);
+                    }
+                };
+                crew::ended(crew, grid.thresholds(cells, amount, crew, &mut at))?
             }
         };
+        // What follows is one search, each of whose steps needs the one before.
+        if !speaks {
+            return Ok(());
+        }
         let advice = self.advice(grid, &thresholds, others)?;
         let found = Found {
             model: model.to_owned(),
