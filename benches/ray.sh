@@ -63,6 +63,9 @@ kill -INT $suite; wait $suite || echo "it ended with exit code $?: $(tail -1 cut
 "$hardy" suite small.toml --out cut --jobs 2 > cut.txt 2> cut-here.log
 cmp here/table.json cut/table.json && echo "the tables are equal to the byte"
 
+echo "== a job that no node can take"
+"${on[@]}" --out never --gpus 1 --start-timeout 10 2> never.log || echo "it ended with exit code $?: $(tail -1 never.log)"
+
 echo "== Ray is gone"
 end
 timeout 120 "$hardy" suite small.toml --out gone --on "ray://127.0.0.1:$dashboard" --hardy "$hardy" 2> gone.log || echo "it ended with exit code $?: $(tail -1 gone.log)"

@@ -1,9 +1,13 @@
 //! What an exchange of each with each costs over TCP on this machine: seconds by the number of workers and the bytes that each
 //! hands to each, one JSON line a size. benches/workers.py fits a latency and a rate to them.
 
-use std::{net::TcpListener, sync::Arc, thread, time::Duration, time::Instant};
+use std::{
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
 
-use hardy_train::workers::{Workers, connect};
+use hardy_train::workers::{Tcp, Transport, connect};
 
 /// Exchanges of a size, of which the median counts.
 const TIMES: usize = 41;
@@ -24,7 +28,7 @@ fn exchange(size: usize, bytes: usize) -> f64 {
     let worker = |rank: usize| {
         let tcp =
             connect([rank, size], "127.0.0.1", port, Duration::from_secs(20)).expect("workers that meet");
-        timed(&Workers::over(Arc::new(tcp)), &vec![1.0; bytes / 4])
+        timed(&tcp, bytes)
     };
     thread::scope(|scope| {
         let all: Vec<_> = (0..size).map(|rank| scope.spawn(move || worker(rank))).collect();
@@ -32,11 +36,11 @@ fn exchange(size: usize, bytes: usize) -> f64 {
     })
 }
 
-fn timed(workers: &Workers, part: &[f32]) -> f64 {
+fn timed(tcp: &Tcp, bytes: usize) -> f64 {
     let once = |_| {
-        let part = part.to_vec();
+        let outgoing = vec![vec![1; bytes]; tcp.size()];
         let started = Instant::now();
-        workers.gather(part).map(drop).expect("an exchange");
+        tcp.exchange(outgoing).map(drop).expect("an exchange");
         started.elapsed().as_secs_f64()
     };
     let mut seconds: Vec<f64> = (0..TIMES).map(once).collect();

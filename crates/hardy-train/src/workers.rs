@@ -136,7 +136,7 @@ impl Workers {
     pub fn to_first(&self, own: Vec<f32>) -> Result<Vec<f32>> {
         let Some(transport) = &self.0 else { return Ok(own) };
         let mut outgoing = vec![Vec::new(); transport.size()];
-        outgoing[0] = own.iter().flat_map(|x| x.to_le_bytes()).collect();
+        outgoing[0] = bytes(&own).to_vec();
         Ok(transport.exchange(outgoing)?.iter().flat_map(|bytes| floats(bytes)).collect())
     }
 
@@ -166,7 +166,7 @@ impl Workers {
         let Some(transport) = &self.0 else { return Ok(sum(vec![own.to_vec()])) };
         let part = |rank: usize| {
             let share = self.share_of(rank, len);
-            own.iter().flat_map(|vector| vector[share.clone()].iter().flat_map(|x| x.to_le_bytes())).collect()
+            own.iter().map(|vector| bytes(&vector[share.clone()])).collect::<Vec<_>>().concat()
         };
         let parts = transport.exchange((0..transport.size()).map(part).collect())?;
         let width = self.share(len).len();
@@ -178,8 +178,7 @@ impl Workers {
             }
         };
         let reduced = if width == 0 { Vec::new() } else { sum(parts.iter().map(vectors).collect()) };
-        let bytes: Vec<u8> = reduced.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let all = transport.exchange(vec![bytes; transport.size()])?;
+        let all = transport.exchange(vec![bytes(&reduced).to_vec(); transport.size()])?;
         Ok(all.iter().flat_map(|bytes| floats(bytes)).collect())
     }
 
@@ -197,8 +196,13 @@ impl Workers {
     }
 }
 
+/// As they lie in memory: workers compute with one kind of processor, of one order of bytes.
+fn bytes(floats: &[f32]) -> &[u8] {
+    bytemuck::cast_slice(floats)
+}
+
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    bytemuck::pod_collect_to_vec(bytes)
 }
 
 fn unreadable() -> Error {

@@ -161,10 +161,11 @@ impl TTest {
 
 impl<B: NoisyBackend> Grid<'_, B> {
     /// The level that every place of the forward pass among `cells` tolerates before it loses `amount`: accuracy as a
-    /// fraction, or nats. `progress` is told how many places are done, and how many there are.
+    /// fraction, or nats. The places are shared out among the workers of `crew`; `progress` is told how many of this one's are
+    /// done, and how many it has.
     ///
     /// # Errors
-    /// An error that has no strength or hurts more the weaker it is, or what [`Grid::run`] refuses.
+    /// An error that has no strength or hurts more the weaker it is, or what [`Grid::run`] refuses; a worker that is gone.
     pub fn thresholds(
         &self,
         cells: &[Cell],
