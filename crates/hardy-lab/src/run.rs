@@ -211,7 +211,7 @@ pub fn run_on<B: NoisyBackend>(
         refuse_existing(directory)?;
     }
     let Prepared { mut trainer, eval_problems, levels, scan, warnings } = prepare::<B>(config, device)?;
-    trainer.workers = workers.clone();
+    (trainer.workers, trainer.return_freed_memory) = (workers.clone(), crew.return_freed_memory);
     let lines = RunConfig { build: None, ..config.clone() }.to_toml();
     let problems = trainer.problems().iter().chain(&eval_problems);
     crew.agree(config.build.as_ref(), lines, &trainer.policy, problems)?;
@@ -249,6 +249,7 @@ pub fn run_on<B: NoisyBackend>(
     let mut last = if from > 0 { judge.existing(from, workers)? } else { None };
     if last.is_none() && judge.is_due(from, total) {
         let record = judge.evaluate_and_keep(&trainer, &mut log, tell)?;
+        trainer.phase_ended();
         keeper.keep(&mut trainer, Some(&record), tell)?;
         last = Some(record);
     }
@@ -273,6 +274,7 @@ pub fn run_on<B: NoisyBackend>(
         }
         let evaluation = judge.is_due(trainer.steps, total);
         let evaluation = evaluation.then(|| judge.evaluate_and_keep(&trainer, &mut log, tell)).transpose()?;
+        trainer.phase_ended();
         keeper.keep(&mut trainer, evaluation.as_ref(), tell)?;
         last = evaluation.or(last);
     }

@@ -28,6 +28,7 @@ use hardy_train::{
 };
 
 #[path = "../../hardy/src/allocator.rs"]
+#[expect(dead_code, reason = "the binary returns pages of large models")]
 mod allocator;
 
 #[global_allocator]

@@ -40,6 +40,10 @@ pub(crate) use minibatch::shares;
 use minibatch::{Minibatch, Part};
 use tally::Updates;
 
+/// Parameters from which on the memory of a phase is returned before the next one: each page costs a fault when it is taken
+/// again, which does not count where a step takes long.
+const LARGE: usize = 1 << 26;
+
 /// A policy in training.
 #[derive(Debug)]
 pub struct Trainer<B: NoisyBackend> {
@@ -57,6 +61,8 @@ pub struct Trainer<B: NoisyBackend> {
     pub nonfinite_in_row: u64,
     /// Who shares the work.
     pub workers: Workers,
+    /// Has memory that was freed returned to the system, where the allocator keeps it.
+    pub return_freed_memory: fn(),
     /// The parameters whose moments are kept here, where the optimizer is shared out.
     own_parameters: Option<Range<usize>>,
     /// The policy as it started, adapters and all.
@@ -103,6 +109,7 @@ impl<B: NoisyBackend> Trainer<B> {
             steps: 0,
             nonfinite_in_row: 0,
             workers: Workers::alone(),
+            return_freed_memory: || (),
             own_parameters: None,
             total_steps: total_steps as u64,
             policy,
@@ -149,12 +156,22 @@ impl<B: NoisyBackend> Trainer<B> {
     pub fn step(&mut self, progress: impl FnMut(usize, usize)) -> Result<StepRecord> {
         let started = Instant::now();
         let sampled = self.sample(progress)?;
+        self.phase_ended();
         let rollout_seconds = started.elapsed().as_secs_f64();
         let updates = self.learn(&sampled.kept)?;
+        self.phase_ended();
         let record = self.record(&sampled, &updates, rollout_seconds, started.elapsed().as_secs_f64());
         self.learn_sigma(&updates);
         self.steps += 1;
         Ok(record)
+    }
+
+    /// Returns the memory of a large model's phase, rollout, update or evaluation: the next one takes pieces of other sizes, for
+    /// which what was freed has no room in one piece.
+    pub fn phase_ended(&self) {
+        if self.policy.decoder.blueprint.config.parameter_count() >= LARGE {
+            (self.return_freed_memory)();
+        }
     }
 
     /// An update for every minibatch of `rollouts`, as often as is asked for. All of a step's updates see the same errors,

@@ -9,7 +9,7 @@ use hardy_train::{
     workers::{Launched, Workers, connect, launched as read},
 };
 
-use crate::{device::Device, failure::Failure};
+use crate::{allocator, device::Device, failure::Failure};
 
 /// Seconds within which all workers must come.
 const PATIENCE: u64 = 300;
@@ -28,7 +28,11 @@ impl CrewArgs {
     /// # Errors
     /// Variables that do not fit together, a launcher that this build does not speak to, workers that do not come.
     pub fn launched(self, device: Device) -> Result<Crew, Failure> {
-        let alone = Crew { mixed: self.allow_mixed_processors, ..Crew::default() };
+        let alone = Crew {
+            mixed: self.allow_mixed_processors,
+            return_freed_memory: allocator::return_freed_pages,
+            ..Crew::default()
+        };
         let workers = match read(variable)? {
             Launched::Alone => return Ok(alone),
             Launched::Mpi(size) => over_mpi(size)?,

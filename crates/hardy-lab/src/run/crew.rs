@@ -22,6 +22,8 @@ pub struct Crew {
     pub mixed: bool,
     /// Whether each keeps the optimizer's state of a share of the parameters alone.
     pub shard_optimizer: bool,
+    /// See [`hardy_train::trainer::Trainer::return_freed_memory`].
+    pub return_freed_memory: fn(),
 }
 
 impl Default for Crew {
@@ -32,6 +34,7 @@ impl Default for Crew {
             processor: hardy_numerics::simd::level().to_owned(),
             mixed: false,
             shard_optimizer: false,
+            return_freed_memory: || (),
         }
     }
 }
