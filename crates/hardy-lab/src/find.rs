@@ -7,6 +7,7 @@
 //! | response | a small disturbance of the input: which outputs do not move at all, and share one value | dead zones, saturation, stuck channels, truncation |
 //! | sums | the rows of a softmax add up to 1, the embedding gives its table | any fault there |
 //! | symmetry | `f(−x) = −f(x)` of products and norms, `f(0) = 0` and `f(x) − f(−x) = x` of SiLU and GELU, nothing for no query | offsets |
+//! | scaling | `f(kx) = k·f(x)` of products beyond the largest values of the text, and what a norm makes of a single value | saturation that is hardly met |
 //!
 //! Layer by layer the scan also gives the gain (the growth of the disturbance), the smallest share of a channel's values that
 //! move, and the kurtosis. A site is blamed where a check stands out from the same module in the other layers; of several the
@@ -14,22 +15,26 @@
 //! relations, such as a product that is everywhere a little too large, can not be found so: only the hash of a good machine's
 //! pass tells it ([`FindReport::hash`]).
 
+mod asker;
 mod checks;
 mod inject;
 pub mod judge;
 mod machine;
+mod scaling;
 mod strength;
 mod symmetry;
 pub mod table;
 
-use hardy_ops::{NoisyBackend, Op, Phase, Plan, Site};
+use hardy_ops::{NoisyBackend, Op, Phase, Plan, Rule, Site};
 use serde::{Deserialize, Serialize};
 
 pub use inject::{Fault, Injected};
 
 use self::{
+    asker::Asker,
     checks::{Scores, kurtosis, responses, stability, sums},
     machine::{Machine, Snapshot},
+    scaling::misscaled,
     symmetry::asymmetries,
 };
 use crate::{error::LabError, setting::Setting};
@@ -46,6 +51,8 @@ pub struct Find<'a, B: NoisyBackend> {
     pub passes: usize,
     /// The seed of what is injected.
     pub seed: u64,
+    /// What the machine does to numbers though it is healthy, such as their format.
+    pub rules: &'a [Rule],
 }
 
 /// What was seen of one layer.
@@ -98,6 +105,8 @@ pub enum Check {
     Sums,
     /// Operators keep their symmetries.
     Symmetry,
+    /// Operators grow as they must.
+    Scaling,
 }
 
 /// What was found.
@@ -147,7 +156,7 @@ impl<B: NoisyBackend> Find<'_, B> {
     pub fn run(&self, fault: Option<&Fault>) -> Result<FindReport, LabError> {
         let decoder = &self.setting.policy.decoder;
         let plan = Plan {
-            rules: fault.map(|fault| fault.rule.clone()).into_iter().collect(),
+            rules: self.rules.iter().chain(fault.map(|fault| &fault.rule)).cloned().collect(),
             seed: self.seed,
             ..Plan::default()
         };
@@ -166,13 +175,19 @@ impl<B: NoisyBackend> Find<'_, B> {
         let moved = machine.pass(&noise(0), Some(DISTURBANCE));
         let silent = responses(&first, &moved, &decoder.blueprint.sites);
         let sums = sums(decoder, &first);
-        let symmetry = asymmetries(decoder, &noise(0));
         let sites = &decoder.blueprint.sites;
+        // Before single operators are asked what the text does not: a fault that strikes only there did nothing to it.
+        let injected = fault.map(|fault| fault.injected(&bound, sites));
+        let errors = noise(0);
+        let asker = Asker::new(decoder, &errors);
+        let symmetry = asymmetries(&asker);
+        let scaling = misscaled(&asker, &first);
         let by_check = [
             (Check::Stability, &unstable),
             (Check::Response, &silent.groups),
             (Check::Sums, &sums),
             (Check::Symmetry, &symmetry),
+            (Check::Scaling, &scaling),
         ];
         let findings = findings(sites, &by_check);
         let layers = (0..decoder.layers()).map(|layer| LayerScan {
@@ -188,7 +203,7 @@ impl<B: NoisyBackend> Find<'_, B> {
             model: String::new(),
             n: sequences.len(),
             tokens: machine.tokens(),
-            injected: fault.map(|fault| fault.injected(&bound, sites)),
+            injected,
             layers: layers.collect(),
             findings,
             hash: format!("{:016x}", first.hash),
@@ -257,6 +272,8 @@ impl Check {
             Self::Response => score >= 3.0 && score > 4.0 * usual + 2.0,
             // Relative errors.
             Self::Sums | Self::Symmetry => score > 1e-3 && score > 10.0 * usual,
+            // A number format may round the two sides apart.
+            Self::Scaling => score > 1e-2 && score > 10.0 * usual,
         }
     }
 
@@ -267,6 +284,7 @@ impl Check {
             Self::Response => "the number of its values that share one magnitude and do not move is",
             Self::Sums => "the largest error of its sums is",
             Self::Symmetry => "the largest breach of its symmetry, over what it gives, is",
+            Self::Scaling => "how far it is from growing with its input, over what it should give, is",
         }
     }
 
@@ -279,6 +297,7 @@ impl Check {
                 "values that are lost or added: probabilities do not add up, or a table is not what it was"
             }
             Self::Symmetry => "an offset: opposite inputs do not give opposite outputs",
+            Self::Scaling => "saturation: large values are cut",
         }
     }
 }

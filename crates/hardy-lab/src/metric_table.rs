@@ -8,6 +8,9 @@ use serde::{
     de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 
+/// Rows that a table has room for beyond those that were announced.
+const SPARE: usize = 64;
+
 /// Numbers by step and name, in order of step; of a step that was repeated after a resume, the last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetricTable {
@@ -45,6 +48,14 @@ impl MetricTable {
         self.steps.push(step);
         self.level();
         Ok(())
+    }
+
+    /// Makes room for some `rows` more, so that long columns do not grow by moving.
+    pub fn expect(&mut self, rows: usize) {
+        self.steps.reserve_exact(rows + SPARE);
+        let capacity = self.steps.capacity();
+        let columns = self.columns.iter_mut().map(|column| &mut column.values);
+        columns.for_each(|values| values.reserve_exact(capacity.saturating_sub(values.len())));
     }
 
     /// Steps.
@@ -122,7 +133,7 @@ impl MetricTable {
         let (rows, values) = (self.steps.len(), &mut self.columns[index].values);
         if values.capacity() <= rows {
             // A doubling would hold twice what long runs need.
-            values.reserve_exact(rows + rows / 8 + 64 - values.len());
+            values.reserve_exact(self.steps.capacity().max(rows + rows / 8 + SPARE) - values.len());
         }
         values.resize(rows, f64::NAN);
         (index, values)

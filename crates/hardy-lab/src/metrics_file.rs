@@ -2,12 +2,16 @@
 //! end.
 
 use std::{
+    borrow::Cow,
     fs::File,
-    io::{ErrorKind, Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use crate::{error::LabError, metric_table::MetricTable};
+
+/// Bytes that are read at once.
+const BUFFER: usize = 1 << 16;
 
 /// How far a file of metrics has been read.
 #[derive(Clone, Debug)]
@@ -41,25 +45,35 @@ impl MetricsFile {
             *table = MetricTable::default();
             (self.offset, self.lines) = (0, 0);
         }
-        let text = self.rest(&mut file)?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        for line in text[..whole].lines() {
-            self.lines += 1;
-            if !line.trim().is_empty() {
-                table.push(line).map_err(|e| LabError::json(&self.path, self.lines, &e))?;
-            }
-        }
-        self.offset += whole as u64;
-        Ok(whole > 0)
+        file.seek(SeekFrom::Start(self.offset)).map_err(LabError::file(&self.path))?;
+        self.read_lines(BufReader::with_capacity(BUFFER, file), length - self.offset, table)
     }
 
-    /// What follows the lines that were read.
-    fn rest(&self, file: &mut File) -> Result<String, LabError> {
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(self.offset)).map_err(LabError::file(&self.path))?;
-        file.read_to_end(&mut bytes).map_err(LabError::file(&self.path))?;
-        // A character may be half written; the line that it is in waits for its end anyway.
-        Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    /// Reads the whole lines of the `left` bytes that are new. What follows the last of them waits for its end.
+    fn read_lines(
+        &mut self,
+        mut rest: impl BufRead,
+        left: u64,
+        table: &mut MetricTable,
+    ) -> Result<bool, LabError> {
+        let (mut line, begun) = (Vec::new(), self.offset);
+        loop {
+            let read = rest.read_until(b'\n', &mut line).map_err(LabError::file(&self.path))?;
+            if line.last() != Some(&b'\n') {
+                return Ok(self.offset > begun);
+            }
+            if self.offset == begun {
+                table.expect(left.div_ceil(read as u64) as usize);
+            }
+            let number = self.lines + 1;
+            let text =
+                std::str::from_utf8(&line).map_or_else(|_| String::from_utf8_lossy(&line), Cow::Borrowed);
+            if !text.trim().is_empty() {
+                table.push(&text).map_err(|e| LabError::json(&self.path, number, &e))?;
+            }
+            (self.offset, self.lines) = (self.offset + read as u64, number);
+            line.clear();
+        }
     }
 }
 

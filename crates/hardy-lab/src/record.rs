@@ -79,12 +79,16 @@ impl EvalRecord {
     pub fn read(path: &Path) -> Result<Self, LabError> {
         let text = std::fs::read_to_string(path).map_err(LabError::file(path))?;
         let invalid = |e: serde_json::Error| LabError::json(path, e.line(), &e);
-        let head: Head = serde_json::from_str(&text).map_err(invalid)?;
-        if head.schema > SCHEMA {
-            let what = path.display().to_string();
-            return Err(LabError::NewerSchema { what, found: head.schema, known: SCHEMA });
+        let read: Result<Self, _> = serde_json::from_str(&text);
+        // A newer layout may not be readable at all, and is still named as such.
+        let found = match &read {
+            Ok(record) => record.schema,
+            Err(_) => serde_json::from_str::<Head>(&text).map_err(invalid)?.schema,
+        };
+        if found > SCHEMA {
+            return Err(LabError::NewerSchema { what: path.display().to_string(), found, known: SCHEMA });
         }
-        serde_json::from_str(&text).map_err(invalid)
+        read.map_err(invalid)
     }
 
     /// Writes the record as indented JSON, to a temporary name first and then renamed, so that a reader never sees
@@ -141,7 +145,7 @@ impl EvalRecord {
     }
 }
 
-/// Read before the rest, so that a newer layout is named as such.
+/// What every layout says.
 #[derive(Deserialize)]
 struct Head {
     schema: u32,

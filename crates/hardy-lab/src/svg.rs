@@ -100,9 +100,10 @@ pub fn smoothing_window(count: usize) -> usize {
 impl Chart {
     /// The chart as an `<svg>` element; empty when no point is finite.
     #[must_use]
-    pub fn render(&self) -> String {
-        let series: Vec<Series> = self.series.iter().map(Series::finite).collect();
-        let Some(plot) = Plot::new(self, &series) else { return String::new() };
+    pub fn render(mut self) -> String {
+        self.series.iter_mut().for_each(Series::keep_finite);
+        let series = &self.series[..];
+        let Some(plot) = Plot::new(&self, series) else { return String::new() };
         let (width, height) = self.size;
         let mut out = format!(
             "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">",
@@ -129,9 +130,8 @@ impl Chart {
 }
 
 impl Series {
-    fn finite(&self) -> Self {
-        let points = self.points.iter().filter(|point| point.x.is_finite() && point.y.is_finite());
-        Self { points: points.copied().collect(), ..self.clone() }
+    fn keep_finite(&mut self) {
+        self.points.retain(|point| point.x.is_finite() && point.y.is_finite());
     }
 }
 

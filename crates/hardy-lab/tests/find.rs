@@ -3,10 +3,10 @@
 use burn_flex::Flex;
 use hardy_lab::{
     Setting,
-    find::{Check, Fault, Find, FindReport},
+    find::{Check, Fault, Find, FindReport, judge::random_model},
 };
 use hardy_numerics::{Options, Perturbation};
-use hardy_ops::{Ops, Rule};
+use hardy_ops::{Op, Ops, Point, Rule};
 use hardy_train::{
     builtin,
     data::{self, Source, Split},
@@ -14,11 +14,18 @@ use hardy_train::{
 };
 
 fn look(fault: Option<&Fault>) -> FindReport {
-    let policy: Policy<Flex> =
-        Policy::from_dir(&builtin::resolve("builtin:tiny").unwrap(), &Default::default()).unwrap();
-    let problems = data::load(&Source::texts("builtin:arith"), Split::Eval, 0, Some(4)).unwrap();
-    let setting = Setting { policy: &policy, problems: &problems, wording: "{question}" };
-    Find { setting, passes: 3, seed: 5 }.run(fault).unwrap()
+    look_at(&policy(), &[], 0, fault)
+}
+
+fn policy() -> Policy<Flex> {
+    Policy::from_dir(&builtin::resolve("builtin:tiny").unwrap(), &Default::default()).unwrap()
+}
+
+/// A look at a machine that does `rules` to all numbers, with four texts from `first` on.
+fn look_at(policy: &Policy<Flex>, rules: &[Rule], first: usize, fault: Option<&Fault>) -> FindReport {
+    let problems = data::load(&Source::texts("builtin:arith"), Split::Eval, 0, Some(first + 4)).unwrap();
+    let setting = Setting { policy, problems: &problems[first..], wording: "{question}" };
+    Find { setting, passes: 3, seed: 5, rules }.run(fault).unwrap()
 }
 
 /// A fault with `options` at one module.
@@ -39,6 +46,23 @@ fn nothing_stands_out_in_a_healthy_machine() {
 }
 
 #[test]
+fn a_machine_that_computes_in_fewer_bits_is_healthy() {
+    let tiny = policy();
+    let deep = random_model(&tiny, &Default::default()).unwrap();
+    for (kind, at) in [("bf16", Point::Output), ("fp16", Point::Output), ("mxfp4", Point::Input)] {
+        let error = toml::from_str::<Options>(&format!("kind = '{kind}'")).unwrap().perturbation().unwrap();
+        let ops = if at == Point::Input { Ops::Some(vec![Op::Linear]) } else { Ops::All };
+        let rules = [Rule { ops, at, error, ..Rule::noise(0.0) }];
+        for (name, policy) in [("tiny", &tiny), ("deep", &deep)] {
+            for first in [0, 10, 20, 30] {
+                let found = look_at(policy, &rules, first, None).findings;
+                assert!(found.is_empty(), "{kind} in {name}, texts from {first}: {found:#?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_kind_of_fault_is_found_at_its_site() {
     for (module, options, check) in [
         ("model.layers.1.mlp.down_proj", "kind = 'dead_zone'\nscale = 0.2\nsparsity = 0.1", Check::Response),
@@ -51,6 +75,8 @@ fn every_kind_of_fault_is_found_at_its_site() {
         ("model.layers.3.self_attn.scores", "kind = 'bias'\nscale = 0.1\nsparsity = 0.3", Check::Symmetry),
         ("model.layers.0.self_attn.softmax", "kind = 'dead_zone'\nscale = 0.05", Check::Sums),
         ("model.embed_tokens", "kind = 'dead_zone'\nscale = 0.01", Check::Sums),
+        // Clamps that the text hardly meets.
+        ("model.layers.1.mlp.down_proj", "kind = 'saturation'\nscale = 8.3\nsparsity = 0.1", Check::Scaling),
         (
             "model.layers.2.post_attention_layernorm",
             "kind = 'spike'\nscale = 1.0\nrate = 1e-3",

@@ -7,6 +7,7 @@
 
 use std::{
     env,
+    hint::black_box,
     io::{BufRead, IsTerminal, Write, stdin, stdout},
     time::Instant,
 };
@@ -20,7 +21,7 @@ use hardy_ops::{Address, At, Noise, NoisyBackend, Pass, Phase, Plan, Row, Rule};
 use hardy_train::{
     adamw::AdamW,
     advantage,
-    gradients::Gradients,
+    gradients::{Gradients, digests},
     objective::{Clip, Mean, Tokens, clipped_surrogate},
     recording::Recording,
     sequence::{Sequence, parts},
@@ -118,7 +119,7 @@ fn on_device() {
 }
 
 /// The works, as the other program names them.
-const WORKS: [&str; 9] = [
+const WORKS: [&str; 11] = [
     "train",
     "train_noisy",
     "generate_1",
@@ -127,6 +128,8 @@ const WORKS: [&str; 9] = [
     "generate_256",
     "grpo",
     "grpo_noisy",
+    "grpo_hashed",
+    "hashes",
     "products",
 ];
 
@@ -154,6 +157,8 @@ struct Bench<B: NoisyBackend> {
     device: B::Device,
     decoder: Decoder<B>,
     optimizer: AdamW<B>,
+    /// Whether an update is hashed, as that of a run is.
+    hashing: bool,
 }
 
 impl<B: NoisyBackend> Bench<B> {
@@ -163,11 +168,12 @@ impl<B: NoisyBackend> Bench<B> {
         let weights = initial_weights(&blueprint, 0);
         let decoder = Decoder::from_host(blueprint, weights, device);
         let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
-        Self { sizes, device: device.clone(), decoder, optimizer }
+        Self { sizes, device: device.clone(), decoder, optimizer, hashing: false }
     }
 
     /// Does one piece of work.
     fn seconds(&mut self, work: &str) -> f64 {
+        self.hashing = work == "grpo_hashed";
         let started = Instant::now();
         match work {
             "train" => self.train(&Noise::clean()),
@@ -176,7 +182,9 @@ impl<B: NoisyBackend> Bench<B> {
             "generate_32" => drop(self.generate(32, 1)),
             "generate_64" => drop(self.generate(64, 1)),
             "generate_256" => drop(self.generate(256, 1)),
-            "grpo" => self.grpo(&Noise::clean()),
+            "grpo" | "grpo_hashed" => self.grpo(&Noise::clean()),
+            // What the hashes of an update take: its gradients are as many numbers as the weights.
+            "hashes" => [0; 2].into_iter().for_each(|_| drop(black_box(digests(&self.decoder.parameters)))),
             "grpo_noisy" => self.grpo(&self.noise()),
             "products" => self.products(),
             _ => eprintln!("unknown work `{work}`; there are {}", WORKS.join(", ")),
@@ -223,7 +231,13 @@ impl<B: NoisyBackend> Bench<B> {
         let gradients = Gradients::gathered(&self.decoder, &noise);
         let norm = gradients.norm();
         drop(tracked);
+        if self.hashing {
+            black_box(gradients.digests());
+        }
         self.optimizer.step(&mut self.decoder.parameters, gradients.clipped(norm, 1.0), 1e-4);
+        if self.hashing {
+            black_box(digests(&self.decoder.parameters));
+        }
     }
 
     fn prompt(&self, index: usize) -> Vec<u32> {

@@ -44,12 +44,19 @@ use output::Output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    allocator::keep_freed_pages();
     let cli = Cli::parse();
     let output = Output::new(cli.json);
+    // A server computes now and then: it holds no thread of the pool, and no memory, in between.
+    let serves = matches!(cli.command, Command::Watch(_));
+    if !serves {
+        allocator::keep_freed_pages();
+    }
     // On a thread of the pool: from outside, every small product would be handed over and waited for.
-    let on_pool = || rayon::scope(|_| run(cli.command, output));
-    match simd_level().and_then(|()| threads::build_pool(cli.threads)).and_then(|()| on_pool()) {
+    let work = || match serves {
+        true => run(cli.command, output),
+        false => rayon::scope(|_| run(cli.command, output)),
+    };
+    match simd_level().and_then(|()| threads::build_pool(cli.threads)).and_then(|()| work()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

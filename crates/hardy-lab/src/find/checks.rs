@@ -3,13 +3,24 @@
 use std::collections::{HashMap, HashSet};
 
 use hardy_model::Decoder;
+use hardy_numerics::formats::Format;
 use hardy_ops::{NoisyBackend, Op, Site};
 
 use super::machine::{Output, Snapshot};
 
-/// One number a site, where it has one; some with the value that it is about.
+/// One number a site, where it has one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Scores(HashMap<usize, (f64, Option<f64>)>);
+pub(crate) struct Scores(HashMap<usize, Score>);
+
+/// What a check says of one site.
+#[derive(Clone, Copy, Debug)]
+struct Score {
+    score: f64,
+    /// The value that it is about.
+    about: Option<f64>,
+    /// What is usual at the site itself.
+    runner_up: f64,
+}
 
 impl Scores {
     pub fn new() -> Self {
@@ -17,43 +28,43 @@ impl Scores {
     }
 
     pub fn put(&mut self, site: usize, score: f64) {
-        self.0.insert(site, (score, None));
-    }
-
-    fn put_about(&mut self, site: usize, score: f64, value: f64) {
-        self.0.insert(site, (score, Some(value)));
+        self.0.insert(site, Score { score, about: None, runner_up: 0.0 });
     }
 
     pub fn get(&self, site: usize) -> Option<f64> {
-        self.0.get(&site).map(|(score, _)| *score)
+        self.0.get(&site).map(|found| found.score)
     }
 
     /// The value that the score of a site is about.
     pub fn value(&self, site: usize) -> Option<f64> {
-        self.0.get(&site).and_then(|(_, value)| *value)
+        self.0.get(&site).and_then(|found| found.about)
     }
 
     /// Keeps the larger score of every site.
     pub fn merge(&mut self, other: Self) {
         for (site, new) in other.0 {
             let own = self.0.entry(site).or_insert(new);
-            if new.0 > own.0 {
+            if new.score > own.score {
                 *own = new;
             }
         }
     }
 
-    /// The median score of the same module in other layers; 0 where there is none.
+    /// The median score of the same module in other layers, or what is usual at the site itself where that is more. A module that
+    /// no layer has is held against all of its operator.
     pub fn usual(&self, sites: &[Site], site: usize) -> f64 {
         let own = &sites[site];
-        let Some(layer) = own.layer else { return 0.0 };
-        let name = |module: &str, layer: usize| module.replacen(&format!(".{layer}."), ".N.", 1);
-        let wanted = name(&own.module, layer);
-        let same = |other: &Site| other.layer.is_some_and(|l| l != layer && name(&other.module, l) == wanted);
-        let others = sites.iter().enumerate().filter(|(_, other)| same(other));
+        let name = |of: &Site| of.layer.map(|layer| of.module.replacen(&format!(".{layer}."), ".N.", 1));
+        let wanted = name(own);
+        let same = |other: &Site| match own.layer {
+            Some(layer) => other.layer.is_some_and(|l| l != layer) && name(other) == wanted,
+            None => other.op == own.op,
+        };
+        let others = sites.iter().enumerate().filter(|(index, other)| *index != site && same(other));
         let mut scores: Vec<f64> = others.filter_map(|(other, _)| self.get(other)).collect();
         scores.sort_by(f64::total_cmp);
-        scores.get(scores.len() / 2).copied().unwrap_or_default()
+        let median = scores.get(scores.len() / 2).copied().unwrap_or_default();
+        median.max(self.0.get(&site).map_or(0.0, |found| found.runner_up))
     }
 }
 
@@ -133,7 +144,10 @@ impl Responses {
         }
         let largest = groups.iter().max_by_key(|(bits, count)| (**count, **bits));
         let (bits, count) = largest.map_or((0, 0), |(bits, count)| (*bits, *count));
-        self.groups.put_about(site, count as f64, f64::from(f32::from_bits(bits)));
+        // On a coarse grid many values stand still, at many magnitudes.
+        let next = groups.iter().filter(|(other, _)| **other != bits).map(|(_, count)| *count).max();
+        let (about, runner_up) = (Some(f64::from(f32::from_bits(bits))), next.unwrap_or(0) as f64);
+        self.groups.0.insert(site, Score { score: count as f64, about, runner_up });
         let moving = channels.values().filter(|channel| channel.seen > 1);
         let share = moving.map(|channel| 1.0 - channel.silent as f64 / channel.seen as f64);
         self.least_moving.put(site, share.fold(1.0, f64::min));
@@ -175,7 +189,7 @@ fn worst(errors: impl Iterator<Item = f64>) -> f64 {
     errors.fold(0.0, |worst, error| if error.is_finite() { worst.max(error) } else { f64::INFINITY })
 }
 
-/// The share of rows that the embedding gave and its table does not have.
+/// The share of rows that the embedding gave and its table does not have, be it in fewer bits.
 fn from_table<B: NoisyBackend>(decoder: &Decoder<B>, site: usize, output: &Output) -> f64 {
     let weights = decoder.blueprint.weights();
     let Some((_, weight, _)) = weights.iter().find(|(id, ..)| id.0 == site) else { return 0.0 };
@@ -183,9 +197,17 @@ fn from_table<B: NoisyBackend>(decoder: &Decoder<B>, site: usize, output: &Outpu
     let width = table.dims()[1];
     let host = B::host(&table.clone().into_primitive().tensor()).to_vec();
     let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-    let known: HashSet<Vec<u32>> = host.chunks_exact(width).map(bits).collect();
-    let strange = output.rows.iter().filter(|row| !known.contains(&bits(row))).count();
-    strange as f64 / output.rows.len().max(1) as f64
+    let mut strange: HashSet<Vec<u32>> = output.rows.iter().map(|row| bits(row)).collect();
+    for row in host.chunks_exact(width) {
+        strange.remove(&bits(row));
+        for format in [Format::Bf16, Format::Fp16] {
+            let mut image = row.to_vec();
+            format.fake_quantize_row(&mut image);
+            strange.remove(&bits(&image));
+        }
+    }
+    let count = output.rows.iter().filter(|row| strange.contains(&bits(row))).count();
+    count as f64 / output.rows.len().max(1) as f64
 }
 
 /// The fourth moment about the mean over the squared variance.

@@ -1,10 +1,11 @@
-//! The method judged on known truth: faults of every kind and strength planted at sites drawn at random, and healthy machines on
-//! as many texts. The looks are a list that several machines can share; what they saw is counted when all of it is there.
+//! The method judged on known truth: faults of every kind and strength planted at sites drawn at random, and healthy machines, also
+//! such as compute in fewer bits, each on texts of its own. The looks are a list that several machines can share; what they saw is counted when all of it is there.
 
 use std::path::PathBuf;
 
 use hardy_model::{Blueprint, Decoder, ModelConfig, Qwen2Sizes};
-use hardy_ops::NoisyBackend;
+use hardy_numerics::formats::Format;
+use hardy_ops::{NoisyBackend, Op, Ops, Point, Rule};
 use hardy_train::{data::Problem, error::Error, policy::Policy, sft::initial_weights, splitmix};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,20 @@ use crate::{
 pub const KIND: &str = "find";
 /// Layers of the model with random weights.
 const DEEP: usize = 12;
+
+/// Machines that are healthy: they differ in the formats that they compute in.
+const MACHINES: [&str; 3] = ["", ", all in BF16", ", products of MXFP4"];
+
+/// What the `machine`-th of [`MACHINES`] does to every number.
+fn rules(machine: usize) -> Vec<Rule> {
+    let rule = |ops, at, format: Format| Rule { ops, at, error: format.into(), ..Rule::noise(0.0) };
+    let linear = || Ops::Some(vec![Op::Linear]);
+    match machine {
+        0 => Vec::new(),
+        1 => vec![rule(Ops::All, Point::Output, Format::Bf16)],
+        _ => [Point::Weight, Point::Input].map(|at| rule(linear(), at, Format::Mxfp4)).to_vec(),
+    }
+}
 
 /// Hits among so many, with Wilson's 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,7 +94,7 @@ pub struct Judgement {
     pub placements: usize,
     /// The kinds and strengths.
     pub faults: Vec<JudgedFault>,
-    /// Healthy machines that were blamed, model by model.
+    /// Healthy machines that were blamed, by model and format.
     pub false_alarms: Vec<(String, Rate)>,
 }
 
@@ -108,42 +123,70 @@ pub fn random_model<B: NoisyBackend>(like: &Policy<B>, device: &B::Device) -> Re
     Ok(Policy { decoder: Decoder::from_host(blueprint, tensors, device), ..like.clone() })
 }
 
-/// How the method is judged: `placements` faults of every kind and strength in every model, and looks at as many healthy machines.
+/// How the method is judged: faults of every kind and strength in every model, and looks at healthy machines.
 #[derive(Debug)]
 pub struct Judge<'a, B: NoisyBackend> {
     /// The models, by their names.
     pub models: &'a [(String, &'a Policy<B>)],
     /// What the texts are taken from.
     pub problems: &'a [Problem],
-    /// Placements of every kind and strength in every model.
-    pub placements: usize,
+    /// How often it looks.
+    pub looks: Looks,
     /// Texts that every look reads.
     pub texts: usize,
     /// The seed of what is planted.
     pub seed: u64,
 }
 
-/// One look: at a model, healthy or with a fault of one strength planted.
+/// How often every model is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looks {
+    /// Placements of every kind and strength.
+    pub placements: usize,
+    /// Looks at every healthy machine.
+    pub healthy: usize,
+}
+
+/// One look at a model.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     model: usize,
-    /// `None`: healthy.
-    strength: Option<usize>,
-    /// Which of the placements.
+    machine: Machine,
+    /// Which of those at this machine.
     k: usize,
 }
 
-/// All looks at `models` models, in the order in which they are counted: model by model, healthy ones first.
-fn looks(models: usize, placements: usize) -> impl Iterator<Item = Look> {
-    let strengths = || std::iter::once(None).chain((0..STRENGTHS.len()).map(Some));
-    let of = move |model, strength| (0..placements).map(move |k| Look { model, strength, k });
-    (0..models).flat_map(move |model| strengths().flat_map(move |strength| of(model, strength)))
+/// The state of a machine, by its number.
+#[derive(Clone, Copy, Debug)]
+enum Machine {
+    Healthy(usize),
+    /// With a fault of this strength planted.
+    Faulty(usize),
 }
 
-/// How many looks there are at `models` models.
-#[must_use]
-pub fn cells(models: usize, placements: usize) -> usize {
-    looks(models, placements).count()
+impl Looks {
+    /// All looks at `models` models, in the order in which they are counted: model by model, healthy machines first.
+    fn all(self, models: usize) -> impl Iterator<Item = Look> {
+        let healthy = (0..MACHINES.len()).map(move |machine| (Machine::Healthy(machine), self.healthy));
+        let faulty = (0..STRENGTHS.len()).map(move |strength| (Machine::Faulty(strength), self.placements));
+        let of = move |model: usize, (machine, n): (Machine, usize)| {
+            (0..n).map(move |k| Look { model, machine, k })
+        };
+        let of_model = move |model| healthy.clone().chain(faulty.clone()).flat_map(move |one| of(model, one));
+        (0..models).flat_map(of_model)
+    }
+
+    /// How many looks there are at `models` models.
+    #[must_use]
+    pub fn cells(self, models: usize) -> usize {
+        self.all(models).count()
+    }
+
+    /// How many different texts the looks at one machine read, if each reads `texts`.
+    #[must_use]
+    pub fn problems(self, texts: usize) -> usize {
+        texts.saturating_mul(self.placements.max(self.healthy))
+    }
 }
 
 /// What came of one look.
@@ -187,7 +230,7 @@ impl<B: NoisyBackend> Judge<'_, B> {
         share: Option<Shard>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Seen>, LabError> {
-        let all = looks(self.models.len(), self.placements).enumerate();
+        let all = self.looks.all(self.models.len()).enumerate();
         let own: Vec<Look> = all
             .filter(|(place, _)| share.is_none_or(|share| share.has(*place)))
             .map(|(_, look)| look)
@@ -200,7 +243,7 @@ impl<B: NoisyBackend> Judge<'_, B> {
         own.iter().enumerate().map(one).collect()
     }
 
-    fn at(&self, Look { model, strength, k }: Look) -> Result<Seen, LabError> {
+    fn at(&self, Look { model, machine, k }: Look) -> Result<Seen, LabError> {
         let (number, policy) = (model as u64, self.models[model].1);
         let first = (k * self.texts) % (self.problems.len().saturating_sub(self.texts) + 1);
         let problems = &self.problems[first..(first + self.texts).min(self.problems.len())];
@@ -208,12 +251,16 @@ impl<B: NoisyBackend> Judge<'_, B> {
             setting: Setting { policy, problems, wording: "{question}" },
             passes: 3,
             seed: splitmix::hash(&[self.seed, number, k as u64]),
+            rules: &[],
         };
-        let plant = |which: usize| {
-            let drawn = splitmix::hash(&[self.seed, number, which as u64, k as u64]);
-            find.plant(&STRENGTHS[which], drawn)
+        let report = match machine {
+            Machine::Healthy(machine) => Find { rules: &rules(machine), ..find }.run(None)?,
+            Machine::Faulty(which) => {
+                let drawn = splitmix::hash(&[self.seed, number, which as u64, k as u64]);
+                find.run(Some(&find.plant(&STRENGTHS[which], drawn)?))?
+            }
         };
-        Ok(Seen::new(&find.run(strength.map(plant).transpose()?.as_ref())?))
+        Ok(Seen::new(&report))
     }
 }
 
@@ -221,26 +268,29 @@ impl<B: NoisyBackend> Judge<'_, B> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Judged {
     models: Vec<String>,
-    placements: usize,
+    looks: Looks,
 }
 
 impl Judgement {
     /// What all looks at `models` together say.
     ///
     /// # Errors
-    /// If there are not as many of them as [`cells`] says.
-    pub fn of(models: &[String], placements: usize, seen: &[Seen]) -> Result<Self, LabError> {
-        let wanted = cells(models.len(), placements);
+    /// If there are not as many of them as [`Looks::cells`] says.
+    pub fn of(models: &[String], looks: Looks, seen: &[Seen]) -> Result<Self, LabError> {
+        let wanted = looks.cells(models.len());
         if seen.len() != wanted || seen.is_empty() {
             return Err(
                 Error::config(format!("{} looks are no judgement, which has {wanted}", seen.len())).into()
             );
         }
+        let Looks { placements, healthy } = looks;
         let mut judgement = Self { placements, faults: Vec::new(), false_alarms: Vec::new() };
         for (name, seen) in models.iter().zip(seen.chunks(wanted / models.len())) {
-            let (healthy, planted) = seen.split_at(placements);
-            let alarms = healthy.iter().filter(|seen| seen.blamed).count();
-            judgement.false_alarms.push((name.clone(), Rate::new(alarms, placements)));
+            let (well, planted) = seen.split_at(healthy * MACHINES.len());
+            for (format, seen) in MACHINES.iter().zip(well.chunks(healthy)) {
+                let alarms = seen.iter().filter(|seen| seen.blamed).count();
+                judgement.false_alarms.push((format!("{name}{format}"), Rate::new(alarms, healthy)));
+            }
             let judged = STRENGTHS.iter().zip(planted.chunks(placements));
             judgement.faults.extend(judged.map(|(strength, seen)| judged_fault(name, strength, seen)));
         }
@@ -253,11 +303,11 @@ impl Judgement {
     /// Never, but for a look that has no JSON form.
     pub fn share(
         models: &[String],
-        placements: usize,
+        looks: Looks,
         manifest: Manifest,
         seen: &[Seen],
     ) -> Result<CellsFile, LabError> {
-        let judged = serde_json::to_value(Judged { models: models.to_vec(), placements });
+        let judged = serde_json::to_value(Judged { models: models.to_vec(), looks });
         CellsFile::new(manifest, judged.unwrap_or_default(), seen)
     }
 
@@ -269,7 +319,7 @@ impl Judgement {
         let joined = join_cells(paths, allow)?;
         let judged = Judged::deserialize(&joined.common)
             .map_err(|error| Error::config(format!("the shards are of no judgement: {error}")))?;
-        Self::of(&judged.models, judged.placements, &joined.results()?)
+        Self::of(&judged.models, judged.looks, &joined.results()?)
     }
 }
 

@@ -31,6 +31,14 @@ pub(crate) struct Snapshot {
     pub hash: u64,
 }
 
+impl Snapshot {
+    /// The largest magnitude of what a site gave; 0 of nothing.
+    pub fn largest(&self, site: usize) -> f64 {
+        let values = self.outputs.get(&site).into_iter().flat_map(|output| output.rows.iter().flatten());
+        f64::from(values.fold(0.0_f32, |max, x| max.max(x.abs())))
+    }
+}
+
 /// A decoder on some device, and the text that goes through it.
 pub(crate) struct Machine<'a, B: NoisyBackend> {
     decoder: &'a Decoder<B>,
@@ -75,7 +83,8 @@ impl<'a, B: NoisyBackend> Machine<'a, B> {
     }
 }
 
-fn host<B: NoisyBackend>(x: &Tensor<B, 2>) -> Vec<f32> {
+/// The values of `x`, row by row.
+pub(super) fn host<B: NoisyBackend>(x: &Tensor<B, 2>) -> Vec<f32> {
     B::host(&x.clone().into_primitive().tensor()).to_vec()
 }
 

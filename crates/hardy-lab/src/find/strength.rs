@@ -37,6 +37,8 @@ pub(super) const STRENGTHS: &[Strength] = &[
     of("spike", 1.0, Some(1e-3), 1.0, false),
     of("bit_flip", 0.0, Some(1e-5), 1.0, false),
     of("burst_flip", 0.0, Some(1e-2), 1.0, false),
+    of("burst_flip", 0.0, Some(1e-3), 1.0, false),
+    of("burst_flip", 0.0, Some(1e-4), 1.0, false),
 ];
 
 const fn of(
@@ -83,9 +85,7 @@ impl<B: NoisyBackend> Find<'_, B> {
             decoder.blueprint.sites.iter().enumerate().filter(|(_, site)| site.layer.is_some()).collect();
         let (index, site) = sites[(drawn % sites.len() as u64) as usize];
         let healthy = Machine::new(decoder, &self.setting.worked()?).pass(&hardy_ops::Noise::clean(), None);
-        let values = healthy.outputs.get(&index).into_iter().flat_map(|output| output.rows.iter().flatten());
-        let largest = values.fold(0.0_f32, |max, x| max.max(x.abs()));
-        let error = strength.error(f64::from(largest))?;
+        let error = strength.error(healthy.largest(index))?;
         let rule = Rule {
             ops: Ops::Some(vec![site.op]),
             at: Point::Output,

@@ -1,6 +1,7 @@
-//! Advice: a plan that a model bears. From the levels that places tolerate, each place gets a level of its own, all scaled down
-//! together until the model keeps what it shall keep; or a number format is given to all layers but those that it hurts most.
-//! The plan is then judged on problems that nobody chose it by.
+//! Advice: a plan that a model bears. Each place gets the level that it is known to bear alone, the lower end of its bracket. Errors
+//! add up: where the model does not keep what it shall keep under all of them at once, the levels are scaled down together, as far
+//! as that takes. Or a number format is given to all layers but those that it hurts most. The plan is then judged on problems that
+//! nobody chose it by.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,9 @@ use crate::{
 /// By how much levels are scaled down at a time.
 const STEP: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// Steps until nothing is left.
-const MOST_STEPS: usize = 24;
+const MOST_STEPS: i32 = 24;
+/// How often the last of these steps is halved, to scale down no further than it takes.
+const HALVINGS: usize = 2;
 /// Draws of the error under which a plan is judged.
 const DRAWS: usize = 3;
 
@@ -38,8 +41,14 @@ pub struct Advice {
     pub plan: String,
     /// The share of accuracy that it shall keep.
     pub keep: f64,
-    /// What the levels were scaled by; of a format how many layers stay in BF16.
+    /// What all levels were scaled by; `None` of a format.
     pub scaled_by: Option<f64>,
+    /// The level of every place; none of a format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<PlaceLevel>,
+    /// What the levels that places bear alone kept together; `None` of a format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unscaled: Option<Kept>,
     /// The layers that stay in BF16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bf16_layers: Option<Vec<usize>>,
@@ -49,6 +58,17 @@ pub struct Advice {
     pub checked_on: Kept,
     /// Whether the interval on the other problems lies at or above what it shall keep, below it, or on both sides.
     pub verdict: Held,
+}
+
+/// The level that a plan gives to one place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlaceLevel {
+    /// The place in words.
+    pub place: String,
+    /// The highest level that it is known to bear alone; `None` where even the lowest is not.
+    pub bears: Option<f64>,
+    /// Its level in the plan; 0 where it stays without error.
+    pub level: f64,
 }
 
 /// Accuracy under a plan beside that without.
@@ -147,17 +167,37 @@ impl<'a, B: NoisyBackend> Grid<'a, B> {
     ) -> Result<Advice, LabError> {
         let judge = Judge::new(self, self.setting)?;
         let lossless = judge.kept(&[])?;
-        let mut scale = 1.0;
-        for _ in 0..MOST_STEPS {
-            let rules = scaled(thresholds, scale);
-            let kept = judge.kept(&rules)?;
-            say(&format!("levels times {scale:.3}: {}", in_words(&kept)));
-            if kept.suffices(keep, &lossless) {
-                return self.checked(&rules, keep, (Some(scale), None), kept, others);
+        let mut at = |octaves: f64| {
+            let kept = judge.kept(&rules(thresholds, octaves.exp2()))?;
+            say(&format!("levels times {:.3}: {}", octaves.exp2(), in_words(&kept)));
+            Ok::<_, LabError>((kept, kept.suffices(keep, &lossless)))
+        };
+        let unscaled = at(0.0)?;
+        let (mut octaves, mut found) = (0.0, unscaled);
+        for step in 1..=MOST_STEPS {
+            if found.1 {
+                break;
             }
-            scale *= STEP;
+            octaves = f64::from(step) * STEP.log2();
+            found = at(octaves)?;
         }
-        self.checked(&scaled(thresholds, scale), keep, (Some(scale), None), lossless, others)
+        let mut kept = found.0;
+        let mut higher = -STEP.log2();
+        for _ in 0..if found.1 && octaves < 0.0 { HALVINGS } else { 0 } {
+            higher /= 2.0;
+            if let (more, true) = at(octaves + higher)? {
+                (octaves, kept) = (octaves + higher, more);
+            }
+        }
+        let scale = octaves.exp2();
+        let advice = self.checked(&rules(thresholds, scale), keep, kept, others)?;
+        let places = thresholds.iter().map(|place| PlaceLevel {
+            place: place.cell.place(),
+            bears: place.low,
+            level: given(place, scale),
+        });
+        let (places, unscaled) = (places.collect(), Some(unscaled.0));
+        Ok(Advice { scaled_by: Some(scale), places, unscaled, ..advice })
     }
 
     /// A plan that gives `format` to weights and inputs of the linear layers, but for as few layers as it takes to keep `keep`
@@ -202,7 +242,7 @@ impl<'a, B: NoisyBackend> Grid<'a, B> {
                 (rules, bf16, kept)
             }
         };
-        self.checked(&rules, keep, (None, Some(bf16)), kept, others)
+        Ok(Advice { bf16_layers: Some(bf16), ..self.checked(&rules, keep, kept, others)? })
     }
 
     /// The layers from the one whose likelihood suffers most when it alone is in `format`.
@@ -234,23 +274,34 @@ impl<'a, B: NoisyBackend> Grid<'a, B> {
         &self,
         rules: &[Rule],
         keep: f64,
-        (scaled_by, bf16_layers): (Option<f64>, Option<Vec<usize>>),
         chosen_on: Kept,
         others: Setting<'a, B>,
     ) -> Result<Advice, LabError> {
         let checked_on = Judge::new(self, others)?.kept(rules)?;
-        let verdict = checked_on.verdict(keep);
-        Ok(Advice { plan: rules_toml(rules), keep, scaled_by, bf16_layers, chosen_on, checked_on, verdict })
+        Ok(Advice {
+            plan: rules_toml(rules),
+            keep,
+            scaled_by: None,
+            places: Vec::new(),
+            unscaled: None,
+            bf16_layers: None,
+            chosen_on,
+            checked_on,
+            verdict: checked_on.verdict(keep),
+        })
     }
 }
 
+/// The level of a place in a plan: what it is known to bear, scaled; 0 where nothing is.
+fn given(threshold: &Threshold, scale: f64) -> f64 {
+    rounded(threshold.low.unwrap_or_default() * scale)
+}
+
 /// One rule for every operator, point and level, at the layers that have it.
-fn scaled(thresholds: &[Threshold], scale: f64) -> Vec<Rule> {
+fn rules(thresholds: &[Threshold], scale: f64) -> Vec<Rule> {
     let mut rules: Vec<(String, Rule)> = Vec::new();
     for threshold in thresholds {
-        // What is known to be borne; where nothing is, a quarter of what is known to be too much.
-        let borne = threshold.low.or(threshold.high.map(|high| high / 4.0)).unwrap_or_default();
-        let level = rounded(borne * scale);
+        let level = given(threshold, scale);
         let cell: Cell = threshold.cell.at_level(level);
         let key = format!("{} {} {} {level}", cell.op.name(), cell.point.name(), cell.modules);
         let rule = cell.rule();
@@ -350,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_plan_has_the_levels_of_its_places_and_is_read_again() {
-        let rules = scaled(
+        let rules = rules(
             &[
                 threshold(Some(0), 0.08),
                 threshold(Some(1), 0.005),
@@ -364,6 +415,13 @@ mod tests {
         let right = [("[0, 2]", 0.04), ("[1]", 0.0025), ("all", 0.04)];
         assert_eq!(levels, right.map(|(layers, level)| (layers.to_owned(), Some(level))));
         assert_eq!(parse_plan(&rules_toml(&rules), "plan.toml").unwrap().noise, rules);
+    }
+
+    #[test]
+    fn a_place_that_is_not_known_to_bear_anything_stays_without_error() {
+        let unknown = Threshold { low: None, high: Some(0.001), ..threshold(Some(0), 0.01) };
+        let rules = rules(&[unknown, threshold(Some(1), 0.01)], 1.0);
+        assert_eq!(rules.iter().map(|rule| rule.layers.to_string()).collect::<Vec<_>>(), ["[1]"]);
     }
 
     #[test]

@@ -180,32 +180,36 @@ fn read_evaluations(directory: &Path, records: &mut RunRecords, most: usize) -> 
     let known = records.evaluations.len();
     records.evaluations.retain(|step, _| wanted.iter().any(|(kept, _)| kept == step));
     let mut changed = records.evaluations.len() != known;
+    let ends = [wanted.first(), wanted.last()].map(|end| end.map(|(step, _)| *step));
     for (step, path) in wanted {
         if let Entry::Vacant(place) = records.evaluations.entry(step) {
-            place.insert(EvalRecord::read(&path)?);
+            let mut record = EvalRecord::read(&path)?;
+            if !ends.contains(&Some(step)) {
+                lighten(&mut record);
+            }
+            place.insert(record);
             changed = true;
         }
     }
-    lighten(records);
+    if changed {
+        // What was the last may no longer be.
+        let between = records.evaluations.iter_mut().filter(|(step, _)| !ends.contains(&Some(**step)));
+        between.for_each(|(_, record)| lighten(record));
+    }
     Ok(changed)
 }
 
-/// Drops the texts of answers but in the first and the last evaluation: nothing shows them, and they are most of a record.
-fn lighten(records: &mut RunRecords) {
-    let ends =
-        [records.evaluations.keys().next(), records.evaluations.keys().next_back()].map(|step| step.copied());
-    for (step, record) in &mut records.evaluations {
-        if ends.contains(&Some(*step)) {
-            continue;
-        }
-        for level in &mut record.levels {
-            level.receipts = Vec::new();
-            for problem in
-                level.problems.iter_mut().chain(level.draws.iter_mut().flat_map(|draw| &mut draw.problems))
-            {
-                problem.first.response = String::new();
-                problem.samples.iter_mut().for_each(|sample| sample.response = String::new());
+/// Drops the texts of a record: nothing shows them but those of the first and the last evaluation, and they are most of it.
+fn lighten(record: &mut EvalRecord) {
+    for level in &mut record.levels {
+        level.receipts = Vec::new();
+        let draws = level.draws.iter_mut().flat_map(|draw| &mut draw.problems);
+        for problem in level.problems.iter_mut().chain(draws) {
+            problem.truth = String::new();
+            for answer in std::iter::once(&mut problem.first).chain(&mut problem.samples) {
+                (answer.response, answer.answer) = (String::new(), None);
             }
         }
+        level.problems.shrink_to_fit();
     }
 }

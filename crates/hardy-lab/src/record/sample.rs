@@ -8,6 +8,7 @@ use super::Metric;
 
 /// The outcome of one problem.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Flat")]
 pub struct ProblemRecord {
     /// The problem's number in its data set; pairs are made by it.
     pub id: u64,
@@ -48,6 +49,49 @@ pub struct SampleRecord {
     pub metrics: BTreeMap<String, f64>,
 }
 
+/// A [`ProblemRecord`] as it is read: `flatten` would keep every record as values of unknown types first.
+#[derive(Deserialize)]
+struct Flat {
+    id: u64,
+    truth: String,
+    strict: bool,
+    flexible: bool,
+    answer: Option<String>,
+    response: String,
+    tokens: usize,
+    #[serde(default)]
+    non_finite: bool,
+    #[serde(default)]
+    truncated: Option<bool>,
+    #[serde(default)]
+    score: Option<f64>,
+    #[serde(default)]
+    metrics: BTreeMap<String, f64>,
+    #[serde(default)]
+    samples: Vec<SampleRecord>,
+}
+
+impl From<Flat> for ProblemRecord {
+    fn from(flat: Flat) -> Self {
+        let Flat {
+            id, truth, strict, flexible, answer, response, tokens, non_finite, truncated, score, ..
+        } = flat;
+        let (metrics, samples) = (flat.metrics, flat.samples);
+        let first = SampleRecord {
+            strict,
+            flexible,
+            answer,
+            response,
+            tokens,
+            non_finite,
+            truncated,
+            score,
+            metrics,
+        };
+        Self { id, truth, first, samples }
+    }
+}
+
 impl ProblemRecord {
     /// Every answer.
     pub fn answers(&self) -> impl Iterator<Item = &SampleRecord> {
@@ -75,6 +119,28 @@ impl ProblemRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_is_written_with_every_field() {
+        let metrics = BTreeMap::from([("words".to_owned(), 3.0)]);
+        let first = SampleRecord {
+            strict: true,
+            flexible: true,
+            answer: Some("7".into()),
+            response: "#### 7".into(),
+            tokens: 5,
+            non_finite: true,
+            truncated: Some(true),
+            score: Some(0.1),
+            metrics,
+        };
+        let samples = vec![SampleRecord { answer: None, ..first.clone() }, SampleRecord::default()];
+        let written = ProblemRecord { id: 4, truth: "7".into(), first, samples };
+        let text = serde_json::to_string(&written).unwrap();
+        assert_eq!(serde_json::from_str::<ProblemRecord>(&text).unwrap(), written);
+        let cut = text.replace("\"strict\":true,", "");
+        assert!(serde_json::from_str::<ProblemRecord>(&cut).unwrap_err().to_string().contains("strict"));
+    }
 
     #[test]
     fn pass_at_k_is_the_chance_of_one_right_among_k() {

@@ -101,10 +101,12 @@ fn chart(entries: &[Entry], curve: &Curve) -> Chart {
 }
 
 fn series(i: usize, entry: &Entry, curve: &Curve) -> Series {
-    let values = entry.run.metrics.values(curve.key);
-    let points =
-        values.map(|(step, value)| Point { x: step as f64, y: curve.factor * value, interval: None });
-    Series { name: entry.name.into(), colour: i, points: points.collect() }
+    let metrics = &entry.run.metrics;
+    // At its length at once: of many long lines what a growing list leaves behind is much.
+    let mut points = Vec::with_capacity(metrics.len());
+    let values = metrics.values(curve.key);
+    points.extend(values.map(|(step, y)| Point { x: step as f64, y: curve.factor * y, interval: None }));
+    Series { name: entry.name.into(), colour: i, points }
 }
 
 fn values<'a>(entries: &'a [Entry], curve: &'a Curve) -> impl Iterator<Item = f64> + 'a {

@@ -8,7 +8,7 @@ use hardy_lab::{
     evaluate::EVAL_DATA_SEED,
     find::{
         Fault, Find, FindReport,
-        judge::{self, Judge, Judgement, random_model},
+        judge::{self, Judge, Judgement, Looks, random_model},
         table,
     },
 };
@@ -44,8 +44,8 @@ so.
 
 --inject plants a fault, so that the method can be watched: KIND:key=value,… with the kinds of a rule's error (dead_zone, saturation, \
 spike, stuck, bias, bit_flip, burst_flip, …) and their options (scale, rate, sparsity, …), and layer=, op=, module= and at= for where. \
---judge plants 20 of every kind and strength at sites drawn at random, in the model and in one of twelve layers with random weights, and \
-prints how many were found and in the right layer.
+--judge plants 20 of every kind and strength at sites drawn at random, in the model and in one of twelve layers with random weights, \
+prints how many were found and in the right layer, and how many of 100 looks at healthy machines were false alarms.
 
 Exit codes: 0 nothing stands out, or the planted fault was found; 1 a fault was found, or the planted one was not, or another hash than \
 the one expected; 2 bad usage or input.
@@ -100,6 +100,15 @@ pub struct Arguments {
         value_parser = whole::<usize>("eval.n")
     )]
     placements: usize,
+    #[arg(
+        long,
+        help = explained("With --judge: looks at every healthy machine (in f32, BF16, MXFP4) of every model", "eval.n"),
+        value_name = "N",
+        default_value_t = 100,
+        requires = "judge",
+        value_parser = whole::<usize>("eval.n")
+    )]
+    healthy: usize,
     /// The seed of what is planted
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -141,7 +150,8 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let problems = data::load(&Source::texts(&args.data), Split::Eval, EVAL_DATA_SEED, Some(args.n))
         .map_err(Error::from)?;
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
-    let mut report = Find { setting, passes: args.passes, seed: args.seed }.run(fault.as_ref())?;
+    let mut report =
+        Find { setting, passes: args.passes, seed: args.seed, rules: &[] }.run(fault.as_ref())?;
     report.model.clone_from(&args.model.spec);
     keep(&report, out.as_deref())?;
     output.show(&report, |width| table::render(&report, width))?;
@@ -159,10 +169,11 @@ impl Arguments {
         let models = [(self.model.spec.clone(), policy), ("random, 12 layers".to_owned(), &random)];
         let names = models.each_ref().map(|(name, _)| name.clone());
         let files = [self.model.spec.as_str(), self.data.as_str()];
-        let cells = judge::cells(models.len(), self.placements);
+        let looks = Looks { placements: self.placements, healthy: self.healthy };
+        let cells = looks.cells(models.len());
         let share = self.shard.manifest(judge::KIND, cells, self.definition(), files)?;
-        let problems = self.n.saturating_mul(self.placements);
-        let problems = data::load(&Source::texts(&self.data), Split::Eval, EVAL_DATA_SEED, Some(problems))
+        let problems = Some(looks.problems(self.n));
+        let problems = data::load(&Source::texts(&self.data), Split::Eval, EVAL_DATA_SEED, problems)
             .map_err(Error::from)?;
         let crew = self.crew.launched(self.model.device.device)?;
         let asked = format!("{:#}", self.definition());
@@ -173,8 +184,7 @@ impl Arguments {
                 bar.get_or_insert_with(|| Progress::new("find", of)).at(done);
             }
         };
-        let (placements, texts, seed) = (self.placements, self.n, self.seed);
-        let how = Judge { models: &models, problems: &problems, placements, texts, seed };
+        let how = Judge { models: &models, problems: &problems, looks, texts: self.n, seed: self.seed };
         let own = self.shard.among(&crew)?;
         let seen = agreed.and_then(|()| crew.join(how.look(own, &mut progress)?));
         let seen = crew::ended(&crew, seen)?;
@@ -183,10 +193,10 @@ impl Arguments {
             return Ok(());
         }
         if let (Some(manifest), Some(file), Some(whole)) = (share, out, &self.out) {
-            let share = Judgement::share(&names, placements, manifest, &seen)?;
+            let share = Judgement::share(&names, looks, manifest, &seen)?;
             return keep_share(&share, file, whole, output);
         }
-        let judged = Judgement::of(&names, placements, &seen)?;
+        let judged = Judgement::of(&names, looks, &seen)?;
         keep(&judged, out)?;
         output.show(&judged, |width| table::render_judgement(&judged, width))
     }
@@ -200,6 +210,7 @@ impl Arguments {
             "data": self.data,
             "n": self.n,
             "placements": self.placements,
+            "healthy": self.healthy,
             "seed": self.seed,
         })
     }

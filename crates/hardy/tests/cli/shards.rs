@@ -158,8 +158,20 @@ fn merged_shares_of_a_grid_are_the_grid_to_the_byte() {
 
 #[test]
 fn merged_shares_of_a_judgement_are_the_judgement_to_the_byte() {
-    let judge =
-        ["find", "--model", "builtin:tiny", "--judge", "--placements", "2", "--n", "1", "--seed", "3"];
+    let judge = [
+        "find",
+        "--model",
+        "builtin:tiny",
+        "--judge",
+        "--placements",
+        "2",
+        "--healthy",
+        "2",
+        "--n",
+        "1",
+        "--seed",
+        "3",
+    ];
     shares_are_the_whole(&judge, 3);
 }
 
@@ -181,7 +193,8 @@ fn shares_of_different_grids_are_not_joined_and_what_has_no_shares_is_refused() 
     let a = &shares(&silu, &out("a.json"), 2)[0];
     let b = &shares(&[&silu[..], &["--prompt", "{question}?"]].concat(), &out("b.json"), 2)[1];
     refused(&merge(&[a, b], &out("new.json")), &["a.shard-1-of-2.json", "b.shard-2-of-2.json", "prompt is"]);
-    let judge = ["find", "--model", "builtin:tiny", "--judge", "--placements", "1", "--n", "1"];
+    let judge =
+        ["find", "--model", "builtin:tiny", "--judge", "--placements", "1", "--healthy", "1", "--n", "1"];
     let c = &shares(&judge, &out("c.json"), 2)[1];
     refused(&merge(&[a, c], &out("new.json")), &["one is a shard of a probe grid, the other of a find"]);
     refuses(&["merge", arg(a), "--out", arg(&out("new.json")), "--allow", "nothing"], &["nothing"]);

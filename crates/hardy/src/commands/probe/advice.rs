@@ -8,7 +8,7 @@ use hardy_lab::{
     format::significant,
     grid::{
         Cell, Grid, GridMetric,
-        advise::{Advice, Held, budget, in_words},
+        advise::{Advice, Held, PlaceLevel, budget, in_words},
         threshold::Threshold,
     },
     run::Crew,
@@ -213,14 +213,31 @@ fn bracket(threshold: &Threshold) -> String {
     }
 }
 
+/// What every place has in the plan, beside what it bears.
+fn places(advice: &Advice) -> String {
+    use Align::{Left, Right};
+    if advice.places.is_empty() {
+        return String::new();
+    }
+    let mut table = TextTable::new(&[("place", Left), ("bears alone", Right), ("in the plan", Right)]);
+    for PlaceLevel { place, bears, level: given } in &advice.places {
+        let words = |known: Option<f64>| known.map_or_else(|| "–".to_owned(), level);
+        table.row([place.clone(), words(*bears), words(Some(*given).filter(|given| *given > 0.0))]);
+    }
+    table.render() + "\n"
+}
+
 fn advice(advice: &Advice, path: &str, found: &Found, width: usize) -> String {
     let (keep, checked) = (100.0 * advice.keep, in_words(&advice.checked_on));
     let how = match (&advice.bf16_layers, advice.scaled_by) {
         (Some(layers), _) if layers.is_empty() => "every layer can have the format".to_owned(),
         (Some(layers), _) => format!("layers {layers:?} stay in BF16"),
-        (None, Some(scale)) => {
-            format!("every place has {} times the level that it tolerates alone", significant(scale, 2))
-        }
+        (None, Some(1.0)) => "every place has the level that it is known to bear alone".to_owned(),
+        (None, Some(scale)) => format!(
+            "every place has {} of the level that it is known to bear alone, since with all of them at once {}",
+            significant(scale, 2),
+            advice.unscaled.as_ref().map(in_words).unwrap_or_default()
+        ),
         (None, None) => String::new(),
     };
     let verdict = match advice.verdict {
@@ -237,7 +254,7 @@ fn advice(advice: &Advice, path: &str, found: &Found, width: usize) -> String {
             format!("the claim that it keeps {keep} % FAILS on problems that it was not chosen by")
         }
     };
-    let mut out = wrap(&format!("plan: {path}; {how}"), width, 0);
+    let mut out = places(advice) + &wrap(&format!("plan: {path}; {how}"), width, 0);
     out += &wrap(&format!("chosen on: {}", in_words(&advice.chosen_on)), width, 0);
     out += &wrap(&format!("checked on: {checked}"), width, 0);
     out += &wrap(&verdict, width, 0);
