@@ -4,6 +4,7 @@
 //! code is 0 on success, 1 for a failed run, 2 for bad usage or input.
 
 mod allocator;
+#[cfg(unix)]
 mod ansi;
 mod batch_file;
 mod build_info;
@@ -23,6 +24,7 @@ mod number_args;
 mod output;
 mod progress;
 mod receipt_table;
+#[cfg_attr(not(unix), path = "screen/plain.rs")]
 mod screen;
 mod shard_args;
 mod sparkline;

@@ -3,15 +3,18 @@
 //! as that takes. Or a number format is given to all layers but those that it hurts most. The plan is then judged on problems that
 //! nobody chose it by.
 
+mod plans;
+
 use std::collections::BTreeMap;
 
-use hardy_numerics::{Perturbation, formats::Format};
-use hardy_ops::{Layers, NoisyBackend, Op, Ops, Plan, Point, Rule};
+use hardy_numerics::formats::Format;
+use hardy_ops::{NoisyBackend, Op, Plan, Point, Rule};
 use hardy_train::reward::Extraction;
 use serde::{Deserialize, Serialize};
 
+use self::plans::{given, in_format, mixed, rules};
 use super::{
-    Cell, Grid, GridMetric,
+    Grid, GridMetric,
     answers::Answering,
     prefix::{Prefix, stages_of},
     threshold::Threshold,
@@ -292,60 +295,6 @@ impl<'a, B: NoisyBackend> Grid<'a, B> {
     }
 }
 
-/// The level of a place in a plan: what it is known to bear, scaled; 0 where nothing is.
-fn given(threshold: &Threshold, scale: f64) -> f64 {
-    rounded(threshold.low.unwrap_or_default() * scale)
-}
-
-/// One rule for every operator, point and level, at the layers that have it.
-fn rules(thresholds: &[Threshold], scale: f64) -> Vec<Rule> {
-    let mut rules: Vec<(String, Rule)> = Vec::new();
-    for threshold in thresholds {
-        let level = given(threshold, scale);
-        let cell: Cell = threshold.cell.at_level(level);
-        let key = format!("{} {} {} {level}", cell.op.name(), cell.point.name(), cell.modules);
-        let rule = cell.rule();
-        let same = rules
-            .iter_mut()
-            .find(|(other, rule)| *other == key && cell.layer.is_some() && rule.layers != Layers::All);
-        match (same, cell.layer) {
-            (Some((_, Rule { layers: Layers::List(list), .. })), Some(layer)) => list.push(layer),
-            _ => rules.push((key, rule)),
-        }
-    }
-    rules.into_iter().map(|(_, rule)| rule).filter(|rule| !rule.error.is_off()).collect()
-}
-
-/// Two digits, downward, so that plans are read easily and bear no more than was seen.
-fn rounded(level: f64) -> f64 {
-    if level <= 0.0 {
-        return 0.0;
-    }
-    let unit = 10.0_f64.powi(level.log10().floor() as i32 - 1);
-    let digits = (level / unit + 1e-9).floor();
-    format!("{:.*}", (-unit.log10()).round().max(0.0) as usize, digits * unit).parse().unwrap_or(level)
-}
-
-/// The linear layers of some layers with weights and inputs in a format.
-fn in_format(error: Perturbation, layers: &[usize]) -> Vec<Rule> {
-    let rule = |at: Point| Rule {
-        ops: Ops::Some(vec![Op::Linear]),
-        layers: Layers::List(layers.to_vec()),
-        at,
-        error,
-        ..Rule::noise(0.0)
-    };
-    vec![rule(Point::Weight), rule(Point::Input)]
-}
-
-/// `format` in all of so many layers but those of `bf16`.
-fn mixed(format: Format, bf16: &[usize], layers: usize) -> Vec<Rule> {
-    let rest: Vec<usize> = (0..layers).filter(|layer| !bf16.contains(layer)).collect();
-    let parts = [(format.into(), rest.as_slice()), (Format::Bf16.into(), bf16)];
-    let parts = parts.into_iter().filter(|(_, layers)| !layers.is_empty());
-    parts.flat_map(|(error, layers)| in_format(error, layers)).collect()
-}
-
 /// What was kept, in words.
 #[must_use]
 pub fn in_words(kept: &Kept) -> String {
@@ -380,10 +329,11 @@ pub fn budget(thresholds: &[Threshold]) -> Vec<[&Threshold; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use hardy_numerics::Perturbation;
     use hardy_ops::Pass;
     use hardy_train::plan_file::parse_plan;
 
-    use super::*;
+    use super::{super::Cell, plans::rounded, *};
 
     fn threshold(layer: Option<usize>, low: f64) -> Threshold {
         let cell = Cell {

@@ -25,7 +25,9 @@ pub fn html(runs: &[Followed]) -> String {
     format!(
         "<div class=\"lines\">{}</div><p class=\"quiet\">In {}. Reward, mismatch (mean |Δ log-probability| of rollout and training) \
          and effective sample size: the mean of the last {RECENT} steps. Accuracy: the last evaluation without added noise, with its \
-         95 % interval. Time left: that of training, at the pace of the last 20 steps.</p>",
+         95 % interval. Time left: that of training, at the pace of the last 20 steps.</p>\
+         <p class=\"quiet\">Next: <code>hardy report RUN…</code> keeps this page as one file; <code>hardy compare A B</code> says \
+         whether two runs differ; <code>hardy run CONFIG --resume</code> goes on with one that has stopped.</p>",
         table(&COLUMNS, &rows),
         escape(&folder.display().to_string())
     )

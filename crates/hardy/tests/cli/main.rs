@@ -27,4 +27,5 @@ mod shards;
 mod suite;
 mod support;
 mod tokens;
+mod watch;
 mod workers;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{arg, json, refuses};
+use crate::support::{arg, hardy, json, refuses, succeeded, text};
 
 #[test]
 fn five_percent_leaves_about_26_db_of_activations_and_of_gradients() {
@@ -95,4 +95,66 @@ fn shipped_questions_have_cells_and_what_can_not_be_is_said() {
     ] {
         refuses(&[&TINY[..], wrong].concat(), parts);
     }
+}
+
+/// What eval and run make of a plan that advice wrote.
+fn is_taken_by_eval_and_run(plan: &std::path::Path) {
+    let judged = json(&[
+        "eval",
+        "--model",
+        "builtin:tiny",
+        "--data",
+        "builtin:arith",
+        "--n",
+        "2",
+        "--plan",
+        arg(plan),
+    ]);
+    let levels = judged["levels"].as_array().unwrap();
+    assert!(levels.iter().any(|level| level["plan"].as_str().unwrap().contains("[[noise]]")), "{judged}");
+    let run = ["run", "baseline", "--dry-run", "--set", "train.steps=1", "--plan", arg(plan)];
+    succeeded(&hardy(&run));
+}
+
+#[test]
+fn advice_is_a_plan_with_a_level_for_every_place_whose_claim_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan.toml");
+    let asked = ["--n", "8", "--metric", "accuracy", "--layers", "2,3", "--operators", "linear", "--advise"];
+    let said = hardy(&[&TINY[..], &asked, &[arg(&plan)]].concat());
+    succeeded(&said);
+    let said = text(&said.stdout);
+    for part in [
+        "layer 2, linear output",
+        "in the plan",
+        "checked on: ",
+        "next: hardy eval",
+        "hardy run CONFIG --plan",
+    ] {
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
+    is_taken_by_eval_and_run(&plan);
+    std::fs::remove_file(&plan).unwrap();
+    let found = probe(&[&asked[..], &[arg(&plan)]].concat());
+    let advice = &found["advice"];
+    let scale = advice["scaled_by"].as_f64().unwrap();
+    for (place, threshold) in
+        advice["places"].as_array().unwrap().iter().zip(found["thresholds"].as_array().unwrap())
+    {
+        // The safe end of the bracket, and no more than that.
+        assert_eq!(place["bears"], threshold["low"]);
+        let (level, bears) = (place["level"].as_f64().unwrap(), place["bears"].as_f64().unwrap_or(0.0));
+        assert!(level <= bears * scale && level > 0.9 * bears * scale, "{place}");
+    }
+    assert_eq!(advice["checked_on"]["n"], 8);
+}
+
+#[test]
+fn advice_on_a_format_says_which_layers_stay_in_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan.toml");
+    let asked = ["--n", "8", "--metric", "accuracy", "--advise-format", "mxfp4", "--advise", arg(&plan)];
+    let found = probe(&asked);
+    assert!(found["advice"]["bf16_layers"].is_array() && found["advice"]["verdict"].is_string(), "{found}");
+    is_taken_by_eval_and_run(&plan);
 }
