@@ -232,6 +232,10 @@ fn advice(advice: &Advice, path: &str, found: &Found, width: usize) -> String {
     let how = match (&advice.bf16_layers, advice.scaled_by) {
         (Some(layers), _) if layers.is_empty() => "every layer can have the format".to_owned(),
         (Some(layers), _) => format!("layers {layers:?} stay in BF16"),
+        (None, _) if advice.plan.trim().is_empty() => {
+            "no place is known to bear any level, so that it has no error; more problems (--n) would tell"
+                .to_owned()
+        }
         (None, Some(1.0)) => "every place has the level that it is known to bear alone".to_owned(),
         (None, Some(scale)) => format!(
             "every place has {} of the level that it is known to bear alone, since with all of them at once {}",
