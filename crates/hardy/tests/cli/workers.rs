@@ -282,7 +282,7 @@ fn cells_shared_out_among_workers_are_those_of_one_to_the_byte() {
     let grid = "--n 4 --draws 2 --layers 1,2 --operators linear,silu --passes forward,backward";
     workers_are_one(&format!("probe {ON} {grid}"), &[3]);
     workers_are_one(&format!("probe {ON} --n 4 --layers 1 --operators silu --metric accuracy"), &[2]);
-    workers_are_one("find --model builtin:tiny --judge --placements 1 --n 1 --seed 3", &[2]);
+    workers_are_one("find --model builtin:tiny --judge --placements 1 --healthy 1 --n 1 --seed 3", &[2]);
 }
 
 #[test]
