@@ -193,7 +193,7 @@ def step(hardy, model, data, minibatches):
     old = line.get("old_log_probs_seconds", 0.0)
     peak_rate = rate()
     parts = [("rollout", line["rollout_seconds"], rollout, responses)]
-    if old:
+    if old > 1e-3:
         parts.append(("old log-probabilities", old, forward, prompts + responses))
     parts.append(("update", line["train_seconds"] - old, update, prompts + responses))
     print(f"step      {minibatches} update(s), prompts of {prompts / 8:.0f} tokens on average: {line['step_seconds']:.1f} s, "
