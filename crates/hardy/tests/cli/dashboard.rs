@@ -69,6 +69,8 @@ impl Pty {
         unsafe {
             command.pre_exec(|| {
                 libc::setsid();
+                // Who runs the tests in the background may have it ignored.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0);
                 Ok(())
             });
