@@ -106,7 +106,7 @@ class Hardy:
     """The benchmark `work` of hardy-train, which does one piece of work for every line that it is sent."""
 
     def __init__(self, threads):
-        environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), MIMALLOC_PURGE_DELAY="-1")
+        environment = dict(os.environ, RAYON_NUM_THREADS=str(threads))
         command = ["cargo", "bench", "-q", "--workspace", "--bench", "work"]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

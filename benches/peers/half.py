@@ -64,11 +64,11 @@ every = 0
 """
 
 
-def run(command, environment=None):
+def run(command):
     """Wall and processor seconds and the peak of memory, in bytes, of a command, and what it printed."""
     with tempfile.TemporaryFile() as out:
         started = time.perf_counter()
-        child = subprocess.Popen(command, stdout=out, env=environment)
+        child = subprocess.Popen(command, stdout=out)
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)

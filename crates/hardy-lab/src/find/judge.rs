@@ -1,5 +1,6 @@
-//! The method judged on known truth: faults of every kind and strength planted at sites drawn at random, and healthy machines, also
-//! such as compute in fewer bits, each on texts of its own. The looks are a list that several machines can share; what they saw is counted when all of it is there.
+//! The method judged on known truth: faults of every kind and strength planted at sites drawn at random, and healthy machines,
+//! also such as compute in fewer bits, each on texts of its own. The looks are a list that several machines can share; what they
+//! saw is counted when all of it is there.
 
 use std::path::PathBuf;
 
@@ -25,18 +26,29 @@ pub const KIND: &str = "find";
 /// Layers of the model with random weights.
 const DEEP: usize = 12;
 
-/// Machines that are healthy: they differ in the formats that they compute in.
-const MACHINES: [&str; 3] = ["", ", all in BF16", ", products of MXFP4"];
+/// A machine that is healthy.
+struct Healthy {
+    /// What it is called after the model's name.
+    name: &'static str,
+    /// What it does to every number.
+    rules: fn() -> Vec<Rule>,
+}
 
-/// What the `machine`-th of [`MACHINES`] does to every number.
-fn rules(machine: usize) -> Vec<Rule> {
-    let rule = |ops, at, format: Format| Rule { ops, at, error: format.into(), ..Rule::noise(0.0) };
-    let linear = || Ops::Some(vec![Op::Linear]);
-    match machine {
-        0 => Vec::new(),
-        1 => vec![rule(Ops::All, Point::Output, Format::Bf16)],
-        _ => [Point::Weight, Point::Input].map(|at| rule(linear(), at, Format::Mxfp4)).to_vec(),
-    }
+/// They differ in the formats that they compute in.
+const MACHINES: [Healthy; 3] = [
+    Healthy { name: "", rules: Vec::new },
+    Healthy { name: ", all in BF16", rules: all_in_bf16 },
+    Healthy { name: ", products of MXFP4", rules: products_of_mxfp4 },
+];
+
+fn all_in_bf16() -> Vec<Rule> {
+    vec![Rule { ops: Ops::All, at: Point::Output, error: Format::Bf16.into(), ..Rule::noise(0.0) }]
+}
+
+fn products_of_mxfp4() -> Vec<Rule> {
+    let rule =
+        |at| Rule { ops: Ops::Some(vec![Op::Linear]), at, error: Format::Mxfp4.into(), ..Rule::noise(0.0) };
+    [Point::Weight, Point::Input].map(rule).to_vec()
 }
 
 /// Hits among so many, with Wilson's 95 % interval.
@@ -254,7 +266,7 @@ impl<B: NoisyBackend> Judge<'_, B> {
             rules: &[],
         };
         let report = match machine {
-            Machine::Healthy(machine) => Find { rules: &rules(machine), ..find }.run(None)?,
+            Machine::Healthy(machine) => Find { rules: &(MACHINES[machine].rules)(), ..find }.run(None)?,
             Machine::Faulty(which) => {
                 let drawn = splitmix::hash(&[self.seed, number, which as u64, k as u64]);
                 find.run(Some(&find.plant(&STRENGTHS[which], drawn)?))?
@@ -287,7 +299,7 @@ impl Judgement {
         let mut judgement = Self { placements, faults: Vec::new(), false_alarms: Vec::new() };
         for (name, seen) in models.iter().zip(seen.chunks(wanted / models.len())) {
             let (well, planted) = seen.split_at(healthy * MACHINES.len());
-            for (format, seen) in MACHINES.iter().zip(well.chunks(healthy)) {
+            for (Healthy { name: format, .. }, seen) in MACHINES.iter().zip(well.chunks(healthy)) {
                 let alarms = seen.iter().filter(|seen| seen.blamed).count();
                 judgement.false_alarms.push((format!("{name}{format}"), Rate::new(alarms, healthy)));
             }
