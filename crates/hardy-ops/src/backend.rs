@@ -8,7 +8,7 @@ mod tape;
 
 use std::ops::Deref;
 
-use burn_tensor::{TensorData, TensorMetadata, backend::Backend, ops::FloatTensor};
+use burn_tensor::{TensorData, TensorMetadata, backend::Backend, bf16, ops::FloatTensor};
 use hardy_numerics::{NoiseKey, Row};
 
 use crate::{
@@ -57,9 +57,20 @@ pub trait NoisyBackend: Backend {
         x
     }
 
+    /// The elements of `x`, row by row, where they are stored in 16 bits on the host.
+    fn narrow(_: &Primitive<Self>) -> Option<&[bf16]> {
+        None
+    }
+
     /// A tensor `[rows, width]` on the device of `like`.
     fn upload(data: Vec<f32>, shape: [usize; 2], like: &Primitive<Self>) -> Primitive<Self> {
         Self::float_from_data(TensorData::new(data, shape), &Self::float_device(like))
+    }
+
+    /// A tensor `[rows, width]` on `device`, kept in 16 bits where there is such storage.
+    fn upload_narrow(data: Vec<bf16>, shape: [usize; 2], device: &Self::Device) -> Primitive<Self> {
+        let wide: Vec<f32> = data.iter().map(|x| x.to_f32()).collect();
+        Self::float_from_data(TensorData::new(wide, shape), device)
     }
 
     /// `x + y`, of one shape, in the memory of one of them where nobody else reads it.

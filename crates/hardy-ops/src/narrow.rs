@@ -2,10 +2,14 @@
 //! reads them widened, to the same bits, and only while it needs them.
 
 use burn_flex::{Flex, FlexTensor};
-use burn_tensor::{DType, TensorData, bf16};
+use burn_tensor::{DType, TensorData};
+use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
 use rayon::prelude::*;
 
-use crate::backend::{NoisyBackend, shape_of};
+use crate::{
+    backend::{NoisyBackend, shape_of},
+    ops::linear,
+};
 
 /// Elements that one task converts.
 const PART: usize = 1 << 14;
@@ -42,8 +46,16 @@ pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
     places().flat_map(|row| &host[row]).copied().collect()
 }
 
+/// The transpose of `x`, where it is stored in 16 bits.
+pub(crate) fn transposed(x: &FlexTensor) -> Option<FlexTensor> {
+    let [rows, width] = shape_of::<Flex>(x);
+    let bits = linear::transposed(stored(x)?.reinterpret_cast(), [rows, width]);
+    let data: Vec<bf16> = bits.reinterpret_into();
+    Some(FlexTensor::from_data(TensorData::new(data, [width, rows])))
+}
+
 /// The memory of a tensor in 16 bits; nobody makes a view of one.
-fn stored(x: &FlexTensor) -> Option<&[bf16]> {
+pub(crate) fn stored(x: &FlexTensor) -> Option<&[bf16]> {
     (x.dtype() == DType::BF16).then(|| x.storage::<bf16>())
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use hardy_model::Decoder;
 use hardy_train::{
     encode::most_positions,
-    policy::{Policy, decoder_from_dir},
+    policy::{Policy, decoder_as_stored, decoder_from_dir},
 };
 
 use crate::{
@@ -43,6 +43,23 @@ impl ModelArgs {
     /// Files that are missing, truncated, or do not fit each other; a device that can not be used.
     pub fn decoder<B: Engine>(&self) -> Result<Decoder<B>, Failure> {
         Ok(decoder_from_dir(&self.directory()?, &B::open(self.device.device)?)?)
+    }
+
+    /// Reads the decoder to be read and not to be trained: in half the memory where it is stored in bfloat16.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::decoder`].
+    pub fn decoder_as_stored<B: Engine>(&self) -> Result<Decoder<B>, Failure> {
+        Ok(decoder_as_stored(&self.directory()?, &B::open(self.device.device)?)?)
+    }
+
+    /// The same of a policy.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::decoder`].
+    pub fn policy_as_stored<B: Engine>(&self) -> Result<Policy<B>, Failure> {
+        let policy = Policy::as_stored(&self.directory()?, &B::open(self.device.device)?)?;
+        Ok(policy.with_max_positions(self.max_positions))
     }
 
     /// Reads the policy: the decoder, its tokenizer and its chat template.
