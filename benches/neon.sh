@@ -4,17 +4,30 @@
 #     sh benches/neon.sh             # says what is missing, else runs the tests
 #     sh benches/neon.sh --install   # first installs, as root: the Rust target aarch64-unknown-linux-gnu (by rustup),
 #                                    # gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (by apt-get)
+#     sh benches/neon.sh --debian    # installs Debian's rustc-web with its arm64 library instead of the target of rustup's,
+#                                    # and compiles with that
 #
 # Compiling takes some minutes, and emulated tests ten times as long as others; names of tests may follow, such as `gemm`.
 set -eu
 cd "$(dirname "$0")/.."
 target=aarch64-unknown-linux-gnu
 
-if [ "${1:-}" = --install ]; then
+emulator="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+case "${1:-}" in
+--install)
     shift
     rustup target add $target
-    apt-get install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
-fi
+    apt-get install -y --no-install-recommends $emulator
+    ;;
+--debian)
+    shift
+    dpkg --add-architecture arm64
+    apt-get update
+    apt-get install -y --no-install-recommends rustc-web cargo-web libstd-rust-web-dev:arm64 $emulator
+    # Debian's before rustup's, wherever that is.
+    export PATH="/usr/bin:$PATH"
+    ;;
+esac
 for program in aarch64-linux-gnu-gcc qemu-aarch64; do
     command -v $program >/dev/null || { echo "$program is not here; see the head of $0" >&2; exit 1; }
 done

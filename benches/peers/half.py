@@ -1,11 +1,12 @@
 """Hardy beside transformers on a random checkpoint of the shape of Qwen2.5-0.5B (494 M parameters, bfloat16 on disk), in f32.
 
     cargo build --release
-    python benches/peers/half.py [--hardy target/release/hardy] [--only load,score,generate,step] [--rounds 3]
+    python benches/peers/half.py [--hardy target/release/hardy] [--only load,score,prefill,generate,step] [--rounds 3]
         [--gsm8k train.jsonl] [--model DIR]
 
 load      `hardy score` of one batch of two tokens against `cat` of the checkpoint, both with the file in the page cache
 score     log-probabilities of 4 x 512 tokens, loading included, as `hardy score` and as transformers
+prefill   one sequence of 2,048 tokens, scored: the share that its products have of the rate of PyTorch's
 generate  16 greedy sequences of 64 tokens, loading included
 step      one GRPO step on GSM8K (--gsm8k): 8 prompts x 4 samples, up to 128 + 128 tokens: rollout, update, memory, disk
 
@@ -98,7 +99,7 @@ def batches(directory):
 
     torch.manual_seed(1)
     ids = lambda *shape: torch.randint(1, 400, shape)
-    for name, batch in {"score": ids(4, 512), "load": ids(1, 2)}.items():
+    for name, batch in {"score": ids(4, 512), "prefill": ids(1, 2048), "load": ids(1, 2)}.items():
         mask = torch.ones_like(batch)
         save_file({"input_ids": batch, "attention_mask": mask}, os.path.join(directory, name + ".safetensors"))
     save_file({"prompt_ids": ids(16, 16)}, os.path.join(directory, "generate.safetensors"))
@@ -174,6 +175,20 @@ def load(hardy, model, inputs, rounds):
           f"{peak / GIB:.2f} GiB): {seconds / min(cat):.1f} times", flush=True)
 
 
+def prefill(hardy, model, inputs, rounds):
+    """One long sequence, without what loading takes; the rate of products is measured between the rounds."""
+    score = [hardy, "score", "--model", model, "--out", os.path.join(inputs, "out.safetensors"), "--batch"]
+    loading, all_of_it, rates = [], [], []
+    for _ in range(rounds):
+        loading.append(run(score + [os.path.join(inputs, "load.safetensors")])[0])
+        all_of_it.append(run(score + [os.path.join(inputs, "prefill.safetensors")])[0])
+        rates.append(rate())
+    seconds = min(all_of_it) - min(loading)
+    reached = 2 * 2048 * (LAYERS + HEAD) / seconds
+    print(f"prefill   2,048 tokens in {seconds:.2f} s, {2048 / seconds:.0f} tokens/s, {reached / 1e9:.0f} GFLOP/s, "
+          f"{100 * reached / max(rates):.0f} % of {max(rates) / 1e9:.0f}", flush=True)
+
+
 def step(hardy, model, data, minibatches):
     """One GRPO step."""
     with tempfile.TemporaryDirectory() as directory:
@@ -207,7 +222,7 @@ def step(hardy, model, data, minibatches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hardy", default=os.path.join(ROOT, "target", "release", "hardy"))
-    parser.add_argument("--only", default="load,score,generate,step")
+    parser.add_argument("--only", default="load,score,prefill,generate,step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl, for `step`")
     parser.add_argument("--model", help="a checkpoint that is there already, or is made there")
@@ -228,6 +243,8 @@ def main():
         if "score" in only:
             ours = [args.hardy, "score", "--model", model, "--batch", named("score"), "--out", named("out")]
             beside("score", ours, here + ["score", model, inputs], args.rounds)
+        if "prefill" in only:
+            prefill(args.hardy, model, inputs, args.rounds)
         if "generate" in only:
             ours = [args.hardy, "generate", "--model", model, "--batch", named("generate"), "--max-new-tokens", "64"]
             beside("generate", ours + ["--temperature", "0"], here + ["generate", model, inputs], args.rounds)

@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc};
 
 use burn_autodiff::Autodiff;
 use burn_tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend};
-use half::slice::HalfFloatSliceExt;
+use half::{bf16, slice::HalfFloatSliceExt};
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
@@ -114,7 +114,7 @@ impl<B: NoisyBackend> Decoder<B> {
             let shape @ [rows, _] = matrix(&tensor.shape);
             match tensor.data {
                 Elements::Narrow(data) if rows > 1 => own(B::upload_narrow(data, shape, device)),
-                Elements::Narrow(data) => upload(TensorData::new(data.to_f32_vec(), shape)),
+                Elements::Narrow(data) => upload(TensorData::new(widened(&data), shape)),
                 Elements::Wide(data) => upload(TensorData::new(data, shape)),
             }
         };
@@ -334,6 +334,11 @@ impl<B: NoisyBackend> Decoder<Autodiff<B>> {
 fn matrix(shape: &[usize]) -> [usize; 2] {
     let (width, outer) = shape.split_last().unwrap_or((&1, &[]));
     [outer.iter().product(), *width]
+}
+
+/// The elements of a vector in bfloat16.
+fn widened(data: &[u8]) -> Vec<f32> {
+    bytemuck::cast_slice::<u8, bf16>(data).to_f32_vec()
 }
 
 /// Some rows of the hidden states, and their addresses.

@@ -8,7 +8,7 @@ mod tape;
 
 use std::ops::Deref;
 
-use burn_tensor::{TensorData, TensorMetadata, backend::Backend, bf16, ops::FloatTensor};
+use burn_tensor::{Bytes, TensorData, TensorMetadata, backend::Backend, bf16, ops::FloatTensor};
 use hardy_numerics::{NoiseKey, Row};
 
 use crate::{
@@ -67,9 +67,13 @@ pub trait NoisyBackend: Backend {
         Self::float_from_data(TensorData::new(data, shape), &Self::float_device(like))
     }
 
-    /// A tensor `[rows, width]` on `device`, kept in 16 bits where there is such storage.
-    fn upload_narrow(data: Vec<bf16>, shape: [usize; 2], device: &Self::Device) -> Primitive<Self> {
-        let wide: Vec<f32> = data.iter().map(|x| x.to_f32()).collect();
+    /// A tensor `[rows, width]` on `device` of bfloat16 elements in the host's byte order, kept in 16 bits where there is such
+    /// storage.
+    ///
+    /// # Panics
+    /// If there are not whole elements, or they do not begin at an even address.
+    fn upload_narrow(data: Bytes, shape: [usize; 2], device: &Self::Device) -> Primitive<Self> {
+        let wide: Vec<f32> = bytemuck::cast_slice::<u8, bf16>(&data).iter().map(|x| x.to_f32()).collect();
         Self::float_from_data(TensorData::new(wide, shape), device)
     }
 

@@ -3,7 +3,8 @@
 //! that benches/peers/compare.py can let two programs take turns on one machine. Asked for `simd` it names its SIMD level.
 //!
 //! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32. `HARDY_BENCH_SIZE=1.5b` is a
-//! Qwen2.5-1.5B; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it.
+//! Qwen2.5-1.5B, `HARDY_BENCH_SIZE=layers=12,hidden=512,sequences=1,tokens=2048` is what differs from the small one (a head of
+//! 32, an MLP of 11/4 of the width), one micro-batch a step; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it.
 
 use std::{
     env,
@@ -95,6 +96,39 @@ const LARGE: Sizes = Sizes {
     new: 256,
 };
 
+impl Sizes {
+    /// Those that `HARDY_BENCH_SIZE` names.
+    fn asked() -> Self {
+        match env::var("HARDY_BENCH_SIZE") {
+            Err(_) => TINY,
+            Ok(size) if size == "1.5b" => LARGE,
+            Ok(size) => size.split(',').fold(TINY, Self::with).in_one_micro_batch(),
+        }
+    }
+
+    /// With one size changed, as `name=number` says.
+    fn with(mut self, change: &str) -> Self {
+        let (name, value) = change.split_once('=').expect("a size as `name=number`");
+        let value = value.parse().expect("a number");
+        let model = &mut self.model;
+        match name {
+            "layers" => model.layers = value,
+            "hidden" => {
+                (model.hidden_size, model.intermediate_size) = (value, value * 11 / 4);
+                (model.heads, model.kv_heads) = (value / 32, value / 64);
+            }
+            "sequences" => self.sequences = value,
+            "tokens" => (self.tokens, model.max_positions) = (value, value + 1),
+            _ => panic!("`{name}` is not one of layers, hidden, sequences, tokens"),
+        }
+        self
+    }
+
+    fn in_one_micro_batch(self) -> Self {
+        Self { micro_batch: self.sequences * self.tokens, ..self }
+    }
+}
+
 fn main() {
     // Pages kept, on a thread of the pool, as the binary has it.
     allocator::keep_freed_pages();
@@ -134,8 +168,7 @@ const WORKS: [&str; 11] = [
 ];
 
 fn serve<B: NoisyBackend>(device: &B::Device) {
-    let large = env::var("HARDY_BENCH_SIZE").is_ok_and(|size| size == "1.5b");
-    let mut bench = Bench::<B>::new(if large { LARGE } else { TINY }, device);
+    let mut bench = Bench::<B>::new(Sizes::asked(), device);
     if stdin().is_terminal() {
         for work in WORKS {
             let seconds = [0; 3].map(|_| format!("{:.3}", bench.seconds(work)));

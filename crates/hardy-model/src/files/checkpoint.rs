@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path};
 
-use half::bf16;
+use burn_tensor::Bytes;
 use rayon::prelude::*;
 
 use super::{experts::Fused, named::some_names, read_json, stored::Stored};
@@ -27,8 +27,8 @@ pub struct HostTensor<D = Vec<f32>> {
 pub enum Elements {
     /// In f32.
     Wide(Vec<f32>),
-    /// In bfloat16.
-    Narrow(Vec<bf16>),
+    /// In bfloat16, in memory or in a mapped file.
+    Narrow(Bytes),
 }
 
 /// What reads as many elements of a tensor, from one of them on.

@@ -2,17 +2,21 @@
 //! one at a time. A file is never in memory as a whole: elements pass through a small buffer into the place where they
 //! are wanted, widened to f32 on the way, by all threads at once.
 //!
-//! The file is read, not mapped. Were someone to shorten or rewrite a mapped file, the process would die or see elements
-//! change under its hands; so it is an error, or every element is read once.
+//! What is trained is read, not mapped. Were someone to shorten or rewrite a mapped file, the process would die or see elements
+//! change under its hands; so it is an error, or every element is read once. Bfloat16 weights that are only looked at are mapped:
+//! reading them takes no memory and hardly any time. Hardy replaces files whole, so that what is mapped stays as it was.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
-use half::{bf16, f16, vec::HalfBitsVecExt};
+use burn_tensor::{AllocationProperty, Bytes};
+use half::{bf16, f16};
+use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{
     SafeTensorError,
@@ -41,6 +45,7 @@ pub(super) struct Stored {
     /// Where the data begins.
     data: u64,
     header: Metadata,
+    map: OnceLock<bytes::Bytes>,
 }
 
 impl Stored {
@@ -52,7 +57,7 @@ impl Stored {
         let header = read_header(&mut file, length).map_err(Error::read(path))?.map_err(wrong)?;
         let data = (LENGTH + header.len()) as u64;
         let header = check(&header, length - data).map_err(wrong)?;
-        Ok(Self { path: path.to_owned(), file, data, header })
+        Ok(Self { path: path.to_owned(), file, data, header, map: OnceLock::new() })
     }
 
     /// The names of its tensors, sorted.
@@ -83,13 +88,29 @@ impl Stored {
         self.read_as(name, first, elements, widen)
     }
 
-    /// The same, those of a bfloat16 tensor in 16 bits.
+    /// The same, those of a bfloat16 tensor in 16 bits, mapped where they lie as the processor reads them.
     pub fn read_elements(&self, name: &str, first: usize, elements: usize) -> Result<Elements> {
-        if self.info(name).is_none_or(|info| info.dtype != safetensors::Dtype::BF16) {
+        let Some(info) = self.info(name).filter(|info| info.dtype == safetensors::Dtype::BF16) else {
             return self.read_f32(name, first, elements).map(Elements::Wide);
+        };
+        let start = self.data as usize + info.data_offsets.0 + size_of::<bf16>() * first;
+        let mapped = self.mapped()?.slice(start..start + size_of::<bf16>() * elements);
+        if cfg!(target_endian = "little") && mapped.as_ptr().addr().is_multiple_of(align_of::<bf16>()) {
+            return Ok(Elements::Narrow(Bytes::from_shared(mapped, AllocationProperty::File)));
         }
-        let bits = self.read_as(name, first, elements, |bytes, to| decode(bytes, to, u16::from_le_bytes))?;
-        Ok(Elements::Narrow(bits.reinterpret_into()))
+        let bits = self.read_as(name, first, elements, |bytes, to| decode(bytes, to, bf16::from_le_bytes))?;
+        Ok(Elements::Narrow(Bytes::from_elems(bits)))
+    }
+
+    /// The whole file, mapped once.
+    fn mapped(&self) -> Result<bytes::Bytes> {
+        if let Some(map) = self.map.get() {
+            return Ok(map.clone());
+        }
+        // SAFETY: nobody writes through the map; a file that somebody else rewrites in place is beyond what a process can
+        // guard against, and Hardy itself replaces files whole.
+        let map = unsafe { Mmap::map(&self.file) }.map_err(Error::read(&self.path))?;
+        Ok(self.map.get_or_init(|| bytes::Bytes::from_owner(map)).clone())
     }
 
     /// A whole tensor, in the type that it is stored in.

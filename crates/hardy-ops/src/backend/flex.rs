@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use burn_flex::{Flex, FlexDevice, FlexTensor};
-use burn_tensor::{TensorData, bf16};
+use burn_tensor::{Bytes, DType, TensorData, bf16};
 use hardy_numerics::{NoiseKey, Row};
 
 use super::{Grads, NoisyBackend};
@@ -75,8 +75,8 @@ impl NoisyBackend for Flex {
         narrow::stored(x)
     }
 
-    fn upload_narrow(data: Vec<bf16>, shape: [usize; 2], _: &FlexDevice) -> FlexTensor {
-        FlexTensor::from_data(TensorData::new(data, shape))
+    fn upload_narrow(data: Bytes, shape: [usize; 2], _: &FlexDevice) -> FlexTensor {
+        FlexTensor::from_data(TensorData::from_bytes(data, shape, DType::BF16))
     }
 
     fn freeze_weight(w: X, errors: &Errors) -> FlexTensor {
