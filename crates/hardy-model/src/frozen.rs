@@ -35,7 +35,8 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
         let adapters = decoder.blueprint.linears().flat_map(factors).map(Factor::linear);
         for part in decoder.blueprint.linears().chain(adapters) {
             let weight = decoder.parameters[part.weight].clone();
-            weights[part.weight] = Some(freeze(weight, &noise.errors(part.site)));
+            let errors = noise.errors(part.site).in_precision(decoder.blueprint.precision);
+            weights[part.weight] = Some(freeze(weight, &errors));
         }
         let table = &decoder.blueprint.embedding;
         let table = embedding::freeze(decoder.parameters[table.weight].clone(), &noise.errors(table.site));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use burn_tensor::{Tensor, TensorPrimitive};
+use hardy_numerics::Precision;
 
 use crate::{
     backend::NoisyBackend,
@@ -183,6 +184,12 @@ impl At {
         Noise::clean().at(SiteId(0), rows)
     }
 
+    /// The same errors at products in `precision`.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { errors: self.errors.in_precision(precision), ..self }
+    }
+
     /// The same errors once more, as the backward pass needs to see what the forward pass saw: addressed noise comes
     /// out the same, and is not counted a second time.
     pub(crate) fn again(&self) -> Self {
@@ -254,6 +261,11 @@ impl At {
         let mut x = x.to_vec();
         self.perturb_rows(Point::Input, operand, width, &mut x);
         Cow::Owned(x)
+    }
+
+    /// The operator's input `[rows, width]` as its product sees it.
+    pub(crate) fn factor<'a>(&self, operand: Operand, width: usize, x: &'a [f32]) -> Cow<'a, [f32]> {
+        self.precision().operands(self.input(operand, width, x))
     }
 
     /// Injects the errors of the output `[rows, width]` and notes its magnitude.

@@ -19,9 +19,9 @@ use hardy_cube::{
     rule::{self, Error},
     sample, swiglu, tally,
 };
-use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Row};
+use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Precision, Row};
 
-use super::{Kernels, Layout, Place, embedding, head, inject, linear, norm as norms, silu};
+use super::{Ending, Kernels, Layout, Place, embedding, head, inject, linear, norm as norms, silu};
 use crate::{
     at::At,
     backend::{Grads, NoisyBackend},
@@ -191,19 +191,45 @@ where
         tally::read(&tally.client, tally.handle.clone())
     }
 
-    fn matmul(a: X<R>, b: X<R>, layout: Layout) -> CubeTensor<R> {
+    fn fuses(what: &Perturbation) -> bool {
+        matmul::fuses(what)
+    }
+
+    fn matmul(
+        a: X<R>,
+        b: X<R>,
+        layout: Layout,
+        precision: Precision,
+        ending: &Ending<Self>,
+    ) -> CubeTensor<R> {
         let ([m, k], [b0, b1]) = (dims(a), dims(b));
         let (layout, n) = match layout {
             Layout::Nn => (matmul::Layout::NN, b1),
             Layout::Nt => (matmul::Layout::NT, b0),
         };
-        tensor(matmul::matmul(&a.client, &handle(a), &handle(b), [m, k, n], layout), [m, n], a)
+        let bias = ending.bias.map(handle);
+        let noise = ending.noise.as_ref().map(|noise| {
+            let (what, keys) = noise.error;
+            (Error { what, keys }, handle(&noise.rows), noise.tally.as_ref().map(handle))
+        });
+        let noise =
+            noise.as_ref().map(|(error, rows, tally)| matmul::Noise { error, rows, tally: tally.as_ref() });
+        let (factors, ends) = ([a, b].map(handle), matmul::Epilogue { bias: bias.as_ref(), noise });
+        let y = matmul::matmul(&a.client, factors.each_ref(), [m, k, n], layout, precision, ends);
+        tensor(y, [m, n], a)
     }
 
-    fn add_product(a: X<R>, b: X<R>, runs: X<R>, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
+    fn add_product(
+        a: X<R>,
+        b: X<R>,
+        precision: Precision,
+        runs: X<R>,
+        sum: Option<CubeTensor<R>>,
+    ) -> CubeTensor<R> {
         let ([k, m], [_, n], table) = (dims(a), dims(b), handle(runs));
         let (sizes, sum) = ([m, k, n], sum.map(owned));
-        let sum = matmul::add_product(&a.client, &handle(a), &handle(b), sizes, runs_of(runs, &table), sum);
+        let (factors, runs) = ([a, b].map(handle), runs_of(runs, &table));
+        let sum = matmul::add_product(&a.client, factors.each_ref(), sizes, precision, runs, sum);
         tensor(sum, [m, n], a)
     }
 

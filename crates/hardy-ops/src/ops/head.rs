@@ -80,7 +80,7 @@ impl Seen<'_> {
         z
     }
 
-    /// The gradients of the logits of `count` rows, `grad` `[tokens, 2]` being that of all log-probabilities and entropies.
+    /// The gradients of the logits of `count` rows as products see them, `grad` `[tokens, 2]` being that of all log-probabilities and entropies.
     fn logit_gradients(
         &self,
         first: usize,
@@ -101,6 +101,7 @@ impl Seen<'_> {
                 }
             },
         );
+        self.at.precision().round(&mut dz);
         dz
     }
 }
@@ -116,7 +117,7 @@ pub fn forward<B: NoisyBackend>(
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), at.weight_factor(inner, &w_host));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
     let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());
     for (index, y) in y.chunks_mut(2 * seen.chunk()).enumerate() {
@@ -150,7 +151,7 @@ pub fn backward<B: NoisyBackend>(
 ) -> Grads<B, 2> {
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host, grad_host, again) = (B::host(x), B::host(w), B::host(grad), at.again());
-    let (x_seen, w_seen) = (again.input(Operand::Lhs, inner, &x_host), again.weight(inner, &w_host));
+    let (x_seen, w_seen) = (again.factor(Operand::Lhs, inner, &x_host), again.weight_factor(inner, &w_host));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
     let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
     let mut go_back = |mut dw: Option<&mut [f32]>| {

@@ -2,7 +2,9 @@
 //! and at ∂W.
 //!
 //! Errors are passed straight through: ∂x uses the weight that the product saw, ∂W the input that it saw, and
-//! neither sees a derivative of the error itself.
+//! neither sees a derivative of the error itself. What a product sees of its operands its precision says, after the errors.
+
+use std::borrow::Cow;
 
 use burn_tensor::Tensor;
 
@@ -53,7 +55,7 @@ pub fn frozen_linear<B: NoisyBackend>(
 pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let [outer, inner] = shape_of::<B>(w);
     let w_host = B::host(w);
-    let seen = errors.weight(inner, &w_host);
+    let seen = errors.weight_factor(inner, &w_host);
     let mut transposed = vec![0.0; seen.len()];
     parallel::for_chunks_of(
         &mut transposed,
@@ -86,7 +88,7 @@ pub fn forward_frozen<B: NoisyBackend>(
     let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
     let (x_host, w_host) = (B::host(x), B::host(frozen));
     at.watch().input(inner, &x_host);
-    let x_seen = at.input(Operand::Lhs, inner, &x_host);
+    let x_seen = at.factor(Operand::Lhs, inner, &x_host);
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_host, inner, outer, outer));
     let y = multiply(at, Point::Output, x_mat, w_mat);
     finish::<B>(y, outer, b, x, at)
@@ -102,7 +104,7 @@ pub fn forward<B: NoisyBackend>(
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, w_host) = (B::host(x), B::host(w));
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), at.weight(inner, &w_host));
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), at.weight_factor(inner, &w_host));
     let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner));
     let y = multiply(at, Point::Output, x_mat, w_mat.t());
     finish::<B>(y, outer, b, x, at)
@@ -135,17 +137,18 @@ pub fn backward<B: NoisyBackend>(
 ) -> Grads<B, 3> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (at_again, grad_host) = (at.again(), B::host(grad));
-    let dy = Mat::new(&grad_host, tokens, outer, outer);
+    let grad_seen = at.precision().operands(Cow::Borrowed(&grad_host));
+    let dy = Mat::new(&grad_seen, tokens, outer, outer);
     let dx = needs[0].then(|| {
         let w_host = B::host(w);
-        let w_seen = at_again.weight(inner, &w_host);
+        let w_seen = at_again.weight_factor(inner, &w_host);
         let mut dx = multiply(at, Point::GradInput, dy, Mat::new(&w_seen, outer, inner, inner));
         at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });
     let dw = needs[1].then(|| {
         let x_host = B::host(x);
-        let x_seen = at_again.input(Operand::Lhs, inner, &x_host);
+        let x_seen = at_again.factor(Operand::Lhs, inner, &x_host);
         let x_mat = Mat::new(&x_seen, tokens, inner, inner);
         at.weight_gradient([outer * inner, inner], |sum| add_gradient(at, sum, dy, x_mat))
     });
