@@ -9,7 +9,8 @@ mod weights;
 use std::{path::Path, sync::Arc};
 
 use burn_autodiff::Autodiff;
-use burn_tensor::{Tensor, TensorData, backend::Backend};
+use burn_tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend};
+use half::slice::HalfFloatSliceExt;
 use hardy_numerics::Precision;
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
@@ -27,7 +28,7 @@ use hardy_ops::{
 use crate::{
     Result,
     config::ModelConfig,
-    files::{HostTensor, read_checkpoint},
+    files::{Elements, HostTensor, read_as_stored, read_checkpoint},
     lora::Dropout,
     sites::{Blueprint, Gated, Layer, Linear, Mlp, Norm},
 };
@@ -100,6 +101,27 @@ impl<B: NoisyBackend> Decoder<B> {
         Ok(Self::from_host(blueprint, tensors, device))
     }
 
+    /// The same, to be read and not to be trained: matrices that are stored in bfloat16 stay in 16 bits where the device has
+    /// such storage. It computes the same, to the bit.
+    ///
+    /// # Errors
+    /// As [`Decoder::from_dir`].
+    pub fn as_stored(dir: &Path, device: &B::Device) -> Result<Self> {
+        let blueprint = Blueprint::new(&ModelConfig::from_dir(dir)?);
+        let tensors = read_as_stored(dir, &blueprint.parameters)?;
+        let upload = |data| Tensor::from_data(data, device);
+        let own = |tensor| Tensor::from_primitive(TensorPrimitive::Float(tensor));
+        let held = |tensor: HostTensor<Elements>| {
+            let shape @ [rows, _] = matrix(&tensor.shape);
+            match tensor.data {
+                Elements::Narrow(data) if rows > 1 => own(B::upload_narrow(data, shape, device)),
+                Elements::Narrow(data) => upload(TensorData::new(data.to_f32_vec(), shape)),
+                Elements::Wide(data) => upload(TensorData::new(data, shape)),
+            }
+        };
+        Ok(Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(held).collect() })
+    }
+
     /// A decoder with the given parameters, in the order of `blueprint.parameters`.
     ///
     /// # Panics
@@ -107,8 +129,7 @@ impl<B: NoisyBackend> Decoder<B> {
     pub fn from_host(blueprint: Blueprint, tensors: Vec<HostTensor>, device: &B::Device) -> Self {
         assert_eq!(tensors.len(), blueprint.parameters.len(), "one tensor a parameter");
         let upload = |tensor: HostTensor| {
-            let width = *tensor.shape.last().unwrap_or(&1);
-            let shape = [tensor.data.len() / width.max(1), width];
+            let shape = matrix(&tensor.shape);
             Tensor::from_data(TensorData::new(tensor.data, shape), device)
         };
         Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(upload).collect() }
@@ -219,7 +240,11 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// The hidden states after the last norm.
     pub(crate) fn run(&self, scene: &Scene<B>) -> Tensor<B, 2> {
-        let mut x = self.embed_by(&scene.weights, scene.batch, scene.noise);
+        self.run_from(self.embed_by(&scene.weights, scene.batch, scene.noise), scene)
+    }
+
+    /// The same from what goes into the first layer.
+    pub(crate) fn run_from(&self, mut x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
         for index in 0..self.layers() {
             x = self.layer(index, x, scene);
         }
@@ -233,6 +258,11 @@ impl<B: NoisyBackend> Decoder<B> {
 
     fn embed_by(&self, weights: &Weights<B>, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
         let x = weights.embedding(&batch.ids, &self.at(noise, self.blueprint.embedding.site, &batch.rows));
+        self.scaled(x)
+    }
+
+    /// Rows of the embedding as they go into the first layer.
+    pub(crate) fn scaled(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.blueprint.config.embedding_scale {
             None => x,
             Some(scale) => x * scale,
@@ -328,6 +358,12 @@ impl<B: NoisyBackend> Decoder<Autodiff<B>> {
         let parameters = self.parameters.iter().map(|tensor| tensor.clone().inner()).collect();
         Decoder { blueprint: Arc::clone(&self.blueprint), parameters }
     }
+}
+
+/// A parameter's shape as `[rows, width]`, a vector's as `[1, width]`.
+fn matrix(shape: &[usize]) -> [usize; 2] {
+    let (width, outer) = shape.split_last().unwrap_or((&1, &[]));
+    [outer.iter().product(), *width]
 }
 
 /// Some rows of the hidden states, and their addresses.

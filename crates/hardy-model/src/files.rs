@@ -14,7 +14,7 @@ mod stored;
 
 pub use adapter::{fingerprint, is_adapter, read_adapter_config};
 pub use atomic::{flush_directory, write_atomically};
-pub use checkpoint::{HostTensor, read_checkpoint, read_each};
+pub use checkpoint::{Elements, HostTensor, read_as_stored, read_checkpoint, read_each};
 pub use described::{IntegerTensor, write_described};
 pub(crate) use json::excerpt;
 pub use json::{read_json, read_json_if_present, write_json};

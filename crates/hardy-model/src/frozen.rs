@@ -52,6 +52,19 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
         self.decoder.run(&self.decoder.scene(batch, self.noise).continuing(self, cache, sequences))
     }
 
+    /// The same of tokens that were drawn on the device and nobody has seen, those of the rows `chosen`; without errors at the
+    /// embedding's output.
+    pub(crate) fn hidden_of_drawn(
+        &self,
+        (drawn, chosen): (&B::Underway, &[u32]),
+        batch: &Batch,
+        cache: &mut KvBuffer<B>,
+        sequences: &[KvSequence],
+    ) -> Tensor<B, 2> {
+        let x = self.decoder.scaled(embedding::embedding_of_drawn(self.table.clone(), drawn, chosen));
+        self.decoder.run_from(x, &self.decoder.scene(batch, self.noise).continuing(self, cache, sequences))
+    }
+
     /// The logits of some rows of the hidden states, `[rows, vocab]`.
     pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> Tensor<B, 2> {
         let weights = Weights::stored(self.decoder).frozen(self);

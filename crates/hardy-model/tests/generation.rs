@@ -3,8 +3,10 @@
 mod common;
 
 use burn_flex::Flex;
-use burn_tensor::Tensor;
-use hardy_model::{Batch, Frozen, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
+use burn_tensor::{DType, Tensor};
+use hardy_model::{
+    Batch, Decoder, Dtype, Frozen, Generation, Prompt, Sample, Sampler, generate, sequence_rows,
+};
 use hardy_numerics::{Bits, Fault, Image, Perturbation, Precision};
 use hardy_ops::{Noise, NoisyBackend, Op, Ops, Phase, Plan, Point, Rule, ops::attention::KvBuffer};
 
@@ -132,4 +134,20 @@ fn a_generation_perturbs_the_embedding_once() {
         }
     }
     assert_eq!(plan.receipts()[0].calls, 1, "nor is it counted again");
+}
+
+#[test]
+fn a_checkpoint_that_is_read_as_it_is_stored_generates_the_same_in_half_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained = decoder(23, |_| 0);
+    trained.blueprint.config.save(dir.path()).unwrap();
+    trained.write_parameters(&dir.path().join("model.safetensors"), Dtype::Bf16).unwrap();
+    let wide = Decoder::<Flex>::from_dir(dir.path(), &Default::default()).unwrap();
+    let stored = Decoder::<Flex>::as_stored(dir.path(), &Default::default()).unwrap();
+    for (spec, tensor) in stored.blueprint.parameters.iter().zip(&stored.parameters) {
+        let expected = if spec.shape.len() == 1 { DType::F32 } else { DType::BF16 };
+        assert_eq!(tensor.dtype(), expected, "{}", spec.name);
+    }
+    let of = |decoder| generate(decoder, &prompts(), &how(7, 20, 1.0), &Noise::clean(), |_| {});
+    assert_eq!(of(&stored), of(&wide));
 }

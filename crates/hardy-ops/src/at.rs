@@ -135,6 +135,16 @@ impl Noise {
         self.sites.iter().flatten().any(|site| site.acts_backward())
     }
 
+    /// Whether a rule falls on the rows of activations in the forward pass, each of which it counts.
+    pub fn acts_on_rows(&self) -> bool {
+        self.sites.iter().flatten().any(|site| site.acts_on_rows())
+    }
+
+    /// Whether somebody watches.
+    pub fn is_watched(&self) -> bool {
+        self.watchers.are_active()
+    }
+
     /// The largest |output| of every site seen since [`Noise::watched`]; NaN counts as infinite.
     pub fn magnitudes(&self) -> Vec<f32> {
         self.watchers.magnitudes()

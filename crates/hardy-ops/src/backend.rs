@@ -8,7 +8,7 @@ mod tape;
 
 use std::ops::Deref;
 
-use burn_tensor::{TensorData, TensorMetadata, backend::Backend, ops::FloatTensor};
+use burn_tensor::{TensorData, TensorMetadata, backend::Backend, bf16, ops::FloatTensor};
 use hardy_numerics::{NoiseKey, Row};
 
 use crate::{
@@ -42,6 +42,9 @@ pub trait NoisyBackend: Backend {
     /// Room for the keys and values of many sequences in all layers.
     type Cache: std::fmt::Debug + Send;
 
+    /// Tokens that a device has drawn and the host has not seen; of a backend on the host there are none.
+    type Underway;
+
     /// The elements of `x`, row by row.
     fn host(x: &Primitive<Self>) -> Self::Host;
 
@@ -57,9 +60,20 @@ pub trait NoisyBackend: Backend {
         x
     }
 
+    /// The elements of `x`, row by row, where they are stored in 16 bits on the host.
+    fn narrow(_: &Primitive<Self>) -> Option<&[bf16]> {
+        None
+    }
+
     /// A tensor `[rows, width]` on the device of `like`.
     fn upload(data: Vec<f32>, shape: [usize; 2], like: &Primitive<Self>) -> Primitive<Self> {
         Self::float_from_data(TensorData::new(data, shape), &Self::float_device(like))
+    }
+
+    /// A tensor `[rows, width]` on `device`, kept in 16 bits where there is such storage.
+    fn upload_narrow(data: Vec<bf16>, shape: [usize; 2], device: &Self::Device) -> Primitive<Self> {
+        let wide: Vec<f32> = data.iter().map(|x| x.to_f32()).collect();
+        Self::float_from_data(TensorData::new(wide, shape), device)
     }
 
     /// `x + y`, of one shape, in the memory of one of them where nobody else reads it.
@@ -329,6 +343,28 @@ pub trait NoisyBackend: Backend {
     fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
         sample::draw::<Self>(logits, rows, how, key)
     }
+
+    /// Whether tokens are drawn on a device.
+    fn draws_there(_how: &Sampler) -> bool {
+        false
+    }
+
+    /// The same, drawn on the device and not waited for; `None` where the host has to draw.
+    fn sample_there(
+        _logits: &Primitive<Self>,
+        _rows: &[Row],
+        _how: &Sampler,
+        _key: NoiseKey,
+    ) -> Option<Self::Underway> {
+        None
+    }
+
+    /// What was drawn; waits for it.
+    fn arrived(drawn: &Self::Underway) -> Vec<Option<Drawn>>;
+
+    /// The rows of the table `w` that tokens name which were drawn: those of the rows `chosen`. A token that could not be drawn
+    /// gives any row.
+    fn rows_of_drawn(w: &Primitive<Self>, drawn: &Self::Underway, chosen: &[u32]) -> Primitive<Self>;
 
     /// See [`log_prob::log_prob`].
     fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> [Primitive<Self>; 2] {

@@ -31,6 +31,14 @@ impl SiteNoise {
         points[point as usize].push(injection);
     }
 
+    /// Whether something falls on the rows of activations in the forward pass.
+    pub fn acts_on_rows(&self) -> bool {
+        [Point::Input, Point::Output].into_iter().any(|point| {
+            let [values, sums] = [&self.values, &self.sums].map(|points| &points[point as usize]);
+            !values.is_empty() || !sums.is_empty()
+        })
+    }
+
     pub fn acts_backward(&self) -> bool {
         [Point::GradInput, Point::GradWeight].into_iter().any(|point| {
             let [values, sums] = [&self.values, &self.sums].map(|points| &points[point as usize]);

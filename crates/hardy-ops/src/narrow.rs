@@ -2,10 +2,15 @@
 //! reads them widened, to the same bits, and only while it needs them.
 
 use burn_flex::{Flex, FlexTensor};
-use burn_tensor::{DType, TensorData, bf16};
+use burn_tensor::{DType, TensorData};
+use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
+use hardy_numerics::Precision;
 use rayon::prelude::*;
 
-use crate::backend::{NoisyBackend, shape_of};
+use crate::{
+    backend::{NoisyBackend, shape_of},
+    ops::linear,
+};
 
 /// Elements that one task converts.
 const PART: usize = 1 << 14;
@@ -25,6 +30,12 @@ pub(crate) fn narrowed(x: &FlexTensor) -> Option<FlexTensor> {
     })
 }
 
+/// `x` as products in bfloat16 see it.
+pub(crate) fn rounded(x: &[f32]) -> Vec<bf16> {
+    let round = |&x: &f32| if x.is_nan() { bf16::NAN } else { narrow(Precision::Bf16.operand(x)) };
+    x.par_iter().with_min_len(PART).map(round).collect()
+}
+
 /// The elements of `x` in f32; `None` where they are that already.
 pub(crate) fn widened(x: &FlexTensor) -> Option<Vec<f32>> {
     let stored = stored(x)?;
@@ -42,8 +53,16 @@ pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
     places().flat_map(|row| &host[row]).copied().collect()
 }
 
+/// The transpose of `x`, where it is stored in 16 bits.
+pub(crate) fn transposed(x: &FlexTensor) -> Option<FlexTensor> {
+    let [rows, width] = shape_of::<Flex>(x);
+    let bits = linear::transposed(stored(x)?.reinterpret_cast(), [rows, width]);
+    let data: Vec<bf16> = bits.reinterpret_into();
+    Some(FlexTensor::from_data(TensorData::new(data, [width, rows])))
+}
+
 /// The memory of a tensor in 16 bits; nobody makes a view of one.
-fn stored(x: &FlexTensor) -> Option<&[bf16]> {
+pub(crate) fn stored(x: &FlexTensor) -> Option<&[bf16]> {
     (x.dtype() == DType::BF16).then(|| x.storage::<bf16>())
 }
 

@@ -36,10 +36,25 @@ pub struct Policy<B: NoisyBackend> {
 /// # Errors
 /// Files that are missing, truncated, or do not fit each other; adapters for another base.
 pub fn decoder_from_dir<B: NoisyBackend>(dir: &Path, device: &B::Device) -> Result<Decoder<B>> {
+    with_adapters(dir, |base| Decoder::from_dir(base, device))
+}
+
+/// The same, to be read and not to be trained; see [`Decoder::as_stored`].
+///
+/// # Errors
+/// As [`decoder_from_dir`].
+pub fn decoder_as_stored<B: NoisyBackend>(dir: &Path, device: &B::Device) -> Result<Decoder<B>> {
+    with_adapters(dir, |base| Decoder::as_stored(base, device))
+}
+
+fn with_adapters<B: NoisyBackend>(
+    dir: &Path,
+    read: impl Fn(&Path) -> hardy_model::Result<Decoder<B>>,
+) -> Result<Decoder<B>> {
     if !is_adapter(dir) {
-        return Ok(Decoder::from_dir(dir, device)?);
+        return Ok(read(dir)?);
     }
-    Ok(Decoder::from_dir(&base_dir(dir)?, device)?.with_adapter_from(dir)?)
+    Ok(read(&base_dir(dir)?)?.with_adapter_from(dir)?)
 }
 
 /// The directory of the base that the adapters in `dir` name; as in PEFT, a relative one is sought from where the
@@ -63,9 +78,20 @@ impl<B: NoisyBackend> Policy<B> {
     /// # Errors
     /// Files that are missing, truncated, or do not fit each other.
     pub fn from_dir(dir: &Path, device: &B::Device) -> Result<Self> {
+        Self::of(decoder_from_dir(dir, device)?, dir)
+    }
+
+    /// The same, to be read and not to be trained; see [`Decoder::as_stored`].
+    ///
+    /// # Errors
+    /// As [`Policy::from_dir`].
+    pub fn as_stored(dir: &Path, device: &B::Device) -> Result<Self> {
+        Self::of(decoder_as_stored(dir, device)?, dir)
+    }
+
+    fn of(decoder: Decoder<B>, dir: &Path) -> Result<Self> {
         let own = |file: &str| dir.join(file).exists();
         let texts = if is_adapter(dir) && !own("tokenizer.json") { base_dir(dir)? } else { dir.to_owned() };
-        let decoder = decoder_from_dir(dir, device)?;
         Ok(Self {
             max_positions: decoder.blueprint.config.max_positions,
             decoder,

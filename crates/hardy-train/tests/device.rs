@@ -139,7 +139,7 @@ fn gradients_on_the_device_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
 #[test]
 fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
     let device = on_device();
-    let narrow = plans().into_iter().skip(1).step_by(2).map(|plan| (Precision::Bf16, plan));
+    let narrow = plans().into_iter().skip(1).take(1).map(|plan| (Precision::Bf16, plan));
     for (precision, (name, rules)) in plans().into_iter().map(|plan| (Precision::F32, plan)).chain(narrow) {
         let device = device.clone().in_precision(precision);
         let plan = everywhere(&decoder(), rules);

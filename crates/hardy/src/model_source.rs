@@ -7,7 +7,7 @@ use hardy_model::Decoder;
 use hardy_numerics::Precision;
 use hardy_train::{
     encode::most_positions,
-    policy::{Policy, decoder_from_dir},
+    policy::{Policy, decoder_as_stored, decoder_from_dir},
 };
 
 use crate::{
@@ -59,6 +59,24 @@ impl ModelArgs {
     pub fn decoder<B: Engine>(&self) -> Result<Decoder<B>, Failure> {
         let decoder = decoder_from_dir(&self.directory()?, &B::open(self.device.device)?)?;
         Ok(decoder.in_precision(self.precision()?))
+    }
+
+    /// Reads the decoder to be read and not to be trained: in half the memory where it is stored in bfloat16.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::decoder`].
+    pub fn decoder_as_stored<B: Engine>(&self) -> Result<Decoder<B>, Failure> {
+        let decoder = decoder_as_stored(&self.directory()?, &B::open(self.device.device)?)?;
+        Ok(decoder.in_precision(self.precision()?))
+    }
+
+    /// The same of a policy.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::decoder`].
+    pub fn policy_as_stored<B: Engine>(&self) -> Result<Policy<B>, Failure> {
+        let policy = Policy::as_stored(&self.directory()?, &B::open(self.device.device)?)?;
+        Ok(policy.with_max_positions(self.max_positions).in_precision(self.precision()?))
     }
 
     /// Reads the policy: the decoder, its tokenizer and its chat template.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path};
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::{experts::Fused, named::some_names, read_json, stored::Stored};
@@ -12,14 +13,26 @@ use crate::error::{Error, Result};
 
 /// A tensor in the memory of the host.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
+pub struct HostTensor<D = Vec<f32>> {
     /// Its name, as Hugging Face has it.
     pub name: String,
     /// Its extents, outermost first.
     pub shape: Vec<usize>,
     /// Its elements row by row, as many as the product of `shape`.
-    pub data: Vec<f32>,
+    pub data: D,
 }
+
+/// Elements that are only read: in f32, or in 16 bits where they are bfloat16.
+#[derive(Debug)]
+pub enum Elements {
+    /// In f32.
+    Wide(Vec<f32>),
+    /// In bfloat16.
+    Narrow(Vec<bf16>),
+}
+
+/// What reads as many elements of a tensor, from one of them on.
+type Reader<D> = fn(&Stored, &str, usize, usize) -> Result<D>;
 
 /// Reads the parameters that `specs` lists from the directory `dir`, in that order. Every tensor is read once, straight
 /// into its place. Tensors that change nothing are left alone: `lm_head.weight` of a tied model, rotary frequencies of
@@ -30,19 +43,36 @@ pub struct HostTensor {
 /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::Shape`] and [`Error::TensorDtype`], each naming the
 /// file and the tensor.
 pub fn read_checkpoint(dir: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
+    read_by(Stored::read_f32, dir, specs)
+}
+
+/// [`read_checkpoint`], with what is stored in bfloat16 left in 16 bits.
+///
+/// # Errors
+/// As [`read_checkpoint`].
+pub fn read_as_stored(dir: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor<Elements>>> {
+    read_by(Stored::read_elements, dir, specs)
+}
+
+fn read_by<D: Send>(reader: Reader<D>, dir: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor<D>>> {
     let (whole, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
     if whole.exists() {
         let file = Stored::open(&whole)?;
         refuse_unexpected(&whole, &file.names(), specs)?;
-        read_all(&file, specs)
+        specs.par_iter().map(|spec| read_parameter(reader, &file, spec)).collect()
     } else if index.exists() {
-        read_shards(dir, &index, specs)
+        read_shards(reader, dir, &index, specs)
     } else {
         Err(Error::NoWeights { path: dir.to_owned() })
     }
 }
 
-fn read_shards(dir: &Path, index: &Path, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
+fn read_shards<D: Send>(
+    reader: Reader<D>,
+    dir: &Path,
+    index: &Path,
+    specs: &[ParameterSpec],
+) -> Result<Vec<HostTensor<D>>> {
     let places = weight_map(index)?;
     let files = open_shards(dir, index, &places)?;
     refuse_unexpected(index, places.keys(), specs)?;
@@ -55,7 +85,7 @@ fn read_shards(dir: &Path, index: &Path, specs: &[ParameterSpec]) -> Result<Vec<
         Ok(&files[shard.as_str()])
     };
     let shards: Vec<&Stored> = specs.iter().map(shard_of).collect::<Result<_>>()?;
-    let read = |(spec, file): (&ParameterSpec, &&Stored)| read_parameter(file, spec);
+    let read = |(spec, file): (&ParameterSpec, &&Stored)| read_parameter(reader, file, spec);
     specs.par_iter().zip(&shards).map(read).collect()
 }
 
@@ -138,7 +168,7 @@ fn is_plain_name(file: &str) -> bool {
 
 /// Reads all of `specs` from one file.
 pub(super) fn read_all(file: &Stored, specs: &[ParameterSpec]) -> Result<Vec<HostTensor>> {
-    specs.par_iter().map(|spec| read_parameter(file, spec)).collect()
+    specs.par_iter().map(|spec| read_parameter(Stored::read_f32, file, spec)).collect()
 }
 
 /// Reads the tensors that `specs` lists from the file `path`, one after another, and hands each to `take` with its place, so
@@ -151,10 +181,10 @@ pub fn read_each(path: &Path, specs: &[ParameterSpec], mut take: impl FnMut(usiz
     specs
         .iter()
         .enumerate()
-        .try_for_each(|(index, spec)| read_parameter(&file, spec).map(|tensor| take(index, tensor.data)))
+        .try_for_each(|(index, spec)| Ok(take(index, read_parameter(Stored::read_f32, &file, spec)?.data)))
 }
 
-fn read_parameter(file: &Stored, spec: &ParameterSpec) -> Result<HostTensor> {
+fn read_parameter<D>(reader: Reader<D>, file: &Stored, spec: &ParameterSpec) -> Result<HostTensor<D>> {
     let fused =
         Fused::of(spec).filter(|fused| file.info(&spec.name).is_none() && file.info(&fused.name).is_some());
     let (name, first) = match &fused {
@@ -178,7 +208,7 @@ fn read_parameter(file: &Stored, spec: &ParameterSpec) -> Result<HostTensor> {
         let (path, found) = (file.path.clone(), info.shape.clone());
         return Err(Error::Shape { path, name: name.to_owned(), found, asker: "config.json", wanted });
     }
-    let data = file.read_f32(name, first, spec.shape.iter().product())?;
+    let data = reader(file, name, first, spec.shape.iter().product())?;
     Ok(HostTensor { data, name: spec.name.clone(), shape: spec.shape.clone() })
 }
 

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
+use half::{bf16, f16, vec::HalfBitsVecExt};
 use rayon::prelude::*;
 use safetensors::{
     SafeTensorError,
@@ -20,7 +20,10 @@ use safetensors::{
 };
 use serde_json::Value;
 
-use super::named::{NamedTensor, TensorData};
+use super::{
+    checkpoint::Elements,
+    named::{NamedTensor, TensorData},
+};
 use crate::error::{Error, Result};
 
 /// Elements that one thread reads at a time.
@@ -78,6 +81,15 @@ impl Stored {
             _ => return Err(self.wrong_dtype(name, "F32, BF16 or F16")),
         };
         self.read_as(name, first, elements, widen)
+    }
+
+    /// The same, those of a bfloat16 tensor in 16 bits.
+    pub fn read_elements(&self, name: &str, first: usize, elements: usize) -> Result<Elements> {
+        if self.info(name).is_none_or(|info| info.dtype != safetensors::Dtype::BF16) {
+            return self.read_f32(name, first, elements).map(Elements::Wide);
+        }
+        let bits = self.read_as(name, first, elements, |bytes, to| decode(bytes, to, u16::from_le_bytes))?;
+        Ok(Elements::Narrow(bits.reinterpret_into()))
     }
 
     /// A whole tensor, in the type that it is stored in.

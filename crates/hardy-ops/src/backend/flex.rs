@@ -1,8 +1,9 @@
 //! The host's backend: the kernels of [`crate::ops`] on its own memory.
 
-use std::ops::Deref;
+use std::{convert::Infallible, ops::Deref};
 
-use burn_flex::{Flex, FlexTensor};
+use burn_flex::{Flex, FlexDevice, FlexTensor};
+use burn_tensor::{TensorData, bf16};
 use hardy_numerics::{NoiseKey, Row};
 
 use super::{Grads, NoisyBackend};
@@ -16,6 +17,7 @@ use crate::{
         sample::{self, Drawn, Sampler},
         silu,
     },
+    site::Point,
 };
 
 /// A Flex tensor's own memory, made contiguous where it is a view, or widened where it is stored in 16 bits.
@@ -56,6 +58,7 @@ impl NoisyBackend for Flex {
 
     type Host = FlexHost;
     type Cache = HostCache;
+    type Underway = Infallible;
 
     fn host(x: &FlexTensor) -> FlexHost {
         narrow::widened(x).map_or_else(|| FlexHost::Shared(x.to_contiguous()), FlexHost::Widened)
@@ -69,8 +72,32 @@ impl NoisyBackend for Flex {
         narrow::narrowed(&x).unwrap_or(x)
     }
 
+    fn narrow(x: &FlexTensor) -> Option<&[bf16]> {
+        narrow::stored(x)
+    }
+
+    fn upload_narrow(data: Vec<bf16>, shape: [usize; 2], _: &FlexDevice) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(data, shape))
+    }
+
+    fn freeze_weight(w: X, errors: &Errors) -> FlexTensor {
+        let clean = errors.injections(Point::Weight).is_empty();
+        match clean.then(|| narrow::transposed(w)).flatten() {
+            Some(narrow) => narrow,
+            None => Self::narrowed(linear::frozen_weight::<Self>(w, errors)),
+        }
+    }
+
     fn new_cache(places: [Places; 2], _: &FlexTensor) -> HostCache {
         HostCache::new(places)
+    }
+
+    fn arrived(drawn: &Infallible) -> Vec<Option<Drawn>> {
+        match *drawn {}
+    }
+
+    fn rows_of_drawn(_: &FlexTensor, drawn: &Infallible, _: &[u32]) -> FlexTensor {
+        match *drawn {}
     }
 
     fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {
@@ -80,7 +107,6 @@ impl NoisyBackend for Flex {
     host_kernels! {
         noisy_linear(x: X, w: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward;
         noisy_linear_backward(x: X, w: X, grad: X, needs: [bool; 3], at: &At) -> Grads<Self, 3> = linear::backward;
-        freeze_weight(w: X, errors: &Errors) -> FlexTensor = linear::frozen_weight;
         noisy_frozen_linear(x: X, frozen: X, b: Option<X>, at: &At) -> FlexTensor = linear::forward_frozen;
         noisy_attention(qkv: [X; 3], angles: &Angles, heads: Heads, segments: &Segments, at: &AttentionAt)
             -> FlexTensor = attention::forward;

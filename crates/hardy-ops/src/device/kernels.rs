@@ -6,10 +6,7 @@ use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Precision};
 use super::product::Ending;
 use crate::{
     backend::{NoisyBackend, Primitive},
-    ops::{
-        attention::{AttentionAt, Heads, HostCache, KvPass, Segments},
-        sample::Drawn,
-    },
+    ops::attention::{AttentionAt, Heads, HostCache, KvPass, Segments},
 };
 
 /// What an error falls on.
@@ -190,10 +187,10 @@ pub trait Kernels: NoisyBackend {
     ) -> Primitive<Self>;
 
     /// The next token of every row: greedy at temperature 0, else for the uniform number of `key` at the row's address.
-    fn sample(
+    fn draw(
         logits: &Primitive<Self>,
         rows: &IntTensor<Self>,
         temperature: f32,
         key: NoiseKey,
-    ) -> Vec<Option<Drawn>>;
+    ) -> Self::Underway;
 }

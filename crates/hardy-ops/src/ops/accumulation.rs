@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     chain::CHAIN,
-    gemm::{self, Mat},
+    gemm::{self, Element, Factor, Mat},
 };
 use crate::{
     at::{At, Operand},
@@ -26,17 +26,20 @@ const ROWS: usize = 16;
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn multiply(at: &At, point: Point, a: Mat, b: Mat) -> Vec<f32> {
-    let Some((rule, _)) = at.accumulation(point) else { return gemm::multiply_chained(a, b) };
-    let [out, exact] = round(rule, a, b);
+pub(crate) fn multiply(at: &At, point: Point, a: Mat, b: Factor) -> Vec<f32> {
+    let Some((rule, _)) = at.accumulation(point) else { return b.multiplied_by(a) };
+    let ([out, exact], cols) = match b {
+        Factor::Wide(b) => (round(rule, a, b), b.cols()),
+        Factor::Narrow(b) => (round(rule, a, b), b.cols()),
+    };
     let (sums, mut rounded) = (Sums::new(at, point, Operand::Lhs), Rounded::default());
-    sums.measure(0..a.rows(), b.cols(), [&exact, &out], &mut rounded);
+    sums.measure(0..a.rows(), cols, [&exact, &out], &mut rounded);
     sums.count([&rounded].into_iter());
     out
 }
 
 /// `a·b` rounded, and not rounded, on all threads.
-fn round(rule: Accumulation, a: Mat, b: Mat) -> [Vec<f32>; 2] {
+fn round<T: Element>(rule: Accumulation, a: Mat, b: Mat<T>) -> [Vec<f32>; 2] {
     let [mut out, mut exact] = [0; 2].map(|_| vec![0.0; a.rows() * b.cols()]);
     if !out.is_empty() {
         let (size, panels) = (ROWS * b.cols(), Panels::new(b));
@@ -155,11 +158,11 @@ struct Panels {
 }
 
 impl Panels {
-    fn new(b: Mat) -> Self {
+    fn new<T: Element>(b: Mat<T>) -> Self {
         assert!(b.rows() > 0, "a product of nothing");
         let panel = |first: usize| {
-            let row =
-                |k| std::array::from_fn(|j| if first + j < b.cols() { b.get(k, first + j) } else { 0.0 });
+            let at = |k, j| if j < b.cols() { b.get(k, j).widen() } else { 0.0 };
+            let row = |k| std::array::from_fn(|j| at(k, first + j));
             (0..b.rows()).map(row).collect()
         };
         let starts: Vec<usize> = (0..b.cols()).step_by(COLUMNS).collect();

@@ -1,6 +1,7 @@
 //! Matrix products on slices. All are chained, see [`super::chain`], so that no result depends on the rows that share a
 //! product, on threads, or on the SIMD level.
 
+mod element;
 mod grid;
 mod kernel;
 mod pack;
@@ -12,26 +13,28 @@ use hardy_numerics::simd::Level;
 use rayon::prelude::*;
 
 use super::chain::{CHAIN, links};
+use burn_tensor::bf16;
+pub(crate) use element::Element;
 use grid::Grid;
 use tile::Tile;
 
 /// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
-/// can not be changed.
+/// can not be changed. A right factor may be stored in 16 bits.
 #[derive(Clone, Copy)]
-pub(crate) struct Mat<'a> {
-    data: &'a [f32],
+pub(crate) struct Mat<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T: Element> Mat<'a, T> {
     /// A row-major matrix whose rows are `stride` apart.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(
             fits(data.len(), rows, cols, stride),
             "matrix [{rows}, {cols}] by {stride} exceeds its slice"
@@ -56,19 +59,19 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// If there is none.
     #[inline(always)]
-    pub fn get(&self, row: usize, col: usize) -> f32 {
+    pub fn get(&self, row: usize, col: usize) -> T {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
     /// The elements of a row, and whatever follows them, where they lie in one piece.
     #[inline(always)]
-    pub fn row(&self, row: usize) -> Option<&'a [f32]> {
+    pub fn row(&self, row: usize) -> Option<&'a [T]> {
         (self.col_stride == 1).then(|| &self.data[row * self.row_stride..])
     }
 
     /// From its first element on.
     #[inline(always)]
-    fn data(&self) -> &'a [f32] {
+    fn data(&self) -> &'a [T] {
         self.data
     }
 
@@ -126,7 +129,7 @@ const READING: usize = 16;
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn multiply_chained(a: Mat, b: Mat) -> Vec<f32> {
+pub(crate) fn multiply_chained<T: Element>(a: Mat, b: Mat<T>) -> Vec<f32> {
     assert_eq!(a.cols, b.rows, "inner dimensions");
     let len = a.rows * b.cols;
     if a.cols == 0 {
@@ -181,7 +184,7 @@ pub(crate) fn add_chained(out: &mut [f32], a: Mat, b: Mat, runs: &[Range<usize>]
 /// # Safety
 /// `start` must be valid for writes of a contiguous matrix `[a.rows, b.cols]`, for reads too where `accumulate`, and overlap
 /// neither factor; the inner dimensions must agree.
-unsafe fn run(start: Start, a: Mat, b: Mat, links: &[Range<usize>], accumulate: bool) {
+unsafe fn run<T: Element>(start: Start, a: Mat, b: Mat<T>, links: &[Range<usize>], accumulate: bool) {
     let (rows, cols, level) = (a.rows, b.cols, Level::current());
     let task = |[rows, columns]: [Range<usize>; 2]| {
         let (a, b) = (a.rows_from(rows.start, rows.len()), b.columns(columns.start, columns.len()));
@@ -198,6 +201,31 @@ unsafe fn run(start: Start, a: Mat, b: Mat, links: &[Range<usize>], accumulate: 
     }
     let grid = Grid::new(a, b, threads);
     (0..grid.len()).into_par_iter().with_max_len(1).for_each(|index| task(grid.part(index)));
+}
+
+/// The right factor of a product in either storage.
+#[derive(Clone, Copy)]
+pub(crate) enum Factor<'a> {
+    Wide(Mat<'a>),
+    Narrow(Mat<'a, bf16>),
+}
+
+impl Factor<'_> {
+    /// The transpose, without moving anything.
+    pub fn t(self) -> Self {
+        match self {
+            Self::Wide(b) => Self::Wide(b.t()),
+            Self::Narrow(b) => Self::Narrow(b.t()),
+        }
+    }
+
+    /// `a` times this, as [`multiply_chained`].
+    pub fn multiplied_by(self, a: Mat) -> Vec<f32> {
+        match self {
+            Self::Wide(b) => multiply_chained(a, b),
+            Self::Narrow(b) => multiply_chained(a, b),
+        }
+    }
 }
 
 /// Where a product begins, for threads that write parts of it.

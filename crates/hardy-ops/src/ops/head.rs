@@ -9,10 +9,11 @@ use std::ops::Range;
 use burn_tensor::Tensor;
 
 use super::{
-    gemm::{Mat, add_chained, multiply_chained},
+    gemm::{Factor, Mat, add_chained},
     linear::linear,
     log_prob::{log_prob, row_gradient, row_log_prob},
     parallel, primitive, tensor,
+    weight::Weight,
 };
 use crate::{
     at::{At, Operand},
@@ -48,15 +49,15 @@ pub fn head<B: NoisyBackend>(
 }
 
 /// The operands of a head as its products see them.
-struct Seen<'a> {
+struct Seen<'a, B: NoisyBackend> {
     x: &'a [f32],
-    w: &'a [f32],
+    w: &'a Weight<'a, B>,
     inner: usize,
     vocab: usize,
     at: &'a At,
 }
 
-impl Seen<'_> {
+impl<B: NoisyBackend> Seen<'_, B> {
     /// Rows of a chunk.
     fn chunk(&self) -> usize {
         run_rows(self.vocab)
@@ -66,13 +67,13 @@ impl Seen<'_> {
         Mat::new(&self.x[first * self.inner..], count, self.inner, self.inner)
     }
 
-    fn weight(&self) -> Mat<'_> {
-        Mat::new(self.w, self.vocab, self.inner, self.inner)
+    fn weight(&self) -> Factor<'_> {
+        self.w.factor(self.vocab, self.inner)
     }
 
     /// The logits of `count` rows.
     fn logits(&self, first: usize, count: usize, sums: &mut Sums) -> Vec<f32> {
-        let mut z = multiply_chained(self.rows(first, count), self.weight().t());
+        let mut z = self.weight().t().multiplied_by(self.rows(first, count));
         let output = self.at.by_row(Point::Output, Operand::Lhs);
         output.apply_rows(first..first + count, self.vocab, &mut z, sums);
         self.at.watch().output(&z);
@@ -115,9 +116,9 @@ pub fn forward<B: NoisyBackend>(
     at: &At,
 ) -> Primitive<B> {
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
-    let (x_host, w_host) = (B::host(x), B::host(w));
+    let x_host = B::host(x);
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), at.weight_factor(inner, &w_host));
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
     let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());
     for (index, y) in y.chunks_mut(2 * seen.chunk()).enumerate() {
@@ -150,8 +151,8 @@ pub fn backward<B: NoisyBackend>(
     at: &At,
 ) -> Grads<B, 2> {
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
-    let (x_host, w_host, grad_host, again) = (B::host(x), B::host(w), B::host(grad), at.again());
-    let (x_seen, w_seen) = (again.factor(Operand::Lhs, inner, &x_host), again.weight_factor(inner, &w_host));
+    let (x_host, grad_host, again) = (B::host(x), B::host(grad), at.again());
+    let (x_seen, w_seen) = (again.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, &again));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
     let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
     let mut go_back = |mut dw: Option<&mut [f32]>| {
@@ -160,7 +161,7 @@ pub fn backward<B: NoisyBackend>(
             let dz = seen.logit_gradients(first, count, (targets, temperature), &grad_host);
             let dz = Mat::new(&dz, count, vocab, vocab);
             if needs[0] {
-                dx.extend(multiply_chained(dz, seen.weight()));
+                dx.extend(seen.weight().multiplied_by(dz));
             }
             if let Some(dw) = &mut dw {
                 let runs: Vec<_> = runs.iter().map(|run| run.start - first..run.end - first).collect();

@@ -7,12 +7,14 @@
 use std::borrow::Cow;
 
 use burn_tensor::Tensor;
+use rayon::prelude::*;
 
 use super::{
     accumulation::{add_gradient, multiply},
     chain::CHAIN,
     gemm::Mat,
     parallel, primitive, tensor,
+    weight::Weight,
 };
 use crate::{
     at::{At, Operand},
@@ -56,19 +58,20 @@ pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Prim
     let [outer, inner] = shape_of::<B>(w);
     let w_host = B::host(w);
     let seen = errors.weight_factor(inner, &w_host);
-    let mut transposed = vec![0.0; seen.len()];
-    parallel::for_chunks_of(
-        &mut transposed,
-        COLUMNS * outer,
-        #[inline(always)]
-        |first, part| transpose(&seen[first / outer..], inner, part, outer),
-    );
-    B::upload(transposed, [inner, outer], w)
+    B::upload(transposed(&seen, [outer, inner]), [inner, outer], w)
+}
+
+/// The transpose of `x` `[rows, width]`.
+pub(crate) fn transposed<T: Copy + Default + Send + Sync>(x: &[T], [rows, width]: [usize; 2]) -> Vec<T> {
+    let mut out = vec![T::default(); x.len()];
+    let parts = out.par_chunks_mut((COLUMNS * rows).max(1)).enumerate();
+    parts.for_each(|(index, part)| transpose(&x[index * COLUMNS..], width, part, rows));
+    out
 }
 
 /// Writes the columns of `from`, whose rows are `stride` apart, as rows of `to` `[columns, rows]`.
 #[inline(always)]
-fn transpose(from: &[f32], stride: usize, to: &mut [f32], rows: usize) {
+fn transpose<T: Copy>(from: &[T], stride: usize, to: &mut [T], rows: usize) {
     // Few rows at once, so that both sides stay in the cache.
     for block in (0..rows).step_by(TILE) {
         for (column, to) in to.chunks_exact_mut(rows).enumerate() {
@@ -86,11 +89,11 @@ pub fn forward_frozen<B: NoisyBackend>(
     at: &At,
 ) -> Primitive<B> {
     let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
-    let (x_host, w_host) = (B::host(x), B::host(frozen));
+    let (x_host, w_seen) = (B::host(x), Weight::<B>::stored(frozen));
     at.watch().input(inner, &x_host);
     let x_seen = at.factor(Operand::Lhs, inner, &x_host);
-    let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_host, inner, outer, outer));
-    let y = multiply(at, Point::Output, x_mat, w_mat);
+    let x_mat = Mat::new(&x_seen, tokens, inner, inner);
+    let y = multiply(at, Point::Output, x_mat, w_seen.factor(inner, outer));
     finish::<B>(y, outer, b, x, at)
 }
 
@@ -102,11 +105,11 @@ pub fn forward<B: NoisyBackend>(
     at: &At,
 ) -> Primitive<B> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
-    let (x_host, w_host) = (B::host(x), B::host(w));
+    let x_host = B::host(x);
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), at.weight_factor(inner, &w_host));
-    let (x_mat, w_mat) = (Mat::new(&x_seen, tokens, inner, inner), Mat::new(&w_seen, outer, inner, inner));
-    let y = multiply(at, Point::Output, x_mat, w_mat.t());
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
+    let x_mat = Mat::new(&x_seen, tokens, inner, inner);
+    let y = multiply(at, Point::Output, x_mat, w_seen.factor(outer, inner).t());
     finish::<B>(y, outer, b, x, at)
 }
 
@@ -140,9 +143,8 @@ pub fn backward<B: NoisyBackend>(
     let grad_seen = at.precision().operands(Cow::Borrowed(&grad_host));
     let dy = Mat::new(&grad_seen, tokens, outer, outer);
     let dx = needs[0].then(|| {
-        let w_host = B::host(w);
-        let w_seen = at_again.weight_factor(inner, &w_host);
-        let mut dx = multiply(at, Point::GradInput, dy, Mat::new(&w_seen, outer, inner, inner));
+        let w_seen = Weight::<B>::seen(w, &at_again);
+        let mut dx = multiply(at, Point::GradInput, dy, w_seen.factor(outer, inner));
         at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });

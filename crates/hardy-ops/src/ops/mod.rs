@@ -23,6 +23,7 @@ pub mod row_gate;
 pub mod sample;
 pub mod silu;
 pub mod softmax;
+mod weight;
 
 use burn_tensor::{Tensor, TensorPrimitive};
 

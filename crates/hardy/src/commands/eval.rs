@@ -210,7 +210,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let (seed, levels) = args.levels()?;
     let asked = args.asked()?;
     let judge = Judge::new(&graders_of(&asked.rewards, asked.metric.name())?)?;
-    let policy = args.model.policy::<B>()?.with_system(asked.system.clone());
+    let policy = args.model.policy_as_stored::<B>()?.with_system(asked.system.clone());
     for level in &levels {
         noise_args::bind(&level.plan, &policy.decoder.blueprint, Phase::Eval)?;
     }

@@ -160,8 +160,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let plan = noise_args::forward_only(args.noise.plan()?, "generation has no backward pass")?;
     let directory = args.model.directory()?;
-    // Generation has its own layout of the weights, beside which these are only kept.
-    let decoder = args.model.decoder::<B>()?.narrowed();
+    let decoder = args.model.decoder_as_stored::<B>()?;
     let tokenizer = args.tokenizer(&directory)?;
     let prompts = args.prompts(&directory, &decoder, tokenizer.as_ref())?;
     let at_once = (prompts.len() * args.samples).min(AT_ONCE);

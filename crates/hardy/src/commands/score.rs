@@ -87,7 +87,8 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     if !args.grads {
         plan = noise_args::forward_only(plan, "give --grads")?;
     }
-    let decoder = args.model.decoder::<B>()?;
+    let decoder =
+        if args.grads { args.model.decoder::<B>()? } else { args.model.decoder_as_stored::<B>()? };
     let batch = read_score_batch(&args.batch, decoder.blueprint.config.vocab_size)?;
     let longest = batch.mask.iter().map(|row| row.iter().filter(|shown| **shown).count()).max().unwrap_or(0);
     args.model.refuse_longer(&decoder, longest, &format!("{}: a sequence", args.batch.display()))?;

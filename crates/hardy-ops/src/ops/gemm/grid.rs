@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Mat, pack::PANEL};
+use super::{Element, Mat, pack::PANEL};
 
 /// Tasks of a thread, so that one that was held up leaves the rest to others; fewer where each packs its left factor, or there is
 /// little to do.
@@ -24,7 +24,7 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    pub fn new(a: Mat, b: Mat, threads: usize) -> Self {
+    pub fn new<T: Element>(a: Mat, b: Mat<T>, threads: usize) -> Self {
         let (rows, cols) = (a.rows(), b.cols());
         let packed = a.row(0).is_none();
         let right = PACKING[if b.row(0).is_some() { 2 } else { 3 }];

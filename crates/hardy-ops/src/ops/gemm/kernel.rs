@@ -1,14 +1,15 @@
 //! The innermost loop: a few rows by a few vectors of a product, whose sums stay in registers. Every element is a chain of
 //! fused multiply-adds along the inner dimension, at every SIMD level, so that no tile's shape shows in a result.
 
+use burn_tensor::bf16;
 use hardy_numerics::simd::Level;
 use pulp::Simd;
 
-use super::pack::PANEL;
+use super::{element::Element, pack::PANEL};
 
-/// One small part of a product on the calling thread.
+/// One small part of a product on the calling thread; the right factor is stored in elements `T`.
 #[derive(Clone, Copy)]
-pub(super) struct Micro {
+pub(crate) struct Micro<T> {
     /// Terms of a chain.
     pub inner: usize,
     /// The left factor, from the part's first row on.
@@ -16,7 +17,7 @@ pub(super) struct Micro {
     /// From one of its rows to the next, where it is not packed.
     pub a_row: usize,
     /// The right factor, from the part's first column on.
-    pub b: *const f32,
+    pub b: *const T,
     /// From one of its rows to the next.
     pub b_row: usize,
     /// From one of its panels of columns to the next.
@@ -37,14 +38,16 @@ pub(super) struct Micro {
 /// The processor must have the level; the left factor must be readable at as many rows as the kernel has, of `inner` elements,
 /// the right one at `inner` rows of whole panels, and the product writable at those rows of `cols` elements, and readable
 /// there if it accumulates.
-pub(super) type Sweep = unsafe fn(&Micro);
+pub(crate) type Sweep<T> = unsafe fn(&Micro<T>);
 
 /// The kernels of a level.
-pub(super) struct Kernels {
+pub(crate) struct Kernels {
     /// Their numbers of rows, from the highest on.
     pub heights: &'static [usize],
     /// For each the kernel of a left factor whose rows lie in one piece, and that of a packed one.
-    pub sweeps: &'static [[Sweep; 2]],
+    pub sweeps: &'static [[Sweep<f32>; 2]],
+    /// For each the kernel of a right factor in bfloat16, and a left one whose rows lie in one piece.
+    pub narrow: &'static [Sweep<bf16>],
 }
 
 /// The kernels of one level; `wide` vectors for few rows of a left factor that is not packed.
@@ -52,14 +55,15 @@ macro_rules! kernels {
     ($name:ident, $table:ident, $simd:ty, $new:expr, [$(($height:literal, $wide:literal)),*] $(, $features:literal)?) => {
         /// As [`Sweep`].
         $(#[target_feature(enable = $features)])?
-        unsafe fn $name<const M: usize, const V: usize, const PACKED: bool>(part: &Micro) {
+        unsafe fn $name<T: Element, const M: usize, const V: usize, const PACKED: bool>(part: &Micro<T>) {
             // SAFETY: the caller's.
-            unsafe { sweep::<$simd, M, V, PACKED>($new, part) }
+            unsafe { sweep::<$simd, T, M, V, PACKED>($new, part) }
         }
 
         static $table: Kernels = Kernels {
             heights: &[$($height),*],
-            sweeps: &[$([$name::<$height, $wide, false>, $name::<$height, 2, true>]),*],
+            sweeps: &[$([$name::<f32, $height, $wide, false>, $name::<f32, $height, 2, true>]),*],
+            narrow: &[$($name::<bf16, $height, $wide, false>),*],
         };
     };
 }
@@ -134,7 +138,10 @@ impl Kernels {
 /// # Safety
 /// As for [`Sweep`].
 #[inline(always)]
-unsafe fn sweep<S: Simd, const M: usize, const V: usize, const PACKED: bool>(simd: S, part: &Micro) {
+unsafe fn sweep<S: Simd, T: Element, const M: usize, const V: usize, const PACKED: bool>(
+    simd: S,
+    part: &Micro<T>,
+) {
     let at = |first: usize| Micro {
         b: part.b.wrapping_add(first / PANEL * part.b_panel + first % PANEL),
         out: part.out.wrapping_add(first),
@@ -145,7 +152,7 @@ unsafe fn sweep<S: Simd, const M: usize, const V: usize, const PACKED: bool>(sim
     let mut first = 0;
     while V > 2 && first + wide <= part.cols {
         // SAFETY: the caller's.
-        unsafe { multiply::<S, M, V, PACKED>(simd, at(first)) };
+        unsafe { multiply::<S, T, M, V, PACKED>(simd, at(first)) };
         first += wide;
     }
     let mut fetched = if PACKED { M } else { 0 };
@@ -157,7 +164,7 @@ unsafe fn sweep<S: Simd, const M: usize, const V: usize, const PACKED: bool>(sim
             fetched += 1;
         }
         // SAFETY: the caller's.
-        unsafe { multiply::<S, M, 2, PACKED>(simd, at(first)) };
+        unsafe { multiply::<S, T, M, 2, PACKED>(simd, at(first)) };
         first += narrow;
     }
 }
@@ -169,7 +176,7 @@ const AHEAD: usize = 8;
 
 /// Asks for the line at `place`, in the first or the second level of the cache. Nothing is read; it may lie anywhere.
 #[inline(always)]
-fn fetch<const FIRST: bool>(place: *const f32) {
+fn fetch<const FIRST: bool>(place: *const impl Sized) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
@@ -191,7 +198,10 @@ fn fetch<const FIRST: bool>(place: *const f32) {
 /// # Safety
 /// As for [`Sweep`], of `M` rows and at most `V` vectors.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const M: usize, const V: usize, const PACKED: bool>(simd: S, part: Micro) {
+unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PACKED: bool>(
+    simd: S,
+    part: Micro<T>,
+) {
     let lanes = S::F32_LANES;
     let place = |v: usize| v * lanes / PANEL * part.b_panel + v * lanes % PANEL;
     let mut sums = [[simd.splat_f32s(0.0); V]; M];
@@ -206,7 +216,7 @@ unsafe fn multiply<S: Simd, const M: usize, const V: usize, const PACKED: bool>(
         for (v, term) in terms.iter_mut().enumerate() {
             fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
             // SAFETY: the caller's.
-            *term = unsafe { b.add(place(v)).cast::<S::f32s>().read_unaligned() };
+            *term = unsafe { T::load(simd, b.add(place(v))) };
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             let place = if PACKED { i } else { i * part.a_row };

@@ -3,7 +3,7 @@
 
 use hardy_numerics::simd::Level;
 
-use super::Mat;
+use super::{Mat, element::Element};
 
 /// Columns of a panel, at every SIMD level.
 pub(crate) const PANEL: usize = 32;
@@ -17,7 +17,7 @@ pub(super) fn panels_len(inner: usize, cols: usize) -> usize {
 
 /// Writes the columns of `b` to `panels`, each `[b.rows, PANEL]`; columns that the last one has not are 0.
 #[inline(always)]
-pub(super) fn panels(level: Level, b: Mat, panels: &mut [f32]) {
+pub(super) fn panels<T: Element>(level: Level, b: Mat<T>, panels: &mut [f32]) {
     let (inner, cols) = (b.rows(), b.cols());
     let (rows, _) = panels.as_chunks_mut::<PANEL>();
     let (whole, rest) = (cols / PANEL, cols % PANEL);
@@ -34,24 +34,29 @@ pub(super) fn panels(level: Level, b: Mat, panels: &mut [f32]) {
     for k in 0..inner {
         let (from, last) = b.row(k).expect("rows in one piece")[..cols].as_chunks::<PANEL>();
         for (panel, from) in from.iter().enumerate() {
-            rows[panel * inner + k] = *from;
+            widen(from, &mut rows[panel * inner + k]);
         }
         if rest > 0 {
-            rows[whole * inner + k][..rest].copy_from_slice(last);
+            widen(last, &mut rows[whole * inner + k]);
         }
     }
 }
 
+/// Writes `from` to the beginning of `to`.
+#[inline(always)]
+fn widen<T: Element>(from: &[T], to: &mut [f32; PANEL]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+}
+
 /// The same where the columns of `b` lie in one piece: squares first, then what is left at both edges.
 #[inline(always)]
-fn transpose(level: Level, b: Mat, rows: &mut [[f32; PANEL]]) {
+fn transpose<T: Element>(level: Level, b: Mat<T>, rows: &mut [[f32; PANEL]]) {
     let (inner, cols) = (b.rows() / SQUARE * SQUARE, b.cols() / SQUARE * SQUARE);
     let columns = b.t();
     for j in (0..cols).step_by(SQUARE) {
-        let from: [&[f32]; SQUARE] =
-            std::array::from_fn(|i| columns.row(j + i).expect("columns in one piece"));
+        let from: [&[T]; SQUARE] = std::array::from_fn(|i| columns.row(j + i).expect("columns in one piece"));
         for k in (0..inner).step_by(SQUARE) {
-            let square: [&[f32; SQUARE]; SQUARE] =
+            let square: [&[T; SQUARE]; SQUARE] =
                 std::array::from_fn(|i| from[i][k..].first_chunk().expect("a side of a square"));
             let to: &mut [[f32; PANEL]; SQUARE] = rows[k..].first_chunk_mut().expect("a side of a square");
             turn(level, square, to, j);
@@ -59,32 +64,40 @@ fn transpose(level: Level, b: Mat, rows: &mut [[f32; PANEL]]) {
     }
     for (k, to) in rows.iter_mut().enumerate() {
         let done = if k < inner { cols } else { 0 };
-        (done..b.cols()).for_each(|j| to[j] = b.get(k, j));
+        (done..b.cols()).for_each(|j| to[j] = b.get(k, j).widen());
     }
 }
 
 /// Writes a square's transpose to `to`, from column `first` on.
 #[inline(always)]
-fn turn(level: Level, square: [&[f32; SQUARE]; SQUARE], to: &mut [[f32; PANEL]; SQUARE], first: usize) {
+fn turn<T: Element>(
+    level: Level,
+    square: [&[T; SQUARE]; SQUARE],
+    to: &mut [[f32; PANEL]; SQUARE],
+    first: usize,
+) {
     #[cfg(target_arch = "x86_64")]
     if level.has_avx() {
         let to = to.each_mut().map(|row| row[first..].first_chunk_mut().expect("a side of a square"));
-        // SAFETY: the processor has AVX.
+        // SAFETY: the processor has AVX2.
         return unsafe { turn_in_registers(square, to) };
     }
     for (k, to) in to.iter_mut().enumerate() {
-        (0..SQUARE).for_each(|j| to[first + j] = square[j][k]);
+        (0..SQUARE).for_each(|j| to[first + j] = square[j][k].widen());
     }
 }
 
 /// Transposes by exchanging single elements, pairs, and halves of vectors.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx")]
-fn turn_in_registers(square: [&[f32; SQUARE]; SQUARE], to: [&mut [f32; SQUARE]; SQUARE]) {
+#[target_feature(enable = "avx2")]
+fn turn_in_registers<T: Element>(square: [&[T; SQUARE]; SQUARE], to: [&mut [f32; SQUARE]; SQUARE]) {
     use std::arch::x86_64::*;
-    // SAFETY: eight elements each.
-    let x = square.map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    let mut x = [_mm256_setzero_ps(); SQUARE];
+    for (x, row) in x.iter_mut().zip(square) {
+        // SAFETY: the processor has AVX2, as all levels above `scalar` do; there are eight elements.
+        *x = pulp::cast(unsafe { T::load(pulp::x86::V3::new_unchecked(), row.as_ptr()) });
+    }
     let low = |i: usize, j: usize| _mm256_unpacklo_ps(x[i], x[j]);
     let high = |i: usize, j: usize| _mm256_unpackhi_ps(x[i], x[j]);
     let a = [low(0, 1), high(0, 1), low(2, 3), high(2, 3), low(4, 5), high(4, 5), low(6, 7), high(6, 7)];

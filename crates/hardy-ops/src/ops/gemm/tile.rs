@@ -8,6 +8,7 @@ use pulp::bytemuck;
 
 use super::{
     Mat,
+    element::{Element, read_in_place},
     kernel::{Kernels, Micro},
     pack::{self, PANEL},
 };
@@ -18,9 +19,9 @@ const BLOCK: usize = 96 * 1024;
 const FEW_ROWS: usize = 96;
 
 /// A part of a product: `out = a·b`, or `out += a·b`, every link of the inner dimension a chain of its own.
-pub(super) struct Tile<'a> {
+pub(super) struct Tile<'a, T = f32> {
     pub a: Mat<'a>,
-    pub b: Mat<'a>,
+    pub b: Mat<'a, T>,
     pub out: *mut f32,
     /// From one row of the product to the next.
     pub stride: usize,
@@ -60,13 +61,13 @@ fn room(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
 }
 
 /// A right factor as the kernels read it: from its first element on, with the strides of rows and of panels.
-struct Laid<'a> {
-    data: &'a [f32],
+struct Laid<'a, T> {
+    data: &'a [T],
     row: usize,
     panel: usize,
 }
 
-impl Tile<'_> {
+impl<T: Element> Tile<'_, T> {
     /// Computes it.
     ///
     /// # Safety
@@ -83,32 +84,32 @@ impl Tile<'_> {
     fn link(&self, level: Level, link: &Range<usize>, accumulate: bool, scratch: &mut Scratch) {
         let (a, inner) = (self.a.columns(link.start, link.len()), link.len());
         let packed_a = if a.row(0).is_some() { None } else { Some(pack_left(level, a, &mut scratch.a)) };
-        let block = |b: Laid, columns| self.block(level, a, packed_a, &b, columns, accumulate);
         let width = (BLOCK / inner.max(1) / PANEL * PANEL).clamp(PANEL, 1024);
         for first in (0..self.b.cols()).step_by(width) {
             let columns = first..self.b.cols().min(first + width);
             let b = self.b.rows_from(link.start, inner).columns(first, columns.len());
             let whole = if a.rows() <= FEW_ROWS { b.cols() / PANEL * PANEL } else { 0 };
             // Whole panels can be read where they lie.
-            let direct = b.row(0).map_or(0, |_| whole);
+            let in_place = b.row(0).is_some() && read_in_place::<T>(level, packed_a.is_some());
+            let direct = if in_place { whole } else { 0 };
             if direct > 0 {
                 let b = Laid { data: b.data(), row: b.row_stride(), panel: PANEL };
-                block(b, first..first + direct);
+                self.block(level, (a, packed_a), &b, first..first + direct, accumulate);
             }
             if direct < b.cols() {
                 let data = pack_right(level, b.columns(direct, b.cols() - direct), &mut scratch.b);
-                block(Laid { data, row: PANEL, panel: inner * PANEL }, first + direct..columns.end);
+                let b = Laid { data, row: PANEL, panel: inner * PANEL };
+                self.block(level, (a, packed_a), &b, first + direct..columns.end, accumulate);
             }
         }
     }
 
     /// The columns `columns` of the product.
-    fn block(
+    fn block<U: Element>(
         &self,
         level: Level,
-        a: Mat,
-        packed_a: Option<&[f32]>,
-        b: &Laid,
+        (a, packed_a): (Mat, Option<&[f32]>),
+        b: &Laid<U>,
         columns: Range<usize>,
         accumulate: bool,
     ) {
@@ -130,8 +131,9 @@ impl Tile<'_> {
                 cols: columns.len(),
                 accumulate,
             };
+            let sweep = U::sweep(kernels, kernel, packed_a.is_some()).expect("such a factor is packed");
             // SAFETY: the factors lie within their slices, the right one with whole panels; the product is the creator's.
-            unsafe { kernels.sweeps[kernel][usize::from(packed_a.is_some())](&part) };
+            unsafe { sweep(&part) };
         }
     }
 }
@@ -161,7 +163,7 @@ fn pack_left<'a>(level: Level, a: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
 }
 
 /// Packs the right factor, panel after panel.
-fn pack_right<'a>(level: Level, b: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
+fn pack_right<'a, T: Element>(level: Level, b: Mat<T>, packed: &'a mut Vec<Line>) -> &'a [f32] {
     let packed = room(packed, pack::panels_len(b.rows(), b.cols()));
     level.dispatch(
         #[inline(always)]
@@ -172,17 +174,51 @@ fn pack_right<'a>(level: Level, b: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use burn_tensor::bf16;
     use proptest::prelude::*;
 
+    use super::*;
+
     /// A matrix as it lies, or transposed, within a slice with a few elements between its rows.
-    fn matrix(data: &[f32], [rows, cols]: [usize; 2], by_rows: bool) -> Mat<'_> {
+    fn matrix<T: Element>(data: &[T], [rows, cols]: [usize; 2], by_rows: bool) -> Mat<'_, T> {
         if by_rows { Mat::new(data, rows, cols, cols + 3) } else { Mat::new(data, cols, rows, rows + 1).t() }
     }
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
         let value = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
         (0..count as u32).map(value).collect()
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// Whether every level gives the product of the definition, to the bit.
+    fn agrees<T: Element>(
+        (a, b): (Mat, Mat<T>),
+        links: &[Range<usize>; 2],
+        (before, stride): (&[f32], usize),
+        accumulate: bool,
+    ) -> bool {
+        let mut expected = before.to_vec();
+        for i in 0..a.rows() {
+            for j in 0..b.cols() {
+                let chain = |link: &Range<usize>| {
+                    link.clone().fold(0.0_f32, |sum, k| a.get(i, k).mul_add(b.get(k, j).widen(), sum))
+                };
+                let place = &mut expected[i * stride + j];
+                let first = chain(&links[0]);
+                *place = if accumulate { *place + first } else { first };
+                *place += chain(&links[1]);
+            }
+        }
+        Level::available().into_iter().all(|level| {
+            let mut out = before.to_vec();
+            let tile = Tile { a, b, out: out.as_mut_ptr(), stride, links, accumulate };
+            // SAFETY: `out` has room for all rows, and the shapes fit.
+            unsafe { tile.run(level) };
+            bits(&out) == bits(&expected)
+        })
     }
 
     proptest! {
@@ -193,29 +229,15 @@ mod tests {
             seed: u32,
         ) {
             let (a_data, b_data) = (values((rows + 3) * (inner + 3), seed), values((cols + 3) * (inner + 3), !seed));
-            let (a, b) = (matrix(&a_data, [rows, inner], a_by_rows), matrix(&b_data, [inner, cols], b_by_rows));
+            let narrow_data: Vec<bf16> = b_data.iter().map(|x| bf16::from_f32(*x)).collect();
+            let a = matrix(&a_data, [rows, inner], a_by_rows);
+            let b = matrix(&b_data, [inner, cols], b_by_rows);
+            let narrow = matrix(&narrow_data, [inner, cols], b_by_rows);
             let (links, stride) = ([0..inner / 3, inner / 3..inner], cols + 2);
             let before = values(rows * stride, seed / 2);
-            let mut expected = before.clone();
-            for i in 0..rows {
-                for j in 0..cols {
-                    let chain = |link: &Range<usize>| {
-                        link.clone().fold(0.0_f32, |sum, k| a.get(i, k).mul_add(b.get(k, j), sum))
-                    };
-                    let place = &mut expected[i * stride + j];
-                    let first = chain(&links[0]);
-                    *place = if accumulate { *place + first } else { first };
-                    *place += chain(&links[1]);
-                }
-            }
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            for level in Level::available() {
-                let mut out = before.clone();
-                let tile = Tile { a, b, out: out.as_mut_ptr(), stride, links: &links, accumulate };
-                // SAFETY: `out` has room for all rows, and the shapes fit.
-                unsafe { tile.run(level) };
-                prop_assert!(bits(&out) == bits(&expected), "{}: {rows}x{cols}x{inner}", level.name());
-            }
+            let shapes = format!("{rows}x{cols}x{inner}");
+            prop_assert!(agrees((a, b), &links, (&before, stride), accumulate), "{shapes}");
+            prop_assert!(agrees((a, narrow), &links, (&before, stride), accumulate), "{shapes}, narrow");
         }
     }
 }
