@@ -156,8 +156,8 @@ fn a_head_is_its_linear_layer_and_its_log_probabilities_also_in_bfloat16() {
     let largest = theirs[1].iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     // Both gradients of a logit are added before or after they are scaled, which may turn an operand to its neighbour.
     assert!(ours[1].iter().zip(&theirs[1]).all(|(a, b)| (a - b).abs() <= largest / 256.0));
-    let f32 = head(x.clone(), w.clone(), &targets, 0.8, &clean(&tokens(count)));
-    assert!(host(f32) != ours[0], "the rounding shows");
+    let wide = head(x.clone(), w.clone(), &targets, 0.8, &clean(&tokens(count)));
+    assert!(host(wide) != ours[0], "the rounding shows");
 }
 
 /// A sum in sixteen lanes and what is left over.
