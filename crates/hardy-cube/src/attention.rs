@@ -21,6 +21,7 @@ use crate::perturb::{Layout, perturb};
 use crate::rule::{Error, Place};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use hardy_numerics::Precision;
 use slots::Slots;
 
 /// Elements of the scratch buffer, a query at least.
@@ -37,6 +38,8 @@ pub struct Heads {
     pub dim: usize,
     /// Keys that a query sees at most, the last ones, its own among them.
     pub window: usize,
+    /// What the products see of their operands.
+    pub precision: Precision,
 }
 
 impl Heads {

@@ -25,6 +25,7 @@ pub mod matmul;
 pub mod norm;
 pub mod perturb;
 mod philox;
+mod precision;
 pub mod rotary;
 pub mod rows;
 pub mod rule;

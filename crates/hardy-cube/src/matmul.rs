@@ -7,11 +7,18 @@
 //! `2·k·r·c` operations: 16 operations a byte at 128 × 128, where the arithmetic is the limit, 2 at 16 × 16, where one
 //! factor has few rows and the memory is.
 
+mod epilogue;
+
 use crate::device::{Client, array, cubes, exact};
 use crate::exact::Exact;
+use crate::precision::operand;
 use crate::rows::{Runs, begun};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use epilogue::{Ending, Ends, end};
+use hardy_numerics::Precision;
+
+pub use epilogue::{Epilogue, Noise, fuses};
 
 /// Terms of a chain.
 pub const CHAIN: usize = 512;
@@ -45,18 +52,19 @@ impl Tile {
     }
 }
 
-/// `a·b` `[m, n]`.
+/// `a·b` `[m, n]`, and what `epilogue` makes of it.
 ///
 /// # Panics
-/// If a handle is too short.
+/// If a handle is too short, or the epilogue has an error that no product injects.
 pub fn matmul<R: Runtime>(
     client: &Client<R>,
-    a: &Handle,
-    b: &Handle,
+    factors: [&Handle; 2],
     sizes: [usize; 3],
     layout: Layout,
+    precision: Precision,
+    epilogue: Epilogue,
 ) -> Handle {
-    multiply(client, [a, b], sizes, layout, None, None)
+    multiply(client, factors, sizes, (layout, precision), None, None, epilogue)
 }
 
 /// `aᵀ·b` `[m, n]` of `a` `[k, m]` and `b` `[k, n]`, every run of rows a link; where `sum` is given, added to it link by
@@ -66,22 +74,23 @@ pub fn matmul<R: Runtime>(
 /// If a handle is too short.
 pub fn add_product<R: Runtime>(
     client: &Client<R>,
-    a: &Handle,
-    b: &Handle,
+    factors: [&Handle; 2],
     sizes: [usize; 3],
+    precision: Precision,
     runs: Runs,
     sum: Option<Handle>,
 ) -> Handle {
-    multiply(client, [a, b], sizes, Layout::TN, Some(runs), sum)
+    multiply(client, factors, sizes, (Layout::TN, precision), Some(runs), sum, Epilogue::default())
 }
 
 fn multiply<R: Runtime>(
     client: &Client<R>,
     [a, b]: [&Handle; 2],
     [m, k, n]: [usize; 3],
-    layout: Layout,
+    (layout, precision): (Layout, Precision),
     runs: Option<Runs>,
     sum: Option<Handle>,
+    epilogue: Epilogue,
 ) -> Handle {
     let (out, adds) = begun(client, sum, m * n);
     if m * n == 0 {
@@ -92,6 +101,7 @@ fn multiply<R: Runtime>(
     // Without a table any handle stands in its place, and is not read.
     let links = runs.map_or_else(|| array(b, 1), |runs| array(runs.table, runs.count + 1));
     let count = runs.map_or(k.div_ceil(CHAIN), |runs| runs.count);
+    let (ending, launched) = epilogue.launch(client, [m, n], rows * cols, &out);
     // SAFETY: the kernel compares every place in a factor or in the result with its size, and `array` the sizes with the
     // handles.
     unsafe {
@@ -104,6 +114,7 @@ fn multiply<R: Runtime>(
             array(b, (k * n).max(1)),
             links,
             array(&out, m * n),
+            ending,
             m as u32,
             k as u32,
             n as u32,
@@ -112,10 +123,13 @@ fn multiply<R: Runtime>(
             (rows * cols) as u32,
             layout,
             tile,
+            precision,
             runs.is_some(),
             adds,
+            launched.ends,
         );
     }
+    launched.finish(client);
     out
 }
 
@@ -126,6 +140,7 @@ fn product(
     b: &Array<f32>,
     links: &Array<u32>,
     out: &mut Array<f32>,
+    ending: &mut Ending,
     m: u32,
     k: u32,
     n: u32,
@@ -134,8 +149,10 @@ fn product(
     cubes: u32,
     #[comptime] layout: Layout,
     #[comptime] tile: Tile,
+    #[comptime] precision: Precision,
     #[comptime] cut: bool,
     #[comptime] adds: bool,
+    #[comptime] ends: Ends,
 ) {
     let cube = CUBE_POS as u32;
     if cube < cubes {
@@ -174,9 +191,35 @@ fn product(
             }
             while first < end {
                 let along = comptime!(layout != Layout::TN);
-                fill(a, &mut a_tile, me, first_row, m, first, end, k, along, tile.rows, tile.depth);
+                fill(
+                    a,
+                    &mut a_tile,
+                    me,
+                    first_row,
+                    m,
+                    first,
+                    end,
+                    k,
+                    along,
+                    tile.rows,
+                    tile.depth,
+                    precision,
+                );
                 let along = comptime!(layout == Layout::NT);
-                fill(b, &mut b_tile, me, first_col, n, first, end, k, along, tile.cols, tile.depth);
+                fill(
+                    b,
+                    &mut b_tile,
+                    me,
+                    first_col,
+                    n,
+                    first,
+                    end,
+                    k,
+                    along,
+                    tile.cols,
+                    tile.depth,
+                    precision,
+                );
                 sync_cube();
                 let depth = min(comptime!(tile.depth as u32).runtime(), end - first) as usize;
                 for term in 0usize..depth {
@@ -202,6 +245,7 @@ fn product(
             }
             close(&mut total, &mut link, adds || run > 0u32, comptime!(high * wide));
         }
+        end(e, ending, &mut total, &mut a_tile, m, n, first_row, first_col, ends, high, wide);
         #[unroll]
         for i in 0..high {
             #[unroll]
@@ -241,6 +285,7 @@ fn fill(
     #[comptime] inner: bool,
     #[comptime] size: usize,
     #[comptime] depth: usize,
+    #[comptime] precision: Precision,
 ) {
     #[unroll]
     for turn in 0..comptime!(size * depth / 256) {
@@ -256,7 +301,7 @@ fn fill(
             if comptime!(inner) {
                 place = (first_row + row) * k + first + term;
             }
-            value = x[place as usize];
+            value = operand(x[place as usize], precision);
         }
         tile[(term * comptime!(size as u32 + 1) + row) as usize] = value;
     }
@@ -265,7 +310,10 @@ fn fill(
 #[cfg(all(test, any(feature = "vulkan", feature = "cuda")))]
 mod tests {
     use super::*;
-    use crate::{device::empty, testing::*};
+    use crate::perturb::perturb_rows;
+    use crate::rule::Error;
+    use crate::{device::empty, tally, testing::*};
+    use hardy_numerics::{Keys, NoiseKey, Perturbation};
 
     /// The factors of a product `[m, k]·[k, n]` as `layout` stores them.
     fn element(x: &[f32], [rows, cols]: [usize; 2], row: usize, col: usize, turned: bool) -> f32 {
@@ -280,17 +328,20 @@ mod tests {
             [[1, 5, 3], [7, 700, 40], [70, 33, 130], [65, 1100, 66], [300, 40, 290], [3, 1536, 20], [2, 0, 3]]
         {
             let (a, b) = (numbers(1, m * k), numbers(2, k * n));
-            for layout in [Layout::NN, Layout::NT, Layout::TN] {
+            for (layout, precision) in
+                [Layout::NN, Layout::NT, Layout::TN].into_iter().flat_map(|x| Precision::ALL.map(|y| (x, y)))
+            {
                 let terms = |i: usize, j: usize| -> Vec<(f32, f32)> {
                     let a = |term| element(&a, [m, k], i, term, layout == Layout::TN);
                     let b = |term| element(&b, [k, n], term, j, layout == Layout::NT);
-                    (0..k).map(|term| (a(term), b(term))).collect()
+                    (0..k).map(|term| (precision.operand(a(term)), precision.operand(b(term)))).collect()
                 };
                 let wanted: Vec<f32> =
                     (0..m * n).map(|i| plain::chain(fused, &terms(i / n, i % n), None)).collect();
                 let [a, b] = [&a, &b].map(|x| upload_some(&client, x));
-                let out = matmul(&client, &a, &b, [m, k, n], layout);
-                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}] {layout:?}"));
+                let out = matmul(&client, [&a, &b], [m, k, n], layout, precision, Epilogue::default());
+                let name = format!("[{m}, {k}, {n}] {layout:?} {precision}");
+                assert_bits(&download(&client, out, m * n), &wanted, &name);
             }
         }
     }
@@ -306,12 +357,13 @@ mod tests {
             ([2, 0, 3], vec![0]),
         ] {
             let (a, b, begin) = (numbers(1, m * k), numbers(2, k * n), numbers(3, m * n));
-            for add in [false, true] {
+            for (add, precision) in [false, true].into_iter().flat_map(|x| Precision::ALL.map(|y| (x, y))) {
                 let element = |i: usize| {
                     let link = |run: &[u32]| {
                         let terms =
                             (run[0] as usize..run[1] as usize).map(|t| (a[t * m + i / n], b[t * n + i % n]));
-                        terms.fold(0.0, |sum, (a, b)| plain::mul_add(fused, a, b, sum))
+                        let see = |x: f32| precision.operand(x);
+                        terms.fold(0.0, |sum, (a, b)| plain::mul_add(fused, see(a), see(b), sum))
                     };
                     let begin = add.then(|| begin[i]);
                     let links = cuts.windows(2).map(link);
@@ -324,8 +376,8 @@ mod tests {
                 let table = upload_words(&client, &cuts);
                 let runs = Runs { table: &table, count: cuts.len() - 1 };
                 let sum = add.then(|| upload(&client, &begin));
-                let out = add_product(&client, &x, &y, [m, k, n], runs, sum);
-                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}]"));
+                let out = add_product(&client, [&x, &y], [m, k, n], precision, runs, sum);
+                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}] {precision}"));
             }
         }
     }
@@ -340,11 +392,44 @@ mod tests {
         let ([k, n], x, w) = ([520, 33], numbers(1, 200 * 520), upload(&client, &numbers(2, 520 * 33)));
         let run = |rows: usize| {
             let x = upload(&client, &x[..rows * k]);
-            download(&client, matmul(&client, &x, &w, [rows, k, n], Layout::NT), rows * n)
+            let (precision, end) = (Precision::F32, Epilogue::default());
+            download(&client, matmul(&client, [&x, &w], [rows, k, n], Layout::NT, precision, end), rows * n)
         };
         let all = run(200);
         for rows in [1, 2, 16, 17, 65, 129] {
             assert_bits(&run(rows), &all[..rows * n], &format!("{rows} rows"));
+        }
+    }
+    #[test]
+    fn a_bias_and_noise_as_a_product_is_stored_are_those_of_passes_after_it_to_the_bit() {
+        let client = client();
+        let keys = Keys { noise: KEY, channels: NoiseKey([11, 12]) };
+        let error = Error { what: Perturbation::RelativeGaussian { scale: 0.05 }, keys };
+        for [m, k, n] in [[1, 5, 3], [7, 700, 40], [70, 33, 130], [65, 40, 66], [300, 40, 290]] {
+            let (mut a, b, bias) = (numbers(1, m * k), numbers(2, k * n), numbers(3, n));
+            a[k / 2] = f32::INFINITY;
+            let [a, b, bias_there] = [&a, &b, &bias].map(|x| upload(&client, x));
+            let (rows, table) = (m, upload_words(&client, &addresses(m).1));
+            let product = |epilogue| {
+                let (factors, sizes) = ([&a, &b], [m, k, n]);
+                matmul(&client, factors, sizes, Layout::NT, Precision::F32, epilogue)
+            };
+            let mut wanted = download(&client, product(Epilogue::default()), m * n);
+            wanted.iter_mut().zip(bias.iter().cycle()).for_each(|(y, bias)| *y += bias);
+            let [apart, fused] = [0; 2].map(|_| tally::new(&client));
+            let y = upload(&client, &wanted);
+            let y = perturb_rows(&client, y, [rows, n], &table, &error, Some(&apart));
+            let wanted = download(&client, y, m * n);
+            let noise = Some(Noise { error: &error, rows: &table, tally: Some(&fused) });
+            let found = product(Epilogue { bias: Some(&bias_there), noise });
+            assert_bits(&download(&client, found, m * n), &wanted, &format!("[{m}, {k}, {n}]"));
+            let [apart, fused] = [apart, fused].map(|tally| tally::read(&client, tally));
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
+            assert!(apart.non_finite == fused.non_finite, "{apart:?} {fused:?}");
+            assert!(
+                near(fused.error, apart.error) && near(fused.signal, apart.signal),
+                "{apart:?} {fused:?}"
+            );
         }
     }
 }

@@ -49,6 +49,45 @@ fn gather_kernel(x: &Array<f32>, indices: &Array<u32>, out: &mut Array<f32>, wid
     }
 }
 
+/// The rows of `x` `[height, width]` that some of `ids` `[ids]` name, those at the places `chosen` `[count]`: `[count, width]`. An
+/// id beyond `height` gives row 0. 8 bytes an element.
+///
+/// # Panics
+/// If a handle is too short. A place beyond `ids` reads anything.
+pub fn gather_by<R: Runtime>(
+    client: &Client<R>,
+    x: &Handle,
+    ids: &Handle,
+    chosen: &Handle,
+    [height, width, named, count]: [usize; 4],
+) -> Handle {
+    let out = empty(client, count * width);
+    if count * width > 0 {
+        let (cubes, dim) = threads(count * width);
+        let (x, ids, chosen) = (array(x, height * width), array(ids, named), array(chosen, count));
+        let (height, out_arg) = (height as u32, array(&out, count * width));
+        gather_by_kernel::launch(client, cubes, dim, x, ids, chosen, out_arg, height, width as u32);
+    }
+    out
+}
+
+#[cube(launch)]
+fn gather_by_kernel(
+    x: &Array<f32>,
+    ids: &Array<u32>,
+    chosen: &Array<u32>,
+    out: &mut Array<f32>,
+    height: u32,
+    width: u32,
+) {
+    if ABSOLUTE_POS < out.len() {
+        let (row, column) = (ABSOLUTE_POS / width as usize, ABSOLUTE_POS % width as usize);
+        let id = ids[chosen[row] as usize];
+        let id = select(id < height, id, 0u32);
+        out[ABSOLUTE_POS] = x[id as usize * width as usize + column];
+    }
+}
+
 /// Adds up rows of `x` `[count, width]`: row `r` of the result `[height, width]` is the sum of the rows
 /// `entries[offsets[r] .. offsets[r + 1]]` in that order, `order` being the `height + 1` offsets and then the `entries`;
 /// where `sum` is given, they are added to its rows, in place.
@@ -179,6 +218,22 @@ mod tests {
         let table = upload_words(&client, &indices);
         let found = gather(&client, &upload(&client, &x), &table, [height, width, count]);
         assert_bits(&download(&client, found, count * width), &wanted, "gathered");
+
+        // The same through ids of which only some are wanted, one of them beyond the table.
+        let mut ids = indices.clone();
+        ids[2] = u32::MAX;
+        let chosen = [7, 0, 2, 99, 7];
+        let wanted: Vec<f32> = chosen
+            .iter()
+            .flat_map(|&place| {
+                let id = if place == 2 { 0 } else { ids[place as usize] as usize };
+                x[id * width..][..width].to_vec()
+            })
+            .collect();
+        let [ids, places] = [&ids[..], &chosen].map(|words| upload_words(&client, words));
+        let sizes = [height, width, count, chosen.len()];
+        let found = gather_by(&client, &upload(&client, &x), &ids, &places, sizes);
+        assert_bits(&download(&client, found, chosen.len() * width), &wanted, "gathered by ids");
 
         let (mut sums, begin) = (vec![0.0; height * width], numbers(3, height * width));
         let mut more = begin.clone();

@@ -1,7 +1,7 @@
 //! A rule's error as kernels take it: its kind is compiled in, its numbers and keys, new in every step, are arguments.
 
 use cubecl::prelude::*;
-use hardy_numerics::{Blocks, Chance, Fault, Image, Keys, Perturbation, Quantization};
+use hardy_numerics::{Blocks, Chance, Fault, Image, Keys, NoiseKey, Perturbation, Quantization};
 
 /// An error and where its randomness lies.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,13 @@ pub(crate) struct Numbers {
     /// Of a flip: the first bit, and how many.
     pub(crate) first_bit: u32,
     pub(crate) bits: u32,
+}
+
+impl Numbers {
+    /// Those of no error.
+    pub fn nothing<R: Runtime>() -> NumbersLaunch<R> {
+        Parts::default().numbers(Keys { noise: NoiseKey([0; 2]), channels: NoiseKey([0; 2]) })
+    }
 }
 
 /// An error of values with its numbers.

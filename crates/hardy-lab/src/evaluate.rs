@@ -9,7 +9,6 @@ use std::fmt;
 use hardy_model::{Generation, Sample, Sampler, generate};
 use hardy_ops::{BoundPlan, NoisyBackend, Phase, Plan, Receipt, Site};
 use hardy_train::{
-    config::Precision,
     data::Problem,
     error::Error,
     reward::{Extraction, Judge, Response, extract, score},
@@ -148,7 +147,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
             chat_template: policy.template.as_ref().map(|template| text_hash([template.source()])),
             max_new_tokens: self.max_new_tokens,
             sampling: self.sampling.to_string(),
-            precision: Precision::default().name().to_owned(),
+            precision: policy.decoder.blueprint.precision.to_string(),
             data_fingerprint: data_fingerprint(problems),
             graders: self.graders(),
         }

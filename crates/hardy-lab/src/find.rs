@@ -25,6 +25,7 @@ mod strength;
 mod symmetry;
 pub mod table;
 
+use hardy_numerics::Precision;
 use hardy_ops::{NoisyBackend, Op, Phase, Plan, Rule, Site};
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,9 @@ pub enum Check {
 pub struct FindReport {
     /// The model, as it was named.
     pub model: String,
+    /// The arithmetic of its products.
+    #[serde(default)]
+    pub precision: Precision,
     /// Texts that went through it.
     pub n: usize,
     /// Tokens of them.
@@ -201,6 +205,7 @@ impl<B: NoisyBackend> Find<'_, B> {
         });
         Ok(FindReport {
             model: String::new(),
+            precision: decoder.blueprint.precision,
             n: sequences.len(),
             tokens: machine.tokens(),
             injected,

@@ -121,6 +121,7 @@ pub(crate) fn prepare<B: NoisyBackend>(
     let policy = Policy::<B>::from_dir(&builtin::resolve(&config.model.path)?, device)?;
     let policy =
         policy.with_max_positions(config.model.max_positions).with_system(config.data.system.clone());
+    let policy = policy.in_precision(config.precision);
     let ([problems, eval_problems], warnings) = admit(config, &policy, [problems, eval_problems])?;
     let (total, per_epoch) = step_counts(config, problems.len())?;
     let scan = scan::for_run(config, &policy, &problems)?;

@@ -71,6 +71,7 @@ pub fn scan<B: NoisyBackend>(
         model: model.to_owned(),
         fingerprint: fingerprint(&parameters),
         format: format.name().to_owned(),
+        precision: decoder.blueprint.precision,
         layers: decoder.blueprint.config.layers,
         thresholds,
         flagged_layers: Vec::new(),

@@ -11,6 +11,7 @@ use std::{path::Path, sync::Arc};
 use burn_autodiff::Autodiff;
 use burn_tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend};
 use half::{bf16, slice::HalfFloatSliceExt};
+use hardy_numerics::Precision;
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
@@ -134,6 +135,20 @@ impl<B: NoisyBackend> Decoder<B> {
         Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(upload).collect() }
     }
 
+    /// The same decoder, whose products are computed in `precision`.
+    #[must_use]
+    pub fn in_precision(mut self, precision: Precision) -> Self {
+        if self.blueprint.precision != precision {
+            Arc::make_mut(&mut self.blueprint).precision = precision;
+        }
+        self
+    }
+
+    /// What of `noise` falls on `site`, and how it multiplies, for an activation whose rows have the addresses `rows`.
+    pub fn at(&self, noise: &Noise, site: SiteId, rows: &Rows) -> At {
+        noise.at(site, rows).in_precision(self.blueprint.precision)
+    }
+
     /// The parameters that are trained.
     pub fn trained(&self) -> &[Tensor<B, 2>] {
         &self.parameters[self.blueprint.frozen..]
@@ -202,7 +217,13 @@ impl<B: NoisyBackend> Decoder<B> {
     ) -> Tensor<B, 2> {
         let (x, addresses) = select(hidden, batch, rows);
         let part = &self.blueprint.head;
-        head(x, self.parameters[part.weight].clone(), targets, temperature, &noise.at(part.site, &addresses))
+        head(
+            x,
+            self.parameters[part.weight].clone(),
+            targets,
+            temperature,
+            &self.at(noise, part.site, &addresses),
+        )
     }
 
     pub(crate) fn head(
@@ -214,12 +235,16 @@ impl<B: NoisyBackend> Decoder<B> {
         weights: &Weights<B>,
     ) -> Tensor<B, 2> {
         let (chosen, addresses) = select(hidden, batch, rows);
-        weights.linear(&self.blueprint.head, chosen, &noise.at(self.blueprint.head.site, &addresses))
+        weights.linear(&self.blueprint.head, chosen, &self.at(noise, self.blueprint.head.site, &addresses))
     }
 
     /// The hidden states after the last norm.
     pub(crate) fn run(&self, scene: &Scene<B>) -> Tensor<B, 2> {
-        let mut x = self.embed_by(&scene.weights, scene.batch, scene.noise);
+        self.run_from(self.embed_by(&scene.weights, scene.batch, scene.noise), scene)
+    }
+
+    /// The same from what goes into the first layer.
+    pub(crate) fn run_from(&self, mut x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {
         for index in 0..self.layers() {
             x = self.layer(index, x, scene);
         }
@@ -232,7 +257,12 @@ impl<B: NoisyBackend> Decoder<B> {
     }
 
     fn embed_by(&self, weights: &Weights<B>, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
-        let x = weights.embedding(&batch.ids, &noise.at(self.blueprint.embedding.site, &batch.rows));
+        let x = weights.embedding(&batch.ids, &self.at(noise, self.blueprint.embedding.site, &batch.rows));
+        self.scaled(x)
+    }
+
+    /// Rows of the embedding as they go into the first layer.
+    pub(crate) fn scaled(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.blueprint.config.embedding_scale {
             None => x,
             Some(scale) => x * scale,
@@ -247,7 +277,7 @@ impl<B: NoisyBackend> Decoder<B> {
 
     /// The hidden states after the last norm, from the output of the last layer.
     pub fn last_norm(&self, x: Tensor<B, 2>, batch: &Batch, noise: &Noise) -> Tensor<B, 2> {
-        self.norm(&self.blueprint.norm, x, &|site| noise.at(site, &batch.rows))
+        self.norm(&self.blueprint.norm, x, &|site| self.at(noise, site, &batch.rows))
     }
 
     fn attention_half(&self, index: usize, x: Tensor<B, 2>, scene: &Scene<B>) -> Tensor<B, 2> {

@@ -35,7 +35,8 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
         let adapters = decoder.blueprint.linears().flat_map(factors).map(Factor::linear);
         for part in decoder.blueprint.linears().chain(adapters) {
             let weight = decoder.parameters[part.weight].clone();
-            weights[part.weight] = Some(freeze(weight, &noise.errors(part.site)));
+            let errors = noise.errors(part.site).in_precision(decoder.blueprint.precision);
+            weights[part.weight] = Some(freeze(weight, &errors));
         }
         let table = &decoder.blueprint.embedding;
         let table = embedding::freeze(decoder.parameters[table.weight].clone(), &noise.errors(table.site));
@@ -49,6 +50,19 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
     /// If `batch` has not as many sequences, or a place in the cache is too small.
     pub fn hidden(&self, batch: &Batch, cache: &mut KvBuffer<B>, sequences: &[KvSequence]) -> Tensor<B, 2> {
         self.decoder.run(&self.decoder.scene(batch, self.noise).continuing(self, cache, sequences))
+    }
+
+    /// The same of tokens that were drawn on the device and nobody has seen, those of the rows `chosen`; without errors at the
+    /// embedding's output.
+    pub(crate) fn hidden_of_drawn(
+        &self,
+        (drawn, chosen): (&B::Underway, &[u32]),
+        batch: &Batch,
+        cache: &mut KvBuffer<B>,
+        sequences: &[KvSequence],
+    ) -> Tensor<B, 2> {
+        let x = self.decoder.scaled(embedding::embedding_of_drawn(self.table.clone(), drawn, chosen));
+        self.decoder.run_from(x, &self.decoder.scene(batch, self.noise).continuing(self, cache, sequences))
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`.

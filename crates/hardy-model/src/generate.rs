@@ -1,6 +1,8 @@
 //! Generation in batches with a KV cache: every prompt is computed once for all its samples, a finished sequence
 //! leaves the batch, and the next sample takes its place at once. What a sequence becomes depends on its own address alone.
 
+mod late;
+
 use std::{collections::VecDeque, ops::Range};
 
 use burn_tensor::Tensor;
@@ -108,22 +110,28 @@ pub fn generate<B: NoisyBackend>(
         ready.extend(prefill(&frozen, prompts, next..next + admitted, &mut cache));
         next += admitted;
         let started = start(&mut ready, prompts, &mut cache, how, room);
+        let mut ended = |sequence: &mut Active, cache: &mut KvBuffer<B>| {
+            finished += 1;
+            cache.finish(sequence.cached);
+            results[sequence.prompt][sequence.sample] = Some(std::mem::take(&mut sequence.out));
+            progress(finished);
+        };
+        let none_waits = next == prompts.len() && ready.iter().all(|ready| ready.waiting(prompts) == 0);
+        if started.is_empty() && none_waits && late::may_be::<B>(noise, how) {
+            late::decode_to_the_end(&frozen, &mut active, &mut cache, how, &mut ended);
+        }
         // Those that start have drawn a token already.
-        if started.is_empty() {
+        if started.is_empty() && !active.is_empty() {
             decode(&frozen, &mut active, &mut cache, how);
         }
         active.extend(started);
         active.retain_mut(|sequence: &mut Active| {
-            let out = &sequence.out;
-            let done = out.stopped || out.non_finite || out.ids.len() >= how.max_new_tokens;
-            if done {
-                finished += 1;
-                cache.finish(sequence.cached);
-                results[sequence.prompt][sequence.sample] = Some(std::mem::take(&mut sequence.out));
+            let has_ended = sequence.has_ended(how);
+            if has_ended {
+                ended(sequence, &mut cache);
             }
-            !done
+            !has_ended
         });
-        progress(finished);
     }
     let all = |samples: Vec<Option<Sample>>| samples.into_iter().flatten().collect();
     results.into_iter().map(all).collect()
@@ -255,6 +263,11 @@ impl Active {
     fn last_token(&self) -> ([u32; 1], [Row; 1]) {
         let id = self.out.ids.last().copied().unwrap_or_default();
         ([id], [Row { sequence: self.sequence, position: self.position - 1 }])
+    }
+
+    /// Whether it has no next token.
+    fn has_ended(&self, how: &Generation) -> bool {
+        self.out.stopped || self.out.non_finite || self.out.ids.len() >= how.max_new_tokens
     }
 
     /// Takes the token at `position`, or marks the sequence where there was none to draw.

@@ -147,6 +147,7 @@ impl<B: NoisyBackend> Decoder<B> {
     /// The same decoder with adapters whose tensors are given in the order of `blueprint`. Its own parameters go to 16 bits
     /// one after another, so that both kinds are never there as a whole.
     pub(crate) fn with_adapter_tensors(mut self, tensors: Vec<HostTensor>, blueprint: Blueprint) -> Self {
+        let blueprint = Blueprint { precision: self.blueprint.precision, ..blueprint };
         let device = self.parameters[0].device();
         let upload = |tensor: HostTensor| {
             let shape = [tensor.shape[0], tensor.shape[1]];
@@ -166,7 +167,8 @@ impl<B: NoisyBackend> Decoder<B> {
             return self.clone();
         }
         let parameters = self.parameters[..self.blueprint.frozen].to_vec();
-        Self { blueprint: Blueprint::new(&self.blueprint.config).into(), parameters }
+        let own = Self { blueprint: Blueprint::new(&self.blueprint.config).into(), parameters };
+        own.in_precision(self.blueprint.precision)
     }
 
     /// The decoder with its adapters added to the weights that they stand beside, in f64.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use hardy_numerics::Precision;
 use hardy_ops::{
     Op, Site, SiteId,
     ops::{attention::Heads, gelu::Approximation},
@@ -156,6 +157,8 @@ pub struct Blueprint {
     pub frozen: usize,
     /// The low-rank adapters, if there are any.
     pub adapters: Option<Adapters>,
+    /// The arithmetic of its products.
+    pub precision: Precision,
     pub(crate) embedding: Norm,
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: Norm,
@@ -175,8 +178,8 @@ impl Blueprint {
         let head = list.head(config.tied_embeddings);
         let heads = Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim };
         let sites = list.sites;
-        let (config, frozen, adapters) = (config.clone(), 0, None);
-        Self { config, parameters, sites, frozen, adapters, embedding, layers, norm, head, heads }
+        let (config, frozen, adapters, precision) = (config.clone(), 0, None, Precision::F32);
+        Self { config, parameters, sites, frozen, adapters, precision, embedding, layers, norm, head, heads }
     }
 
     /// Lists those of a decoder with adapters: its own, which are frozen, and then the adapters'.

@@ -7,7 +7,7 @@ use burn_tensor::{DType, Tensor};
 use hardy_model::{
     Batch, Decoder, Dtype, Frozen, Generation, Prompt, Sample, Sampler, generate, sequence_rows,
 };
-use hardy_numerics::{Bits, Fault, Image, Perturbation};
+use hardy_numerics::{Bits, Fault, Image, Perturbation, Precision};
 use hardy_ops::{Noise, NoisyBackend, Op, Ops, Phase, Plan, Point, Rule, ops::attention::KvBuffer};
 
 use common::decoder;
@@ -32,9 +32,9 @@ fn how(batch: usize, max_new_tokens: usize, temperature: f32) -> Generation {
     }
 }
 
-fn in_batches_of(batch: usize, max_new_tokens: usize) -> Vec<Vec<Sample>> {
+fn in_batches_of(batch: usize, max_new_tokens: usize, precision: Precision) -> Vec<Vec<Sample>> {
     let how = how(batch, max_new_tokens, 1.0);
-    generate(&decoder(23, |_| 0), &prompts(), &how, &Noise::clean(), |_| {})
+    generate(&decoder(23, |_| 0).in_precision(precision), &prompts(), &how, &Noise::clean(), |_| {})
 }
 
 #[test]
@@ -53,14 +53,14 @@ fn a_sample_whose_next_logits_are_not_finite_is_marked_and_ends() {
 
 #[test]
 fn samples_do_not_depend_on_how_many_share_the_cache() {
-    for max_new_tokens in [1, 20] {
-        let alone = in_batches_of(1, max_new_tokens);
+    for (max_new_tokens, precision) in [(1, Precision::F32), (20, Precision::F32), (20, Precision::Bf16)] {
+        let alone = in_batches_of(1, max_new_tokens, precision);
         let counts = |all: &[Vec<Sample>]| all.iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(counts(&alone), prompts().iter().map(|p| p.samples.len()).collect::<Vec<_>>());
         let stopped = alone.iter().flatten().filter(|sample| sample.stopped).count();
         assert!(stopped > 5, "samples leave the batch at different times");
         for batch in [2, 3, 7, 100] {
-            assert_eq!(alone, in_batches_of(batch, max_new_tokens), "batches of {batch}");
+            assert_eq!(alone, in_batches_of(batch, max_new_tokens, precision), "batches of {batch}");
         }
     }
 }
@@ -79,6 +79,7 @@ fn tokens_from_the_cache_are_those_of_a_full_pass_also_after_bits_flip_to_nan() 
     let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();
     let mut spoilt = 0;
     for seed in 0..12 {
+        let decoder = decoder.clone().in_precision(Precision::ALL[seed as usize % 2]);
         let fault = Fault::BitFlip { rate: 2e-4, bits: Bits::Exponent, image: Image::F32 };
         let error = Perturbation::Fault { fault, sparsity: 1.0 };
         let plan =

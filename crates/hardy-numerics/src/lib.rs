@@ -21,6 +21,7 @@ pub mod math;
 pub mod metrics;
 pub mod perturb;
 pub mod philox;
+mod precision;
 mod random;
 pub mod simd;
 
@@ -34,4 +35,5 @@ pub use perturb::{
     Accumulation, Bits, Blocks, Chance, Fault, Image, OptionError, Options, Partial, Perturbation,
     Quantization, Rounding,
 };
+pub use precision::Precision;
 pub use random::fill_uniform;

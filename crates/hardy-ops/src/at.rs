@@ -7,6 +7,7 @@ use std::{
 };
 
 use burn_tensor::{Tensor, TensorPrimitive};
+use hardy_numerics::Precision;
 
 use crate::{
     backend::NoisyBackend,
@@ -134,6 +135,16 @@ impl Noise {
         self.sites.iter().flatten().any(|site| site.acts_backward())
     }
 
+    /// Whether a rule falls on the rows of activations in the forward pass, each of which it counts.
+    pub fn acts_on_rows(&self) -> bool {
+        self.sites.iter().flatten().any(|site| site.acts_on_rows())
+    }
+
+    /// Whether somebody watches.
+    pub fn is_watched(&self) -> bool {
+        self.watchers.are_active()
+    }
+
     /// The largest |output| of every site seen since [`Noise::watched`]; NaN counts as infinite.
     pub fn magnitudes(&self) -> Vec<f32> {
         self.watchers.magnitudes()
@@ -181,6 +192,12 @@ impl At {
     /// A site without errors.
     pub fn clean(rows: &Rows) -> Self {
         Noise::clean().at(SiteId(0), rows)
+    }
+
+    /// The same errors at products in `precision`.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { errors: self.errors.in_precision(precision), ..self }
     }
 
     /// The same errors once more, as the backward pass needs to see what the forward pass saw: addressed noise comes
@@ -254,6 +271,11 @@ impl At {
         let mut x = x.to_vec();
         self.perturb_rows(Point::Input, operand, width, &mut x);
         Cow::Owned(x)
+    }
+
+    /// The operator's input `[rows, width]` as its product sees it.
+    pub(crate) fn factor<'a>(&self, operand: Operand, width: usize, x: &'a [f32]) -> Cow<'a, [f32]> {
+        self.precision().operands(self.input(operand, width, x))
     }
 
     /// Injects the errors of the output `[rows, width]` and notes its magnitude.

@@ -42,6 +42,9 @@ pub trait NoisyBackend: Backend {
     /// Room for the keys and values of many sequences in all layers.
     type Cache: std::fmt::Debug + Send;
 
+    /// Tokens that a device has drawn and the host has not seen; of a backend on the host there are none.
+    type Underway;
+
     /// The elements of `x`, row by row.
     fn host(x: &Primitive<Self>) -> Self::Host;
 
@@ -344,6 +347,28 @@ pub trait NoisyBackend: Backend {
     fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
         sample::draw::<Self>(logits, rows, how, key)
     }
+
+    /// Whether tokens are drawn on a device.
+    fn draws_there(_how: &Sampler) -> bool {
+        false
+    }
+
+    /// The same, drawn on the device and not waited for; `None` where the host has to draw.
+    fn sample_there(
+        _logits: &Primitive<Self>,
+        _rows: &[Row],
+        _how: &Sampler,
+        _key: NoiseKey,
+    ) -> Option<Self::Underway> {
+        None
+    }
+
+    /// What was drawn; waits for it.
+    fn arrived(drawn: &Self::Underway) -> Vec<Option<Drawn>>;
+
+    /// The rows of the table `w` that tokens name which were drawn: those of the rows `chosen`. A token that could not be drawn
+    /// gives any row.
+    fn rows_of_drawn(w: &Primitive<Self>, drawn: &Self::Underway, chosen: &[u32]) -> Primitive<Self>;
 
     /// See [`log_prob::log_prob`].
     fn log_prob(logits: &Primitive<Self>, targets: &[u32], temperature: f32) -> [Primitive<Self>; 2] {

@@ -16,11 +16,13 @@ mod kernels;
 pub mod linear;
 pub mod norm;
 mod open;
+mod product;
 pub mod silu;
 mod tables;
 
 pub use kernels::{Kernels, Layout, Place};
 pub use open::*;
+pub use product::{Ending, Noise};
 pub(crate) use tables::OnDevice;
 
 #[cfg(feature = "cuda")]

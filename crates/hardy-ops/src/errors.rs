@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation};
+use hardy_numerics::{Accumulation, ErrorEnergy, Keys, Perturbation, Precision};
 
 use crate::{
     clip::clips,
@@ -29,6 +29,14 @@ impl SiteNoise {
         let of_sums = matches!(injection.perturbation, Perturbation::Accumulation(_));
         let points = if of_sums { &mut self.sums } else { &mut self.values };
         points[point as usize].push(injection);
+    }
+
+    /// Whether something falls on the rows of activations in the forward pass.
+    pub fn acts_on_rows(&self) -> bool {
+        [Point::Input, Point::Output].into_iter().any(|point| {
+            let [values, sums] = [&self.values, &self.sums].map(|points| &points[point as usize]);
+            !values.is_empty() || !sums.is_empty()
+        })
     }
 
     pub fn acts_backward(&self) -> bool {
@@ -52,18 +60,30 @@ pub(crate) struct Injection {
     pub counted: Arc<AtomicBool>,
 }
 
-/// The errors of one site. A clean site carries none, and the operator without noise runs.
+/// The errors of one site, and the precision of its products. A clean site carries none, and the operator without noise runs.
 #[derive(Clone, Debug)]
 pub struct Errors {
     noise: Option<Arc<SiteNoise>>,
     counted: bool,
     /// The pass whose injections were counted before.
     uncounted: Option<Pass>,
+    precision: Precision,
 }
 
 impl Errors {
     pub(crate) fn new(noise: Option<Arc<SiteNoise>>, uncounted: Option<Pass>) -> Self {
-        Self { noise, counted: true, uncounted }
+        Self { noise, counted: true, uncounted, precision: Precision::F32 }
+    }
+
+    /// The same for products in `precision`.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What products see of their operands, after the errors of these.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The same, not counted a second time.
@@ -123,6 +143,11 @@ impl Errors {
         let mut w = w.to_vec();
         self.perturb_flat(Point::Weight, width, &mut w);
         Cow::Owned(w)
+    }
+
+    /// The operator's weight `[rows, width]` as its product sees it.
+    pub(crate) fn weight_factor<'a>(&self, width: usize, w: &'a [f32]) -> Cow<'a, [f32]> {
+        self.precision.operands(self.weight(width, w))
     }
 
     /// Counts what was injected in so many `calls`.

@@ -4,6 +4,7 @@
 use burn_flex::{Flex, FlexTensor};
 use burn_tensor::{DType, TensorData};
 use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
+use hardy_numerics::Precision;
 use rayon::prelude::*;
 
 use crate::{
@@ -27,6 +28,12 @@ pub(crate) fn narrowed(x: &FlexTensor) -> Option<FlexTensor> {
         let data: Vec<bf16> = host.par_iter().with_min_len(PART).map(|x| narrow(*x)).collect();
         FlexTensor::from_data(TensorData::new(data, shape_of::<Flex>(x)))
     })
+}
+
+/// `x` as products in bfloat16 see it.
+pub(crate) fn rounded(x: &[f32]) -> Vec<bf16> {
+    let round = |&x: &f32| if x.is_nan() { bf16::NAN } else { narrow(Precision::Bf16.operand(x)) };
+    x.par_iter().with_min_len(PART).map(round).collect()
 }
 
 /// The elements of `x` in f32; `None` where they are that already.

@@ -96,6 +96,11 @@ impl Deref for Rows {
 }
 
 impl Rows {
+    /// Whether these are the very rows of `other`, and not only equal ones.
+    pub(crate) fn are(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The addresses in `pass`.
     pub(crate) fn of(&self, pass: Pass) -> &[Row] {
         match pass {

@@ -31,6 +31,12 @@ impl Watchers {
         Watch { watchers: self.clone(), site, within: false }
     }
 
+    /// Whether somebody watches.
+    pub fn are_active(&self) -> bool {
+        let Self { magnitudes, observer, tap } = self;
+        magnitudes.is_some() || observer.is_some() || tap.is_some()
+    }
+
     /// The largest magnitude of every site's output so far.
     pub fn magnitudes(&self) -> Vec<f32> {
         let load = |bits: &AtomicU32| f32::from_bits(bits.load(Ordering::Relaxed));
@@ -41,8 +47,7 @@ impl Watchers {
 impl Watch {
     /// Whether somebody watches.
     pub fn is_active(&self) -> bool {
-        let Watchers { magnitudes, observer, tap } = &self.watchers;
-        magnitudes.is_some() || observer.is_some() || tap.is_some()
+        self.watchers.are_active()
     }
 
     /// Whether somebody watches what the host's operators alone show. A tap reads what a device computes.

@@ -3,7 +3,6 @@
 mod aqn;
 mod checkpoint;
 mod data;
-mod precision;
 mod reward;
 mod scale;
 pub mod settings;
@@ -26,7 +25,7 @@ use crate::{
 pub use aqn::{AUTO, AqnSchedule, AqnSection, AqnTarget, Guide, Learning};
 pub use checkpoint::{Best, CheckpointSection, Kept};
 pub use data::{DataSection, Overlong};
-pub use precision::Precision;
+pub use hardy_numerics::Precision;
 pub use reward::{RewardKind, RewardSection, WHOLE_REWARD, graders_of, parse_rewards};
 pub use scale::SCALES;
 use settings::{Checked, Kind};

@@ -7,6 +7,7 @@ use hardy_model::{
     ChatTemplate, Decoder, Dtype, Tokenizer,
     files::{is_adapter, read_adapter_config},
 };
+use hardy_numerics::Precision;
 use hardy_ops::{Noise, NoisyBackend};
 
 use crate::{
@@ -104,6 +105,12 @@ impl<B: NoisyBackend> Policy<B> {
     #[must_use]
     pub fn with_max_positions(self, most: Option<usize>) -> Self {
         Self { max_positions: most.unwrap_or(self.max_positions), ..self }
+    }
+
+    /// The same policy, whose products are computed in `precision`.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { decoder: self.decoder.in_precision(precision), ..self }
     }
 
     /// The same policy, asked under a system's message.

@@ -5,6 +5,7 @@
 use std::{fs, path::Path};
 
 use hardy_model::{HostTensor, files::fingerprint};
+use hardy_numerics::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -18,6 +19,9 @@ pub struct ScanFile {
     pub fingerprint: String,
     /// The number format.
     pub format: String,
+    /// The arithmetic of the products of the pass that was looked at.
+    #[serde(default)]
+    pub precision: Precision,
     /// Decoder layers.
     pub layers: usize,
     /// What flags a layer.
@@ -169,6 +173,7 @@ mod tests {
             model: "m".into(),
             fingerprint,
             format: "mxfp4".into(),
+            precision: Precision::F32,
             layers: 1,
             thresholds: Thresholds {
                 min_sqnr_db: 20.0,

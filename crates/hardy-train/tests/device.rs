@@ -6,7 +6,7 @@ mod common;
 
 use burn_flex::Flex;
 use hardy_model::{Decoder, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
-use hardy_numerics::{Format, Perturbation};
+use hardy_numerics::{Format, Perturbation, Precision};
 #[cfg(feature = "cuda")]
 use hardy_ops::device::{Cuda as There, open_cuda as open};
 #[cfg(not(feature = "cuda"))]
@@ -88,15 +88,25 @@ fn difference<'a>(a: impl Iterator<Item = &'a f32>, b: impl Iterator<Item = &'a 
 fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_same() {
     let (cpu, device) = (decoder(), on_device());
     for (name, rules) in plans() {
-        for checkpointing in [false, true] {
+        // Where a device's last bits differ, its products may see the neighbours of operands in bfloat16.
+        for (precision, checkpointing, [score, gradient]) in [
+            (Precision::F32, false, [1e-5, 1e-4]),
+            (Precision::F32, true, [1e-5, 1e-4]),
+            (Precision::Bf16, true, [1e-2, 5e-2]),
+        ] {
+            if precision == Precision::Bf16 && !["clean", "two rules"].contains(&name) {
+                continue;
+            }
             let [here, there] = [(); 2].map(|()| everywhere(&cpu, rules.clone()));
+            let (cpu, device) = (cpu.clone().in_precision(precision), device.clone().in_precision(precision));
             let (ours, theirs) =
                 (pass(&cpu, &here, 60, checkpointing), pass(&device, &there, 60, checkpointing));
             let apart = difference(ours.log_probs.iter(), theirs.log_probs.iter());
-            assert!(apart < 1e-5, "{name}: log-probabilities are {apart:e} apart");
+            println!("{name} in {precision}: log-probabilities are {apart:e} apart");
+            assert!(apart < score, "{name}: log-probabilities are {apart:e} apart");
             for (index, (ours, theirs)) in ours.gradients.iter().zip(&theirs.gradients).enumerate() {
                 let apart = difference(ours.iter(), theirs.iter());
-                assert!(apart < 1e-4, "{name}: gradient {index} is {apart:e} apart");
+                assert!(apart < gradient, "{name}: gradient {index} is {apart:e} apart in {precision}");
             }
             assert_eq!(ours.receipts.len(), theirs.receipts.len(), "{name}");
             for (ours, theirs) in ours.receipts.iter().zip(&theirs.receipts) {
@@ -104,7 +114,7 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
                     |r: &Receipt| (r.site.clone(), r.point, r.calls, r.elements, r.non_finite, r.asked);
                 assert_eq!(counts(ours), counts(theirs), "{name}");
                 let apart = (ours.measured / theirs.measured - 1.0).abs();
-                assert!(apart < 1e-4, "{name}: {ours:?} measured, on the device {}", theirs.measured);
+                assert!(apart < 10.0 * score, "{name}: {ours:?} measured, on the device {}", theirs.measured);
             }
         }
     }
@@ -113,21 +123,25 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
 #[test]
 fn gradients_on_the_device_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
     let (cpu, device) = (decoder(), on_device());
-    let run = |limit| {
+    let run = |limit, precision| {
         let plan = everywhere(&cpu, plans().remove(1).1);
-        let outcome = pass(&device, &plan, limit, false);
+        let outcome = pass(&device.clone().in_precision(precision), &plan, limit, false);
         (outcome.log_probs, outcome.gradients)
     };
-    let whole = run(10_000);
-    for limit in [1, 30] {
-        assert!(whole == run(limit), "at most {limit} tokens");
+    for precision in Precision::ALL {
+        let whole = run(10_000, precision);
+        for limit in [1, 30] {
+            assert!(whole == run(limit, precision), "at most {limit} tokens in {precision}");
+        }
     }
 }
 
 #[test]
 fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
     let device = on_device();
-    for (name, rules) in plans() {
+    let narrow = plans().into_iter().skip(1).take(1).map(|plan| (Precision::Bf16, plan));
+    for (precision, (name, rules)) in plans().into_iter().map(|plan| (Precision::F32, plan)).chain(narrow) {
+        let device = device.clone().in_precision(precision);
         let plan = everywhere(&decoder(), rules);
         let noise = plan.noise(Phase::Eval, 0);
         let ids: Vec<u32> = (0..70).map(|token| token * 7 % 40).collect();
@@ -146,7 +160,7 @@ fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
             let hidden = frozen.hidden(&part, &mut cache, &sequence);
             ours.extend(bits(frozen.logits(hidden, &part, &every(step.len()))));
         }
-        assert!(bits(full) == ours, "{name}");
+        assert!(bits(full) == ours, "{name} in {precision}");
     }
 }
 

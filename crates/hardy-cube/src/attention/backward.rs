@@ -5,8 +5,10 @@
 use super::{Chunk, Errors, Heads, Injected, Keys, mix, slots::Slots, slots::slot, softmax};
 use crate::device::{Client, array, empty, exact, threads};
 use crate::exact::Exact;
+use crate::precision::operand;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use hardy_numerics::Precision;
 
 /// The segments of a packed pass, once more, for what is summed over their queries.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +136,7 @@ fn spread<R: Runtime>(
             heads.dim as u32,
             u32::try_from(heads.window).unwrap_or(u32::MAX),
             slots.keys as u32,
+            heads.precision,
         );
     }
     sum
@@ -154,6 +157,7 @@ fn spread_kernel(
     dim: u32,
     window: u32,
     keys: u32,
+    #[comptime] precision: Precision,
 ) {
     if ABSOLUTE_POS < sum.len() {
         let width = heads * dim;
@@ -177,8 +181,9 @@ fn spread_kernel(
                 let at = slot(slots, block * 64u32 + i, window);
                 if key >= at.start && key < at.end {
                     let of = (block - first_block) * 64u32 + i;
-                    let weight = x[((of * heads + head) * keys + key) as usize];
-                    link = e.mul_add(weight, b[(at.row * width + column) as usize], link);
+                    let weight = operand(x[((of * heads + head) * keys + key) as usize], precision);
+                    let value = operand(b[(at.row * width + column) as usize], precision);
+                    link = e.mul_add(weight, value, link);
                 }
             }
             if prefix + query + count > key {

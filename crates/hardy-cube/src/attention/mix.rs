@@ -4,8 +4,10 @@
 use super::{Chunk, Keys, slots::slot};
 use crate::device::{Client, array, cubes, exact, threads};
 use crate::exact::Exact;
+use crate::precision::operand;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use hardy_numerics::Precision;
 
 /// Writes the rows of the chunk's slots into `y` `[tokens, heads·dim]`.
 pub(super) fn mix<R: Runtime>(client: &Client<R>, chunk: &Chunk, p: &Handle, v: Keys, y: &Handle) {
@@ -40,6 +42,7 @@ pub(super) fn mix<R: Runtime>(client: &Client<R>, chunk: &Chunk, p: &Handle, v: 
             keys,
             tiles as u32,
             all as u32,
+            heads.precision,
         );
     } else {
         let (count, shape) = threads(chunk.count * heads.query_width());
@@ -60,6 +63,7 @@ pub(super) fn mix<R: Runtime>(client: &Client<R>, chunk: &Chunk, p: &Handle, v: 
             group,
             window,
             keys,
+            heads.precision,
         );
     }
 }
@@ -79,6 +83,7 @@ fn one_kernel(
     group: u32,
     window: u32,
     keys: u32,
+    #[comptime] precision: Precision,
 ) {
     let index = ABSOLUTE_POS as u32;
     let (column, row) = (index % dim, index / dim);
@@ -94,7 +99,8 @@ fn one_kernel(
                     link = f32::new(0.0);
                 }
                 let place = ((slot.key(key) * (heads / group) + head / group) * dim + column) as usize;
-                link = e.mul_add(p[(row * keys + key) as usize], v[place], link);
+                let weight = operand(p[(row * keys + key) as usize], precision);
+                link = e.mul_add(weight, operand(v[place], precision), link);
             }
             y[((slot.row * heads + head) * dim + column) as usize] = total + link;
         }
@@ -117,6 +123,7 @@ fn tile_kernel(
     keys: u32,
     tiles: u32,
     cubes: u32,
+    #[comptime] precision: Precision,
 ) {
     let cube = CUBE_POS as u32;
     if cube < cubes {
@@ -155,14 +162,14 @@ fn tile_kernel(
                 if begin + term < held {
                     probability = p[(((block * 64u32 + row) * heads + head) * keys + begin + term) as usize];
                 }
-                p_tile[(term * 65u32 + row) as usize] = probability;
+                p_tile[(term * 65u32 + row) as usize] = operand(probability, precision);
                 let (term, column) = (index / 64u32, index % 64u32);
                 let mut value = f32::new(0.0);
                 if begin + term < held && first_column + column < dim {
                     let place = lead.key(begin + term) * kv_heads + head / group;
                     value = v[(place * dim + first_column + column) as usize];
                 }
-                v_tile[(term * 65u32 + column) as usize] = value;
+                v_tile[(term * 65u32 + column) as usize] = operand(value, precision);
             }
             sync_cube();
             if begin % 512u32 == 0u32 {

@@ -3,8 +3,10 @@
 use super::{Chunk, Keys, slots::slot};
 use crate::device::{Client, array, cubes, empty, exact, threads};
 use crate::exact::Exact;
+use crate::precision::operand;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use hardy_numerics::Precision;
 
 /// The products times `factor`, `[slots, heads, keys]`; what a slot does not see is left as it is.
 pub(super) fn scores<R: Runtime>(
@@ -48,6 +50,7 @@ pub(super) fn scores<R: Runtime>(
             tiles as u32,
             all as u32,
             factor,
+            heads.precision,
         );
     } else {
         let (count_of_cubes, shape) = threads(chunk.elements());
@@ -69,6 +72,7 @@ pub(super) fn scores<R: Runtime>(
             window,
             keys,
             factor,
+            heads.precision,
         );
     }
     out
@@ -90,6 +94,7 @@ fn one_kernel(
     window: u32,
     keys: u32,
     factor: f32,
+    #[comptime] precision: Precision,
 ) {
     let index = ABSOLUTE_POS as u32;
     let (key, row) = (index % keys, index / keys);
@@ -101,7 +106,8 @@ fn one_kernel(
             let place = ((slot.key(key) * (heads / group) + head / group) * dim) as usize;
             let mut sum = f32::new(0.0);
             for i in 0usize..dim as usize {
-                sum = e.mul_add(q[query + i], k[place + i], sum);
+                let factors = (operand(q[query + i], precision), operand(k[place + i], precision));
+                sum = e.mul_add(factors.0, factors.1, sum);
             }
             out[ABSOLUTE_POS] = sum * factor;
         }
@@ -125,6 +131,7 @@ fn tile_kernel(
     tiles: u32,
     cubes: u32,
     factor: f32,
+    #[comptime] precision: Precision,
 ) {
     let cube = CUBE_POS as u32;
     if cube < cubes {
@@ -161,8 +168,8 @@ fn tile_kernel(
                             key = k[(place * dim + begin + term) as usize];
                         }
                     }
-                    q_tile[(term * 65u32 + row) as usize] = query;
-                    k_tile[(term * 65u32 + row) as usize] = key;
+                    q_tile[(term * 65u32 + row) as usize] = operand(query, precision);
+                    k_tile[(term * 65u32 + row) as usize] = operand(key, precision);
                 }
                 sync_cube();
                 for term in 0usize..16usize {

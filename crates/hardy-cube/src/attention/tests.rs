@@ -21,10 +21,20 @@ impl Pass {
     fn new(segments: &[(usize, Option<usize>)], [query, kv, dim]: [usize; 3], window: usize) -> Self {
         let tokens: usize = segments.iter().map(|segment| segment.0).sum();
         let (rows, table) = addresses(tokens);
-        let heads = Heads { query, kv, dim, window };
+        let heads = Heads { query, kv, dim, window, precision: Precision::F32 };
         let [q, k, v] =
             [(1, query), (2, kv), (3, kv)].map(|(seed, heads)| numbers(seed, tokens * heads * dim));
         Self { segments: segments.to_vec(), heads, q, k, v, rows, table }
+    }
+
+    /// The same in bfloat16.
+    fn narrow(mut self) -> Self {
+        self.heads.precision = Precision::Bf16;
+        self
+    }
+
+    fn see(&self, x: f32) -> f32 {
+        self.heads.precision.operand(x)
     }
 
     fn tokens(&self) -> usize {
@@ -63,7 +73,8 @@ impl Pass {
             &a[row * query * dim + head * dim..][..dim],
             &b[key * kv * dim + head / (query / kv) * dim..][..dim],
         );
-        let terms: Vec<(f32, f32)> = a.iter().copied().zip(b.iter().copied()).collect();
+        let terms: Vec<(f32, f32)> =
+            a.iter().map(|&a| self.see(a)).zip(b.iter().map(|&b| self.see(b))).collect();
         plain::chain(fused, &terms, None)
     }
 
@@ -102,7 +113,7 @@ impl Pass {
                 total += link;
                 link = 0.0;
             }
-            link = plain::mul_add(fused, p, term(j), link);
+            link = plain::mul_add(fused, self.see(p), self.see(term(j)), link);
         }
         total + link
     }
@@ -187,6 +198,7 @@ fn passes() -> Vec<Pass> {
         Pass::new(&[(70, None), (9, Some(0)), (66, Some(0)), (1, None)], [4, 2, 24], usize::MAX),
         Pass::new(&[(70, None), (40, Some(0)), (30, None)], [2, 2, 8], 37),
         Pass::new(&[(530, None), (20, Some(0))], [1, 1, 4], usize::MAX),
+        Pass::new(&[(70, None), (40, Some(0)), (30, None)], [2, 1, 20], 50).narrow(),
     ]
 }
 
@@ -221,8 +233,8 @@ fn a_cached_pass_equals_the_full_one_to_the_bit() {
     let (prompt, lengths) = (67, [12, 5]);
     let mut pass =
         Pass::new(&[(prompt, None), (lengths[0], Some(0)), (lengths[1], Some(0))], [4, 2, 8], usize::MAX);
-    for window in [usize::MAX, 30] {
-        pass.heads.window = window;
+    for (window, precision) in [(usize::MAX, Precision::F32), (30, Precision::F32), (40, Precision::Bf16)] {
+        pass.heads = Heads { window, precision, ..pass.heads };
         for rules in [no_rules(), all_rules()] {
             let full = pass.run(&client, &rules);
             let (query, kv) = (pass.heads.query_width(), pass.heads.kv_width());
@@ -316,8 +328,9 @@ fn gradients(
                         dq[of] = pass.mix(fused, &ds, seen.start, key);
                         for (i, j) in seen.clone().enumerate() {
                             let to = (j * query + head) * dim + c;
-                            links_v[to] = plain::mul_add(fused, perturbed[i], dy[of], links_v[to]);
-                            links_k[to] = plain::mul_add(fused, ds[i], pass.q[of], links_k[to]);
+                            let see = |x: f32| pass.see(x);
+                            links_v[to] = plain::mul_add(fused, see(perturbed[i]), see(dy[of]), links_v[to]);
+                            links_k[to] = plain::mul_add(fused, see(ds[i]), see(pass.q[of]), links_k[to]);
                         }
                     }
                 }
@@ -377,7 +390,7 @@ fn gradients_are_those_of_the_cpu_to_the_bit() {
 #[test]
 fn gradients_of_keys_are_added_over_heads_and_segments() {
     let client = client();
-    let heads = Heads { query: 4, kv: 2, dim: 3, window: usize::MAX };
+    let heads = Heads { query: 4, kv: 2, dim: 3, window: usize::MAX, precision: Precision::F32 };
     let (tokens, expanded) = (5, 8);
     let x = numbers(1, expanded * heads.query_width());
     // Rows 0 and 1 are a prefix of two segments.

@@ -81,6 +81,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl From<hardy_numerics::Precision> for Precision {
+    /// That of the operands of products.
+    fn from(precision: hardy_numerics::Precision) -> Self {
+        match precision {
+            hardy_numerics::Precision::F32 => Self::F32,
+            hardy_numerics::Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl Precision {
     /// The name of its type.
     pub fn name(self) -> &'static str {

@@ -18,7 +18,7 @@ use hardy_train::{
     sequence::{Packed, Sequence},
 };
 
-use super::dump::{Dump, Entry, Matrix};
+use super::dump::{Dump, Entry, Matrix, Precision};
 use crate::{error::LabError, evaluate::rules_toml};
 
 /// Tokens of a pass.
@@ -149,7 +149,7 @@ pub fn record<B: NoisyBackend>(
         ("step", step.to_string()),
         ("phase", Phase::Train.name().to_owned()),
         ("loss", loss.to_string()),
-        ("precision", "float32".to_owned()),
+        ("precision", Precision::from(decoder.blueprint.precision).name().to_owned()),
         ("simd", hardy_numerics::simd::level().to_owned()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];

@@ -152,7 +152,9 @@ fn tolerance(a: &Dump, b: &Dump, how: Options) -> (f64, String) {
         return (0.0, format!("Hardy promises the same bits on every {x}"));
     }
     let coarsest = [a, b].into_iter().flat_map(|dump| dump.entries.iter().map(|entry| entry.precision)).max();
-    let coarsest = coarsest.unwrap_or(Precision::F32);
+    // Where the last bits of a sum differ, the next product may see the neighbour of an operand.
+    let narrow = [a, b].into_iter().any(|dump| dump.fact("precision") == Some(Precision::Bf16.name()));
+    let coarsest = if narrow { Precision::Bf16 } else { coarsest.unwrap_or(Precision::F32) };
     let tolerance = match coarsest {
         Precision::F32 => 1e-5,
         Precision::F16 => 5e-3,

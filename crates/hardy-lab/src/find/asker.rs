@@ -134,7 +134,7 @@ impl<'a, B: NoisyBackend> Asker<'a, B> {
     /// `rows` rows at `site`, as far as errors are concerned.
     fn at(&self, site: usize, rows: usize) -> At {
         let rows: Rows = (0..rows as u32).map(|position| Row { sequence: 1, position }).collect();
-        self.noise.at(SiteId(site), &rows)
+        self.decoder.at(self.noise, SiteId(site), &rows)
     }
 }
 

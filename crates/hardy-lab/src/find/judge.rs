@@ -132,7 +132,8 @@ pub fn random_model<B: NoisyBackend>(like: &Policy<B>, device: &B::Device) -> Re
     config.eos_token_ids.clone_from(&own.eos_token_ids);
     let blueprint = Blueprint::new(&config);
     let tensors = initial_weights(&blueprint, 1);
-    Ok(Policy { decoder: Decoder::from_host(blueprint, tensors, device), ..like.clone() })
+    let decoder = Decoder::from_host(blueprint, tensors, device);
+    Ok(Policy { decoder, ..like.clone() }.in_precision(like.decoder.blueprint.precision))
 }
 
 /// How the method is judged: faults of every kind and strength in every model, and looks at healthy machines.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use hardy_numerics::ErrorEnergy;
+use hardy_numerics::{ErrorEnergy, Precision};
 use hardy_ops::{NoisyBackend, Pass, Receipt};
 use hardy_train::reward::Extraction;
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,9 @@ pub struct GridRecord {
     pub model: String,
     /// The data, as it was named.
     pub data: String,
+    /// The arithmetic of every product.
+    #[serde(default)]
+    pub precision: Precision,
     /// Problems.
     pub n: usize,
     /// Draws of every random error.
@@ -211,6 +214,7 @@ impl GridRecord {
             metric: grid.metric.name().to_owned(),
             model: String::new(),
             data: String::new(),
+            precision: grid.setting.policy.decoder.blueprint.precision,
             n: grid.setting.problems.len(),
             draws: grid.draws,
             seed: grid.seed,
@@ -287,6 +291,7 @@ pub(crate) mod made_up {
             metric: "nll".to_owned(),
             model: "made up".to_owned(),
             data: "nothing".to_owned(),
+            precision: Precision::F32,
             n: 10,
             draws: 1,
             seed: 0,

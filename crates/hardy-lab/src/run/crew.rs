@@ -96,7 +96,7 @@ impl Crew {
         let own = Identity {
             build: build.replace('\n', " ").trim().to_owned(),
             processor: self.processor.clone(),
-            config: lines,
+            config: format!("precision {}\n{lines}", policy.decoder.blueprint.precision),
             model: hash_of(weights),
             data: hash_of(problems.map(|problem| (problem.id, &problem.question, &problem.truth))),
         };

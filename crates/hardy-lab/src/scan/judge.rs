@@ -77,6 +77,7 @@ mod tests {
             model: "m".into(),
             fingerprint: "f".into(),
             format: "mxfp4".into(),
+            precision: hardy_numerics::Precision::F32,
             layers: rows.len(),
             thresholds: USUAL_THRESHOLDS,
             flagged_layers: Vec::new(),

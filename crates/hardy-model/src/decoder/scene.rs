@@ -64,6 +64,6 @@ impl<'a, B: NoisyBackend> Scene<'a, B> {
 
     /// A site's errors for the rows of the pass.
     pub(super) fn at(&self, site: SiteId) -> At {
-        self.noise.at(site, &self.batch.rows)
+        self.weights.decoder().at(self.noise, site, &self.batch.rows)
     }
 }

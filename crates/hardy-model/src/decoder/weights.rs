@@ -26,6 +26,11 @@ impl<'a, B: NoisyBackend> Weights<'a, B> {
         Self { decoder, frozen: None }
     }
 
+    /// The decoder whose weights these are.
+    pub fn decoder(&self) -> &'a Decoder<B> {
+        self.decoder
+    }
+
     /// The same, frozen.
     pub fn frozen(self, frozen: &'a Frozen<'a, B>) -> Self {
         Self { frozen: Some(frozen), ..self }

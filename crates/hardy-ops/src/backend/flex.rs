@@ -1,6 +1,6 @@
 //! The host's backend: the kernels of [`crate::ops`] on its own memory.
 
-use std::ops::Deref;
+use std::{convert::Infallible, ops::Deref};
 
 use burn_flex::{Flex, FlexDevice, FlexTensor};
 use burn_tensor::{Bytes, DType, TensorData, bf16};
@@ -58,6 +58,7 @@ impl NoisyBackend for Flex {
 
     type Host = FlexHost;
     type Cache = HostCache;
+    type Underway = Infallible;
 
     fn host(x: &FlexTensor) -> FlexHost {
         narrow::widened(x).map_or_else(|| FlexHost::Shared(x.to_contiguous()), FlexHost::Widened)
@@ -89,6 +90,14 @@ impl NoisyBackend for Flex {
 
     fn new_cache(places: [Places; 2], _: &FlexTensor) -> HostCache {
         HostCache::new(places)
+    }
+
+    fn arrived(drawn: &Infallible) -> Vec<Option<Drawn>> {
+        match *drawn {}
+    }
+
+    fn rows_of_drawn(_: &FlexTensor, drawn: &Infallible, _: &[u32]) -> FlexTensor {
+        match *drawn {}
     }
 
     fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {

@@ -36,6 +36,7 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     type Host = B::Host;
     type Cache = B::Cache;
+    type Underway = B::Underway;
 
     fn host(x: &Primitive<Self>) -> B::Host {
         B::host(&x.primitive)
@@ -59,6 +60,27 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
 
     fn sample(logits: &Primitive<Self>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
         B::sample(&logits.primitive, rows, how, key)
+    }
+
+    fn draws_there(how: &Sampler) -> bool {
+        B::draws_there(how)
+    }
+
+    fn sample_there(
+        logits: &Primitive<Self>,
+        rows: &[Row],
+        how: &Sampler,
+        key: NoiseKey,
+    ) -> Option<B::Underway> {
+        B::sample_there(&logits.primitive, rows, how, key)
+    }
+
+    fn arrived(drawn: &B::Underway) -> Vec<Option<Drawn>> {
+        B::arrived(drawn)
+    }
+
+    fn rows_of_drawn(w: &Primitive<Self>, drawn: &B::Underway, chosen: &[u32]) -> Primitive<Self> {
+        Self::from_inner(B::rows_of_drawn(&w.primitive, drawn, chosen))
     }
 
     fn accumulate(x: Primitive<Self>, y: Primitive<Self>) -> Primitive<Self> {

@@ -1,5 +1,7 @@
 //! Attention and its gradients.
 
+use burn_tensor::ops::IntTensor;
+
 use super::{
     inject, is_for_host,
     kernels::Kernels,
@@ -9,6 +11,7 @@ use crate::{
     at::{At, Operand},
     backend::{Primitive, shape_of},
     ops::attention::{self, Angles, AttentionAt, Heads, KvPass, Segments},
+    rows::Rows,
     site::Point,
 };
 
@@ -69,6 +72,29 @@ pub fn forward_cached<B: Kernels>(
     inject::rows::<B>(&at.values, Point::Output, Operand::Lhs, y)
 }
 
+/// The rows of keys that segments see, segment by segment.
+#[derive(Clone)]
+struct Expanded<B: Kernels> {
+    /// Those of a pass.
+    of: Rows,
+    rows: Rows,
+    /// How their gradients are added up.
+    order: IntTensor<B>,
+}
+
+/// Computed once for all layers of a pass over `of`.
+fn expanded<B: Kernels>(segments: &Segments, of: &Rows, device: &B::Device) -> Expanded<B> {
+    let new = || {
+        let all = (0..segments.len()).flat_map(|index| segments.prefix(index).chain(segments.rows(index)));
+        let all: Vec<usize> = all.collect();
+        let named: Vec<u32> = all.iter().map(|&row| row as u32).collect();
+        let order = table::<B>(scatter_order(&named, of.len()), device);
+        Expanded { of: of.clone(), rows: of.select(all), order }
+    };
+    let kept = segments.expanded_on_device().get(device, new);
+    if kept.of.are(of) { kept } else { new() }
+}
+
 /// Gradients with respect to queries, keys and values.
 pub fn backward<B: Kernels>(
     qkv: [&Primitive<B>; 3],
@@ -86,13 +112,8 @@ pub fn backward<B: Kernels>(
     let [dq, dk, dv] = B::attend_backward(seen.each_ref(), grad, heads, segments, at);
     look_within(at, |again| attention::backward::<B>(qkv, grad, angles, heads, segments, again));
     let dq = inject::rows::<B>(&at.scores, Point::GradInput, Operand::Lhs, dq);
-    let device = B::float_device(&dq);
-    let expanded: Vec<usize> =
-        (0..segments.len()).flat_map(|index| segments.prefix(index).chain(segments.rows(index))).collect();
-    let tokens = shape_of::<B>(&dq)[0];
-    let named: Vec<u32> = expanded.iter().map(|&row| row as u32).collect();
-    let order = table::<B>(scatter_order(&named, tokens), &device);
-    let rows = at.scores.rows().select(expanded);
+    let (device, tokens) = (B::float_device(&dq), shape_of::<B>(&dq)[0]);
+    let Expanded { rows, order, .. } = expanded::<B>(segments, at.scores.rows(), &device);
     let add_up = |x: Primitive<B>, of: &At| {
         let x = inject::rows::<B>(&of.for_rows(&rows), Point::GradInput, Operand::Rhs, x);
         B::add_heads(&x, heads, &order, tokens)

@@ -5,7 +5,10 @@ mod cache;
 
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, IntElement,
-    cubecl::server::{ComputeServer, Handle},
+    cubecl::{
+        client::ComputeClient,
+        server::{ComputeServer, Handle},
+    },
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
@@ -19,9 +22,11 @@ use hardy_cube::{
     rule::{self, Error},
     sample, swiglu, tally,
 };
-use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Row};
+use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Precision, Row};
 
-use super::{Kernels, Layout, Place, embedding, head, inject, linear, norm as norms, silu};
+use super::{
+    Ending, Kernels, Layout, Place, embedding, head, inject, linear, norm as norms, silu, tables::table,
+};
 use crate::{
     at::At,
     backend::{Grads, NoisyBackend},
@@ -83,6 +88,7 @@ where
 {
     type Host = Vec<f32>;
     type Cache = CubeCache;
+    type Underway = CubeDrawn<R>;
 
     fn host(x: X<R>) -> Vec<f32> {
         let read = burn_tensor::try_read_sync(Self::float_into_data(x.clone()));
@@ -99,13 +105,33 @@ where
     }
 
     fn sample(logits: X<R>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> {
-        let truncated = how.top_k > 0 || how.top_p < 1.0;
-        if truncated && how.temperature != 0.0 {
-            return draw::<Self>(logits, rows, how, key);
+        match Self::sample_there(logits, rows, how, key) {
+            Some(drawn) => Self::arrived(&drawn),
+            None => draw::<Self>(logits, rows, how, key),
         }
-        let rows: Rows = rows.into();
-        let rows = rows.table::<Self>(Pass::Forward, &logits.device);
-        <Self as Kernels>::sample(logits, &rows, how.temperature, key)
+    }
+
+    fn draws_there(how: &Sampler) -> bool {
+        how.temperature == 0.0 || (how.top_k == 0 && how.top_p >= 1.0)
+    }
+
+    fn sample_there(logits: X<R>, rows: &[Row], how: &Sampler, key: NoiseKey) -> Option<CubeDrawn<R>> {
+        Self::draws_there(how).then(|| {
+            let rows: Rows = rows.into();
+            let rows = rows.table::<Self>(Pass::Forward, &logits.device);
+            Self::draw(logits, &rows, how.temperature, key)
+        })
+    }
+
+    fn arrived(drawn: &CubeDrawn<R>) -> Vec<Option<Drawn>> {
+        drawn.read()
+    }
+
+    fn rows_of_drawn(w: X<R>, drawn: &CubeDrawn<R>, chosen: &[u32]) -> CubeTensor<R> {
+        let (table, [height, width]) = (table::<Self>(chosen.to_vec(), &w.device), dims(w));
+        let sizes = [height, width, drawn.rows, chosen.len()];
+        let found = rows::gather_by(&w.client, &handle(w), &drawn.ids, &handle(&table), sizes);
+        tensor(found, [chosen.len(), width], w)
     }
 
     composed! {
@@ -191,19 +217,45 @@ where
         tally::read(&tally.client, tally.handle.clone())
     }
 
-    fn matmul(a: X<R>, b: X<R>, layout: Layout) -> CubeTensor<R> {
+    fn fuses(what: &Perturbation) -> bool {
+        matmul::fuses(what)
+    }
+
+    fn matmul(
+        a: X<R>,
+        b: X<R>,
+        layout: Layout,
+        precision: Precision,
+        ending: &Ending<Self>,
+    ) -> CubeTensor<R> {
         let ([m, k], [b0, b1]) = (dims(a), dims(b));
         let (layout, n) = match layout {
             Layout::Nn => (matmul::Layout::NN, b1),
             Layout::Nt => (matmul::Layout::NT, b0),
         };
-        tensor(matmul::matmul(&a.client, &handle(a), &handle(b), [m, k, n], layout), [m, n], a)
+        let bias = ending.bias.map(handle);
+        let noise = ending.noise.as_ref().map(|noise| {
+            let (what, keys) = noise.error;
+            (Error { what, keys }, handle(&noise.rows), noise.tally.as_ref().map(handle))
+        });
+        let noise =
+            noise.as_ref().map(|(error, rows, tally)| matmul::Noise { error, rows, tally: tally.as_ref() });
+        let (factors, ends) = ([a, b].map(handle), matmul::Epilogue { bias: bias.as_ref(), noise });
+        let y = matmul::matmul(&a.client, factors.each_ref(), [m, k, n], layout, precision, ends);
+        tensor(y, [m, n], a)
     }
 
-    fn add_product(a: X<R>, b: X<R>, runs: X<R>, sum: Option<CubeTensor<R>>) -> CubeTensor<R> {
+    fn add_product(
+        a: X<R>,
+        b: X<R>,
+        precision: Precision,
+        runs: X<R>,
+        sum: Option<CubeTensor<R>>,
+    ) -> CubeTensor<R> {
         let ([k, m], [_, n], table) = (dims(a), dims(b), handle(runs));
         let (sizes, sum) = ([m, k, n], sum.map(owned));
-        let sum = matmul::add_product(&a.client, &handle(a), &handle(b), sizes, runs_of(runs, &table), sum);
+        let (factors, runs) = ([a, b].map(handle), runs_of(runs, &table));
+        let sum = matmul::add_product(&a.client, factors.each_ref(), sizes, precision, runs, sum);
         tensor(sum, [m, n], a)
     }
 
@@ -327,25 +379,38 @@ where
         tensor(sums, [height, width], x)
     }
 
-    fn sample(logits: X<R>, rows: X<R>, temperature: f32, key: NoiseKey) -> Vec<Option<Drawn>> {
-        let client = &logits.client;
-        let (ids, scores) =
-            sample::sample(client, &handle(logits), dims(logits), &handle(rows), key, temperature);
-        // The one wait for a token.
-        let read = client.read(vec![ids, scores]);
+    fn draw(logits: X<R>, rows: X<R>, temperature: f32, key: NoiseKey) -> CubeDrawn<R> {
+        let (client, shape) = (logits.client.clone(), dims(logits));
+        let (ids, scores) = sample::sample(&client, &handle(logits), shape, &handle(rows), key, temperature);
+        CubeDrawn { ids, scores, rows: shape[0], client }
+    }
+}
+
+/// Tokens that a device has drawn, and their log-probabilities.
+pub struct CubeDrawn<R: CubeRuntime> {
+    ids: Handle,
+    scores: Handle,
+    rows: usize,
+    client: ComputeClient<R>,
+}
+
+impl<R: CubeRuntime> CubeDrawn<R> {
+    /// The one wait for a token.
+    fn read(&self) -> Vec<Option<Drawn>> {
+        let read = self.client.read(vec![self.ids.clone(), self.scores.clone()]);
         let word =
             |bytes: &[u8], i: usize| bytes[4 * i..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
         let one = |row| {
             let id = word(&read[0], row);
             (id != u32::MAX).then(|| (id, f32::from_bits(word(&read[1], 2 * row))))
         };
-        (0..dims(logits)[0]).map(one).collect()
+        (0..self.rows).map(one).collect()
     }
 }
 
 /// Where a tensor was that is changed in place.
 struct Like<R: CubeRuntime> {
-    client: burn_cubecl::cubecl::client::ComputeClient<R>,
+    client: ComputeClient<R>,
     device: R::Device,
 }
 

@@ -7,6 +7,7 @@ use burn_tensor::{Tensor, TensorPrimitive};
 use super::{
     inject, is_for_host,
     kernels::{Kernels, Layout},
+    product::{Ending, product},
     tables::table,
 };
 use crate::{
@@ -48,12 +49,11 @@ impl<'a, B: Kernels> Seen<'a, B> {
     /// The rows `range` of the input, their logits, and their addresses.
     fn logits(&self, range: &Range<usize>, at: &At) -> ([Primitive<B>; 2], Rows) {
         let x = slice::<B>(&self.x, range);
-        let z = B::matmul(&x, &self.w, Layout::Nt);
         let rows = match *range == (0..at.rows().len()) {
             true => at.rows().clone(),
             false => at.rows().addresses()[range.clone()].iter().copied().collect(),
         };
-        let z = inject::rows::<B>(&at.for_rows(&rows), Point::Output, Operand::Lhs, z);
+        let z = product::<B>(&at.for_rows(&rows), Point::Output, [&x, &self.w], Layout::Nt, None);
         ([x, z], rows)
     }
 
@@ -105,11 +105,11 @@ pub fn backward<B: Kernels>(
             let grad = slice::<B>(grad, &range);
             let dz = B::log_probs_backward(z, &seen.targets(&range), seen.temperature, &grad);
             if needs[0] {
-                dx.push(B::matmul(&dz, &seen.w, Layout::Nn));
+                dx.push(B::matmul(&dz, &seen.w, Layout::Nn, at.precision(), &Ending::NOTHING));
             }
             if needs[1] {
                 let runs = rows.runs_on::<B>(run_rows(shape_of::<B>(w)[0]), &B::float_device(&dz));
-                dw = Some(B::add_product(&dz, &x, &runs, dw.take()));
+                dw = Some(B::add_product(&dz, &x, at.precision(), &runs, dw.take()));
             }
         }
         dw

@@ -1,7 +1,7 @@
 //! Errors between the primitives: on the rows of an activation, on a weight, on the gradient of one. A rule without a kernel
 //! is injected on the host, into that tensor alone.
 
-use burn_tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Tensor, TensorPrimitive, ops::IntTensor};
 use hardy_numerics::ErrorEnergy;
 
 use super::kernels::{Kernels, Place};
@@ -14,15 +14,32 @@ use crate::{
 
 /// `x`, `[rows, width]`, with the errors of `point`, shown to a tap that wants it.
 pub(super) fn rows<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>) -> Primitive<B> {
-    let x = injected::<B>(at, point, operand, x);
+    rows_after::<B>(at, point, operand, x, 0)
+}
+
+/// The same where `x` has the first `done` of the errors already; of them a device has a kernel for all.
+pub(super) fn rows_after<B: Kernels>(
+    at: &At,
+    point: Point,
+    operand: Operand,
+    x: Primitive<B>,
+    done: usize,
+) -> Primitive<B> {
+    let x = injected::<B>(at, point, operand, x, done);
     if at.keeps_rows(point, operand) {
         at.keep_rows(point, operand, 0, shape_of::<B>(&x)[1], &B::host(&x));
     }
     x
 }
 
-fn injected<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>) -> Primitive<B> {
-    let (shape @ [_, width], errors) = (shape_of::<B>(&x), at.injections(point));
+fn injected<B: Kernels>(
+    at: &At,
+    point: Point,
+    operand: Operand,
+    x: Primitive<B>,
+    done: usize,
+) -> Primitive<B> {
+    let (shape @ [_, width], errors) = (shape_of::<B>(&x), &at.injections(point)[done..]);
     if errors.is_empty() {
         return x;
     }
@@ -32,16 +49,28 @@ fn injected<B: Kernels>(at: &At, point: Point, operand: Operand, x: Primitive<B>
         return B::upload(host, shape, &x);
     }
     let device = B::float_device(&x);
-    let addresses = at.rows().table::<B>(point.pass(), &device);
-    let elements = at.rows().counted(point.pass()) * width as u64;
     errors.iter().fold(x, |x, error| {
-        let tally = tally::<B>(at, error, point, &device);
-        if tally.is_some() {
-            let calls = at.calls(point, operand);
-            error.tally.add(calls, elements, error.perturbation.scale(), ErrorEnergy::default());
-        }
+        let (addresses, tally) = addressed::<B>(at, error, point, width, operand, &device);
         B::perturb_rows(x, &addresses, (error.perturbation, error.keys[operand as usize]), tally.as_ref())
     })
+}
+
+/// The addresses of the rows that an error falls on, each `width` wide, and its tally, in which they are counted.
+pub(super) fn addressed<B: Kernels>(
+    at: &At,
+    error: &Injection,
+    point: Point,
+    width: usize,
+    operand: Operand,
+    device: &B::Device,
+) -> (IntTensor<B>, Option<Primitive<B>>) {
+    let tally = tally::<B>(at, error, point, device);
+    if tally.is_some() {
+        let elements = at.rows().counted(point.pass()) * width as u64;
+        let calls = at.calls(point, operand);
+        error.tally.add(calls, elements, error.perturbation.scale(), ErrorEnergy::default());
+    }
+    (at.rows().table::<B>(point.pass(), device), tally)
 }
 
 /// `x`, a weight or the gradient of one, with the errors of `point`.

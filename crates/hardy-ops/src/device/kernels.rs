@@ -1,14 +1,12 @@
 //! What a device computes by itself.
 
 use burn_tensor::ops::{FloatTensor, IntTensor};
-use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation};
+use hardy_numerics::{ErrorEnergy, Keys, NoiseKey, Perturbation, Precision};
 
+use super::product::Ending;
 use crate::{
     backend::{NoisyBackend, Primitive},
-    ops::{
-        attention::{AttentionAt, Heads, HostCache, KvPass, Segments},
-        sample::Drawn,
-    },
+    ops::attention::{AttentionAt, Heads, HostCache, KvPass, Segments},
 };
 
 /// What an error falls on.
@@ -57,14 +55,25 @@ pub trait Kernels: NoisyBackend {
     /// What a tally holds; waits for the device.
     fn read_tally(tally: &Primitive<Self>) -> ErrorEnergy;
 
-    /// The product of two matrices, every element a chain of fused multiply-adds in links of 512, as on the host.
-    fn matmul(a: &Primitive<Self>, b: &Primitive<Self>, layout: Layout) -> Primitive<Self>;
+    /// Whether a product can inject errors of this kind as it is stored.
+    fn fuses(what: &Perturbation) -> bool;
+
+    /// The product of two matrices and what `ending` makes of it, every element a chain of fused multiply-adds in links of
+    /// 512, as on the host.
+    fn matmul(
+        a: &Primitive<Self>,
+        b: &Primitive<Self>,
+        layout: Layout,
+        precision: Precision,
+        ending: &Ending<Self>,
+    ) -> Primitive<Self>;
 
     /// `aᵀ·b` of `a` `[rows, m]` and `b` `[rows, n]`, every run of rows a link; added to `sum` where there is one. `runs` are
     /// the first row of each and the end of the last.
     fn add_product(
         a: &Primitive<Self>,
         b: &Primitive<Self>,
+        precision: Precision,
         runs: &IntTensor<Self>,
         sum: Option<Primitive<Self>>,
     ) -> Primitive<Self>;
@@ -178,10 +187,10 @@ pub trait Kernels: NoisyBackend {
     ) -> Primitive<Self>;
 
     /// The next token of every row: greedy at temperature 0, else for the uniform number of `key` at the row's address.
-    fn sample(
+    fn draw(
         logits: &Primitive<Self>,
         rows: &IntTensor<Self>,
         temperature: f32,
         key: NoiseKey,
-    ) -> Vec<Option<Drawn>>;
+    ) -> Self::Underway;
 }

@@ -3,6 +3,7 @@
 use super::{
     inject, is_for_host,
     kernels::{Kernels, Layout},
+    product::product,
 };
 use crate::{
     at::{At, Operand},
@@ -23,7 +24,7 @@ pub fn forward<B: Kernels>(
     if is_for_host(at) {
         return linear::forward::<B>(x, w, b, at);
     }
-    product::<B>(x, &inject::flat::<B>(at, Point::Weight, w.clone()), b, at)
+    seen::<B>(x, &inject::flat::<B>(at, Point::Weight, w.clone()), b, at)
 }
 
 /// The weight with its errors, as it lies: `[out, in]`.
@@ -41,22 +42,13 @@ pub fn forward_frozen<B: Kernels>(
     if is_for_host(at) {
         return linear::forward::<B>(x, frozen, b, &at.after_weight());
     }
-    product::<B>(x, frozen, b, at)
+    seen::<B>(x, frozen, b, at)
 }
 
 /// `x·wᵀ + b` with the errors of input and output, the weight having its own.
-fn product<B: Kernels>(
-    x: &Primitive<B>,
-    w: &Primitive<B>,
-    b: Option<&Primitive<B>>,
-    at: &At,
-) -> Primitive<B> {
+fn seen<B: Kernels>(x: &Primitive<B>, w: &Primitive<B>, b: Option<&Primitive<B>>, at: &At) -> Primitive<B> {
     let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
-    let mut y = B::matmul(&x, w, Layout::Nt);
-    if let Some(b) = b {
-        y = B::float_add(y, b.clone());
-    }
-    inject::rows::<B>(at, Point::Output, Operand::Lhs, y)
+    product::<B>(at, Point::Output, [&x, w], Layout::Nt, b)
 }
 
 /// `∂x = ∂y·W`, `∂W = ∂yᵀ·x` and `∂b = Σ ∂y`.
@@ -76,14 +68,13 @@ pub fn backward<B: Kernels>(
     let again = at.again();
     let dx = needs[0].then(|| {
         let w = inject::flat::<B>(&again, Point::Weight, w.clone());
-        let dx = B::matmul(grad, &w, Layout::Nn);
-        inject::rows::<B>(at, Point::GradInput, Operand::Lhs, dx)
+        product::<B>(at, Point::GradInput, [grad, &w], Layout::Nn, None)
     });
     assert_eq!(at.rows().len(), shape_of::<B>(grad)[0], "an address for every row");
     let runs = at.rows().runs_on::<B>(CHAIN, &B::float_device(grad));
     let dw = needs[1].then(|| {
         let x = inject::rows::<B>(&again, Point::Input, Operand::Lhs, x.clone());
-        at.gradient_there::<B>(Of::Weight, |sum| B::add_product(grad, &x, &runs, sum))
+        at.gradient_there::<B>(Of::Weight, |sum| B::add_product(grad, &x, at.precision(), &runs, sum))
     });
     let db = needs[2].then(|| at.gradient_there::<B>(Of::Bias, |sum| B::add_columns(grad, &runs, sum)));
     [dx, dw.flatten(), db.flatten()]

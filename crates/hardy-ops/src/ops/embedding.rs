@@ -49,6 +49,16 @@ pub fn frozen_embedding<B: NoisyBackend>(frozen: Tensor<B, 2>, ids: &[u32], at: 
     embedding(frozen, ids, &at.after_weight())
 }
 
+/// The rows of a `frozen` table for tokens that were drawn on the device and nobody has seen, of the rows `chosen`; without the
+/// errors of the output. Not differentiable.
+pub fn embedding_of_drawn<B: NoisyBackend>(
+    frozen: Tensor<B, 2>,
+    drawn: &B::Underway,
+    chosen: &[u32],
+) -> Tensor<B, 2> {
+    tensor(B::rows_of_drawn(&primitive(frozen), drawn, chosen))
+}
+
 /// The table `w` `[vocab, width]` with its errors.
 pub fn frozen_table<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let shape @ [_, width] = shape_of::<B>(w);

@@ -81,7 +81,7 @@ impl<B: NoisyBackend> Seen<'_, B> {
         z
     }
 
-    /// The gradients of the logits of `count` rows, `grad` `[tokens, 2]` being that of all log-probabilities and entropies.
+    /// The gradients of the logits of `count` rows as products see them, `grad` `[tokens, 2]` being that of all log-probabilities and entropies.
     fn logit_gradients(
         &self,
         first: usize,
@@ -102,6 +102,7 @@ impl<B: NoisyBackend> Seen<'_, B> {
                 }
             },
         );
+        self.at.precision().round(&mut dz);
         dz
     }
 }
@@ -117,7 +118,7 @@ pub fn forward<B: NoisyBackend>(
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let x_host = B::host(x);
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
     let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());
     for (index, y) in y.chunks_mut(2 * seen.chunk()).enumerate() {
@@ -151,7 +152,7 @@ pub fn backward<B: NoisyBackend>(
 ) -> Grads<B, 2> {
     let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (x_host, grad_host, again) = (B::host(x), B::host(grad), at.again());
-    let (x_seen, w_seen) = (again.input(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, &again));
+    let (x_seen, w_seen) = (again.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, &again));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
     let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
     let mut go_back = |mut dw: Option<&mut [f32]>| {

@@ -2,7 +2,9 @@
 //! and at ∂W.
 //!
 //! Errors are passed straight through: ∂x uses the weight that the product saw, ∂W the input that it saw, and
-//! neither sees a derivative of the error itself.
+//! neither sees a derivative of the error itself. What a product sees of its operands its precision says, after the errors.
+
+use std::borrow::Cow;
 
 use burn_tensor::Tensor;
 use rayon::prelude::*;
@@ -55,7 +57,7 @@ pub fn frozen_linear<B: NoisyBackend>(
 pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let [outer, inner] = shape_of::<B>(w);
     let w_host = B::host(w);
-    let seen = errors.weight(inner, &w_host);
+    let seen = errors.weight_factor(inner, &w_host);
     B::upload(transposed(&seen, [outer, inner]), [inner, outer], w)
 }
 
@@ -89,7 +91,7 @@ pub fn forward_frozen<B: NoisyBackend>(
     let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
     let (x_host, w_seen) = (B::host(x), Weight::<B>::stored(frozen));
     at.watch().input(inner, &x_host);
-    let x_seen = at.input(Operand::Lhs, inner, &x_host);
+    let x_seen = at.factor(Operand::Lhs, inner, &x_host);
     let x_mat = Mat::new(&x_seen, tokens, inner, inner);
     let y = multiply(at, Point::Output, x_mat, w_seen.factor(inner, outer));
     finish::<B>(y, outer, b, x, at)
@@ -105,7 +107,7 @@ pub fn forward<B: NoisyBackend>(
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let x_host = B::host(x);
     at.watch().input(inner, &x_host);
-    let (x_seen, w_seen) = (at.input(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
+    let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
     let x_mat = Mat::new(&x_seen, tokens, inner, inner);
     let y = multiply(at, Point::Output, x_mat, w_seen.factor(outer, inner).t());
     finish::<B>(y, outer, b, x, at)
@@ -138,7 +140,8 @@ pub fn backward<B: NoisyBackend>(
 ) -> Grads<B, 3> {
     let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
     let (at_again, grad_host) = (at.again(), B::host(grad));
-    let dy = Mat::new(&grad_host, tokens, outer, outer);
+    let grad_seen = at.precision().operands(Cow::Borrowed(&grad_host));
+    let dy = Mat::new(&grad_seen, tokens, outer, outer);
     let dx = needs[0].then(|| {
         let w_seen = Weight::<B>::seen(w, &at_again);
         let mut dx = multiply(at, Point::GradInput, dy, w_seen.factor(outer, inner));
@@ -147,7 +150,7 @@ pub fn backward<B: NoisyBackend>(
     });
     let dw = needs[1].then(|| {
         let x_host = B::host(x);
-        let x_seen = at_again.input(Operand::Lhs, inner, &x_host);
+        let x_seen = at_again.factor(Operand::Lhs, inner, &x_host);
         let x_mat = Mat::new(&x_seen, tokens, inner, inner);
         at.weight_gradient([outer * inner, inner], |sum| add_gradient(at, sum, dy, x_mat))
     });

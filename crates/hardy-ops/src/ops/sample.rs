@@ -33,7 +33,21 @@ pub fn sample<B: NoisyBackend>(
     B::sample(&primitive(logits), rows, how, key)
 }
 
-/// The same on host slices.
+/// The same, drawn on the device and not waited for; `None` where the host has to draw.
+///
+/// # Panics
+/// If there is not one address a row.
+pub fn sample_there<B: NoisyBackend>(
+    logits: Tensor<B, 2>,
+    rows: &[Row],
+    how: &Sampler,
+    key: NoiseKey,
+) -> Option<B::Underway> {
+    assert_eq!(logits.dims()[0], rows.len(), "an address for every row");
+    B::sample_there(&primitive(logits), rows, how, key)
+}
+
+/// [`sample`] on host slices.
 pub fn draw<B: NoisyBackend>(
     logits: &Primitive<B>,
     rows: &[Row],

@@ -317,6 +317,7 @@ mod tests {
             model: "m".into(),
             fingerprint: "f".into(),
             format: "mxfp4".into(),
+            precision: hardy_numerics::Precision::F32,
             layers: 4,
             thresholds: Thresholds {
                 min_sqnr_db: 20.0,

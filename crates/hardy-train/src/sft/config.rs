@@ -1,6 +1,7 @@
 //! The configuration of a supervised run, as TOML writes it.
 
 use hardy_model::{Dtype, Lora};
+use hardy_numerics::Precision;
 use hardy_ops::Rule;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct SftConfig {
     /// The seed of everything that is drawn.
     #[serde(default)]
     pub seed: u64,
+    /// The arithmetic of every product.
+    #[serde(default)]
+    pub precision: Precision,
     /// The model to start from.
     pub model: SftModel,
     /// The problems and how they are asked.

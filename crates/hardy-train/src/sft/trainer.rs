@@ -69,7 +69,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
         let warnings = admitted.warnings;
         let problems = admitted.problems;
         refuse_unreadable(&policy, &config, &problems)?;
-        let policy = with_adapters(policy, &config)?;
+        let policy = with_adapters(policy, &config)?.in_precision(config.precision);
         let plan = Plan { rules: config.noise.clone(), seed: config.seed, streams: Streams::PerPhase };
         let plan = policy.decoder.blueprint.bind(&plan, &[Phase::Train])?;
         let train = &config.train;

@@ -24,8 +24,8 @@ const EXAMPLE: &str = "\
 A and B are dumps: of `hardy dump`; .npy, .npz or .pt files (nothing in them is run; tensors and dictionaries of them are \
 read); or directories of msprobe (stepN/rankN with dump.json). Sites are matched by module path.
 
-A SIDE of --between is a device and what is different there: DEVICE[,KEY=VALUE]..., with the keys threads, plan (a file), noise (a \
-scale), format (weights and inputs of linear layers), seed and model (another directory), as in `cpu,threads=1` or \
+A SIDE of --between is a device and what is different there: DEVICE[,KEY=VALUE]..., with the keys threads, precision (f32 or bf16), \
+plan (a file), noise (a scale), format (weights and inputs of linear layers), seed and model (another directory), as in `cpu,threads=1` or \
 `cpu,plan=plan.toml`. Where both differ, both are made a second time, to see whether each repeats itself.
 
 Verdicts: `equal`; `localised`: the first site that differs is where they part; `not reproduced`: a machine differs from itself as much; \
@@ -119,7 +119,7 @@ pub fn run(args: &Arguments, output: Output) -> Result<(), Failure> {
 /// The model of a name, on the CPU.
 fn on_cpu(spec: &str) -> Result<ModelArgs, Failure> {
     let device = DeviceArgs::named("cpu").map_err(Failure::input)?;
-    Ok(ModelArgs { spec: spec.to_owned(), max_positions: None, device })
+    Ok(ModelArgs { spec: spec.to_owned(), max_positions: None, precision: None, device })
 }
 
 /// A comparison, and the error model where one was asked for.

@@ -11,6 +11,7 @@ use hardy_lab::{
     text_table::{Align, TextTable},
 };
 use hardy_model::files::write_json;
+use hardy_numerics::Precision;
 use hardy_ops::{Phase, Plan};
 use hardy_train::{
     admission::{Admitted, Asking},
@@ -190,6 +191,7 @@ struct Judged {
 struct Likelihoods<'a> {
     metric: &'static str,
     model: &'a str,
+    precision: Precision,
     data: &'a str,
     n: usize,
     seed: u64,
@@ -332,8 +334,15 @@ impl Arguments {
             return Ok(());
         }
         let n = setting.problems.len();
-        let result =
-            Likelihoods { metric: "nll", model: &self.model.spec, data: &asked.data, n, seed, levels };
+        let result = Likelihoods {
+            metric: "nll",
+            model: &self.model.spec,
+            precision: setting.policy.decoder.blueprint.precision,
+            data: &asked.data,
+            n,
+            seed,
+            levels,
+        };
         if let Some(path) = &self.out {
             let value = serde_json::to_value(&result).map_err(|error| Failure::run(error.to_string()))?;
             write_json(path, &value)?;

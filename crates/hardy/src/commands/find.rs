@@ -12,6 +12,7 @@ use hardy_lab::{
         table,
     },
 };
+use hardy_numerics::Precision;
 use hardy_ops::{Op, Rule};
 use hardy_train::{
     data::{self, Source, Split},
@@ -171,12 +172,17 @@ impl Arguments {
         let files = [self.model.spec.as_str(), self.data.as_str()];
         let looks = Looks { placements: self.placements, healthy: self.healthy };
         let cells = looks.cells(models.len());
-        let share = self.shard.manifest(judge::KIND, cells, self.definition(), files)?;
+        let share = self.shard.manifest(
+            judge::KIND,
+            cells,
+            self.definition(policy.decoder.blueprint.precision),
+            files,
+        )?;
         let problems = Some(looks.problems(self.n));
         let problems = data::load(&Source::texts(&self.data), Split::Eval, EVAL_DATA_SEED, problems)
             .map_err(Error::from)?;
         let crew = self.crew.launched(self.model.device.device)?;
-        let asked = format!("{:#}", self.definition());
+        let asked = format!("{:#}", self.definition(policy.decoder.blueprint.precision));
         let agreed = crew.agree(Some(&build_info::table()), asked, policy, problems.iter());
         let (mut bar, speaks): (Option<Progress>, bool) = (None, crew.workers.is_first());
         let mut progress = |done, of| {
@@ -202,11 +208,12 @@ impl Arguments {
     }
 
     /// Everything that a judgement follows from, beside the files.
-    fn definition(&self) -> serde_json::Value {
+    fn definition(&self, precision: Precision) -> serde_json::Value {
         json!({
             "model": self.model.spec,
             "max_positions": self.model.max_positions,
             "device": self.model.device.device.to_string(),
+            "precision": precision,
             "data": self.data,
             "n": self.n,
             "placements": self.placements,

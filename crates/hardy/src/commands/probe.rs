@@ -231,6 +231,7 @@ impl Arguments {
             "model": self.model.spec,
             "max_positions": self.model.max_positions,
             "device": self.model.device.device.to_string(),
+            "precision": grid.setting.policy.decoder.blueprint.precision,
             "data": self.data,
             "n": grid.setting.problems.len(),
             "prompt": self.prompt,

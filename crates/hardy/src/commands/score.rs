@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use hardy_lab::format;
 use hardy_model::{Decoder, Dtype, HostTensor, files::write_tensors};
+use hardy_numerics::Precision;
 use hardy_ops::{BoundPlan, Phase, Receipt, Rule};
 use hardy_train::{
     gradients::{Gradients, back_from},
@@ -66,6 +67,7 @@ struct Outcome<'a> {
     sequences: usize,
     tokens: usize,
     out: &'a Path,
+    precision: Precision,
     seed: u64,
     step: u64,
     noise: &'a [Rule],
@@ -99,6 +101,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         sequences: batch.ids.rows.len(),
         tokens: scores.tokens,
         out: &args.out,
+        precision: decoder.blueprint.precision,
         seed: plan.seed,
         step: args.noise.step,
         noise: &plan.rules,

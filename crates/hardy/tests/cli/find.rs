@@ -29,6 +29,18 @@ fn a_planted_fault_is_found_and_the_text_says_what_to_do_next() {
     refuses(&[&TINY[..], &["--out", arg(&out)]].concat(), &["found.json", "exists"]);
 }
 
+#[cfg(feature = "vulkan")]
+#[test]
+fn a_device_is_looked_at_as_the_cpu_is() {
+    let there = [&TINY[..], &["--device", "vulkan"]].concat();
+    let report = json(&there);
+    assert!(report["findings"].as_array().unwrap().is_empty(), "{report}");
+    assert_eq!(report["reproduced"], true);
+    let fault = "saturation:layer=1,op=linear,module=*.up_proj,scale=0.3,sparsity=0.5";
+    let found = json(&[&there[..], &["--inject", fault]].concat());
+    assert_eq!(found["findings"][0]["layer"], 1, "{found}");
+}
+
 #[test]
 fn faults_that_can_not_be_planted_are_refused() {
     for (fault, parts) in [

@@ -17,6 +17,7 @@ mod lora;
 mod noise;
 mod numbers;
 mod perturb;
+mod precision;
 mod probe;
 mod quantize;
 mod replay;

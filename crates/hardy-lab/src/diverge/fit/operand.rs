@@ -42,7 +42,7 @@ impl<B: NoisyBackend> Product<'_, B> {
         let mut rules = kind.rules(class);
         rules.iter_mut().for_each(|rule| rule.modules.clone_from(&self.module));
         let noise = noise_of(rules, &self.decoder.blueprint.sites)?;
-        Ok(self.compute(&noise.at(self.site, &self.rows)))
+        Ok(self.compute(&self.decoder.at(&noise, self.site, &self.rows)))
     }
 
     fn compute(&self, at: &At) -> Vec<f32> {
@@ -112,7 +112,7 @@ pub fn products<'a, B: NoisyBackend>(
             seen,
             exact: Vec::new(),
         };
-        product.exact = product.compute(&Noise::clean().at(id, &product.rows));
+        product.exact = product.compute(&decoder.at(&Noise::clean(), id, &product.rows));
         found.push(product);
     }
     Ok(found)

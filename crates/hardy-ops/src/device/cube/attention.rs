@@ -13,7 +13,7 @@ use hardy_cube::{
     },
     rule::{self, Error},
 };
-use hardy_numerics::ErrorEnergy;
+use hardy_numerics::{ErrorEnergy, Precision};
 
 use super::{X, dims, handle, tensor};
 use crate::{
@@ -46,10 +46,10 @@ pub fn attends(at: &AttentionAt) -> bool {
     inner(at).into_iter().all(supported)
 }
 
-/// The heads as the kernels take them.
-pub fn with_window(heads: Heads, segments: &Segments) -> kernels::Heads {
+/// The heads as the kernels take them, with what their queries see and how they multiply.
+pub fn with_window(heads: Heads, segments: &Segments, at: &AttentionAt) -> kernels::Heads {
     let Heads { query, kv, dim } = heads;
-    kernels::Heads { query, kv, dim, window: segments.window() }
+    kernels::Heads { query, kv, dim, window: segments.window(), precision: at.scores.precision() }
 }
 
 /// Words on the device.
@@ -169,7 +169,7 @@ where
         &q.client,
         &q_data,
         both,
-        with_window(heads, segments),
+        with_window(heads, segments, at),
         &packed.slots,
         &handle(&rows),
         &errors.errors(),
@@ -204,7 +204,7 @@ where
         &q.client,
         [&q_data, &dy],
         [keys(&k_data, k), keys(&v_data, v)],
-        with_window(heads, segments),
+        with_window(heads, segments, at),
         (&packed.slots, of),
         tables.each_ref(),
         (&again.errors(), &errors),
@@ -215,7 +215,7 @@ where
 
 pub fn add_heads<R: CubeRuntime>(x: X<R>, heads: Heads, order: X<R>, tokens: usize) -> CubeTensor<R> {
     let Heads { query, kv, dim } = heads;
-    let of = kernels::Heads { query, kv, dim, window: usize::MAX };
+    let of = kernels::Heads { query, kv, dim, window: usize::MAX, precision: Precision::F32 };
     let sum = backward::reduce_kv(&x.client, &handle(x), of, &handle(order), [tokens, dims(x)[0]]);
     tensor(sum, [tokens, kv * dim], x)
 }

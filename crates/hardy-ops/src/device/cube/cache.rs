@@ -160,7 +160,7 @@ where
         client,
         &handle(q),
         buffers.each_ref().map(|data| Keys { data, rows }),
-        with_window(heads, segments),
+        with_window(heads, segments, at),
         &slots,
         &handle(&addresses),
         &errors.errors(),

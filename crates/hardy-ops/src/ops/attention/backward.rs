@@ -1,5 +1,7 @@
 //! The backward pass: the gradients of queries, keys and values, from probabilities that are computed again.
 
+use std::borrow::Cow;
+
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
 
@@ -62,13 +64,14 @@ pub fn backward<B: NoisyBackend>(
 ) -> [Primitive<B>; 3] {
     let (v_host, grad_host) = (B::host(v), B::host(grad));
     let again = at.again();
+    let grad_seen = at.values.precision().operands(Cow::Borrowed(&grad_host));
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, &again);
-    let v_seen = again.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let v_seen = again.values.factor(Operand::Rhs, heads.kv_width(), &v_host);
     let mut dq = vec![0.0; q_seen.len()];
     let parts: Vec<_> = segments.split(&mut dq, heads.query_width()).into_iter().enumerate().collect();
     let one = |(index, dq): (usize, &mut [f32])| {
         let rows = segments.rows(index);
-        let dy = &grad_host[rows.start * heads.query_width()..rows.end * heads.query_width()];
+        let dy = &grad_seen[rows.start * heads.query_width()..rows.end * heads.query_width()];
         let sequence = Sequence::packed([&q_seen, &k_seen, &v_seen], segments, index, heads);
         dispatch(
             #[inline(always)]
@@ -197,6 +200,7 @@ fn backward_one(
             for visible in seen.visible(&mut ds) {
                 visible.iter_mut().for_each(|ds| *ds *= heads.scale());
             }
+            at.scores.precision().round_here(&mut ds);
             let ds = Mat::new(&ds, block.len(), keys, keys);
             let (first, factors) = (block.start * width + column, [ds, sequence.keys(keys, head, heads)]);
             seen.mix(dq_sums, [dq, dq_exact], (first, width), factors, k_finite);

@@ -28,7 +28,7 @@ pub fn forward_cached<B: NoisyBackend>(
 ) -> Primitive<B> {
     let v_host = B::host(v);
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
-    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let v_seen = at.values.factor(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
     let one = |(index, places)| (Sequence::packed(seen, segments, index, heads), places);
     let y = attend(

@@ -34,7 +34,7 @@ pub fn forward<B: NoisyBackend>(
 ) -> Primitive<B> {
     let v_host = B::host(v);
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
-    let v_seen = at.values.input(Operand::Rhs, heads.kv_width(), &v_host);
+    let v_seen = at.values.factor(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
     let one = |index| Sequence::packed(seen, segments, index, heads);
     let sequences: Vec<Sequence> = (0..segments.len()).map(one).collect();
@@ -60,6 +60,7 @@ pub(super) fn turned<B: NoisyBackend>(
         |(x, operand, width)| {
             let mut x = angles.turned(&B::host(x), heads.dim, width);
             at.scores.perturb_rows(Point::Input, operand, width, &mut x);
+            at.scores.precision().round(&mut x);
             x
         },
     )
@@ -197,4 +198,5 @@ pub(super) fn perturb_probabilities(seen: Seen, at: &AttentionAt, p: &mut [f32],
         at.softmax.watch().output(visible);
     }
     seen.inject(at.values.by_row(Point::Input, Operand::Lhs), p, &mut sums.probabilities);
+    at.values.precision().round_here(p);
 }

@@ -14,6 +14,8 @@ pub struct Segments {
     window: usize,
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
     on_device: OnDevice,
+    #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
+    expanded: OnDevice,
 }
 
 #[derive(Clone, Debug)]
@@ -44,7 +46,12 @@ impl Segments {
             all.push(Segment { rows: end..end + length, prefix });
             end += length;
         }
-        Self { all: all.into(), window: usize::MAX, on_device: OnDevice::default() }
+        Self {
+            all: all.into(),
+            window: usize::MAX,
+            on_device: OnDevice::default(),
+            expanded: OnDevice::default(),
+        }
     }
 
     /// The same sequences, in which a token sees `window` positions, its own among them, or all up to its own.
@@ -62,6 +69,11 @@ impl Segments {
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
     pub(crate) fn on_device(&self) -> &OnDevice {
         &self.on_device
+    }
+
+    /// The copy on a device of what the backward pass needs of keys.
+    pub(crate) fn expanded_on_device(&self) -> &OnDevice {
+        &self.expanded
     }
 
     /// How many there are.

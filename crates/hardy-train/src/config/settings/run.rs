@@ -10,7 +10,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     text("name", "text", "Names the run and its directory, runs/NAME"),
     whole("seed", 0, i64::MAX as u64, "The seed of everything that is drawn"),
     words("streams", &["per_phase", "shared"], "Whether rollout and training see the same noise for the same tokens"),
-    words("precision", &["f32"], "The arithmetic of every pass, on every device; part of each record"),
+    words("precision", &["f32", "bf16"], "What the operands of every product are rounded to, forward and backward, on every device; sums and all else are f32; part of each record"),
     words("scale", &["tiny", "1.5b"], "The scale whose values lie under these; none where left out"),
     text("recipe", "a list of dapo, lora", "What the scale has for some experiments only"),
     text("model.path", "builtin:tiny or a Hugging Face directory", "The model to start from"),

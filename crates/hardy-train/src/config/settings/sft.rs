@@ -6,6 +6,7 @@ use super::{LARGE, PASS, POSITIONS, PROBLEMS, STEPS, Setting, above, below, numb
 pub(super) const SETTINGS: &[Setting] = &[
     text("name", "text", "Names the run and its directory, runs/NAME"),
     whole("seed", 0, i64::MAX as u64, "The seed of everything that is drawn"),
+    words("precision", &["f32", "bf16"], "What the operands of every product are rounded to, forward and backward, on every device; sums and all else are f32"),
     number("rewarded_share", 0.0, 1.0, "The share of answers that end in the rewarded form, the rest in others; answers stay as they are where left out"),
     whole("eval_problems", 0, PROBLEMS, "Greedy evaluation at the end, on this many problems"),
     words("dtype", &["float32", "bfloat16", "float16"], "The type in which weights are saved"),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The keys of a side.
-const KEYS: [&str; 6] = ["threads", "plan", "noise", "format", "seed", "model"];
+const KEYS: [&str; 7] = ["threads", "precision", "plan", "noise", "format", "seed", "model"];
 
 /// A side.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Side {
         let mut parts = text.split(',');
         let name = parts.next().unwrap_or_default();
         let device = DeviceArgs::named(name).map_err(|reason| format!("`{text}`: {name}: {reason}"))?;
-        let model = ModelArgs { spec: model.to_owned(), max_positions: None, device };
+        let model = ModelArgs { spec: model.to_owned(), max_positions: None, precision: None, device };
         let (mut side, mut file) = (
             Self { text: text.to_owned(), model, threads: None, plan: Plan::default() },
             PlanFile::default(),
@@ -59,6 +59,7 @@ impl Side {
         let at = |reason: String| format!("{key} {reason}");
         match key {
             "threads" => self.threads = Some(whole::<usize>("--threads")(value).map_err(at)?),
+            "precision" => self.model.precision = Some(value.parse()?),
             "plan" => file.append(read_plan(value.as_ref()).map_err(|error| error.to_string())?),
             "noise" => file.noise.push(Rule::noise(scale(value).map_err(at)?)),
             "format" => file.append(in_format(value)?),
