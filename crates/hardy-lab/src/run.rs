@@ -16,7 +16,7 @@ use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     admission::Asking,
     builtin, checkpoint,
-    config::{CheckpointSection, EvalSection, RunConfig, graders_of, refuse_existing},
+    config::{CheckpointSection, EvalSection, RunConfig, TrainSection, graders_of, refuse_existing},
     data::{self, Problem, Split, answers_for, check_truths},
     early_word::EarlyWord,
     error::Error,
@@ -556,11 +556,29 @@ pub fn extend(config: &RunConfig, directory: &Path) -> Result<(), LabError> {
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
         let mut longer = started_with(&own)?;
         let _lock = take(&own, &mut |_| {})?;
+        refuse_shorter(&own, &longer.train, &arm.train)?;
         (longer.train.steps, longer.train.epochs) = (arm.train.steps, arm.train.epochs);
         refuse_difference(&own, longer.clone(), &arm)?;
         write_atomically(&own.join(CONFIG), longer.to_toml().as_bytes()).map_err(Error::from)?;
     }
     Ok(())
+}
+
+/// Refuses to make a run shorter, as far as the same key says so before and now.
+fn refuse_shorter(directory: &Path, before: &TrainSection, now: &TrainSection) -> Result<(), Error> {
+    let of = |train: &TrainSection| [("steps", train.steps), ("epochs", train.epochs)];
+    let pairs = of(before).into_iter().zip(of(now));
+    // Steps win over epochs where both are given.
+    let given = pairs
+        .map(|((key, before), (_, now))| (key, before, now))
+        .find(|(_, a, b)| a.is_some() || b.is_some());
+    match given {
+        Some((key, Some(before), Some(now))) if now < before => Err(Error::config(format!(
+            "{}: the run was started with train.{key} = {before}, and --extend goes on to more, not to {now}",
+            directory.join(CONFIG).display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The configuration that a run was started with.

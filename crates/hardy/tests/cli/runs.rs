@@ -107,23 +107,27 @@ fn files(directory: &Path) -> Vec<String> {
     found
 }
 
-#[test]
-fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
-    let dir = tempfile::tempdir().unwrap();
+/// What a run of six steps says, and the means to go on from each of them.
+fn six_steps(more: &str) -> String {
     let own = CONFIG.split("[[arm]]").next().unwrap().replace("steps = 2", "steps = 6");
-    let config =
-        config(dir.path(), &format!("{own}every = 3\n[checkpoint]\nevery = 1\nkeep = 2\nbest = \"worst\"\n"));
-    let path = |name: &str| dir.path().join(name);
-    succeeded(&hardy(&["run", arg(&config), "--out", arg(&path("whole"))]));
+    format!("{own}every = 3\n[checkpoint]\nevery = 1\nkeep = 2\nbest = \"worst\"\n{more}")
+}
+
+/// Kills a run of `config` at several moments, resumes it every time, and holds what it leaves against one that was left alone,
+/// whose directory is given.
+fn survives_kills(dir: &Path, config: &Path) -> std::path::PathBuf {
+    let path = |name: &str| dir.join(name);
+    succeeded(&hardy(&["run", arg(config), "--out", arg(&path("whole"))]));
     let killed = path("killed");
-    let arguments = ["run", arg(&config), "--out", arg(&killed)];
-    let mut run = command(&arguments).stderr(Stdio::null()).spawn().unwrap();
+    let arguments = ["run", arg(config), "--out", arg(&killed)];
+    let quiet =
+        |arguments: &[&str]| command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut run = quiet(&arguments);
     for moment in [700, 60, 250, 500, 800] {
         std::thread::sleep(std::time::Duration::from_millis(moment));
         run.kill().unwrap();
         run.wait().unwrap();
-        let arguments = [&arguments[..], &["--resume"]].concat();
-        run = command(&arguments).stderr(Stdio::null()).spawn().unwrap();
+        run = quiet(&[&arguments[..], &["--resume"]].concat());
     }
     assert!(run.wait().unwrap().success());
     assert_eq!(metrics(&path("killed")), metrics(&path("whole")));
@@ -136,6 +140,35 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
         let read = |run: &str| fs::read(format!("{}{name}", arg(&path(run)))).unwrap();
         assert!(read("killed") == read("whole"), "{name}");
     }
+    path("whole")
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    survives_kills(dir.path(), &config(dir.path(), &six_steps("")));
+}
+
+#[test]
+fn so_does_one_under_flipped_bits_that_make_values_infinite() {
+    let dir = tempfile::tempdir().unwrap();
+    let flips = "[[noise]]\nops = [\"linear\"]\nduring = [\"rollout\", \"train\"]\npass = [\"forward\", \"backward\"]\n\
+        error = { kind = \"bit_flip\", rate = 5e-6, bits = \"exponent\" }\n";
+    let text = six_steps(flips)
+        .replace("[train]\n", "[train]\non_nonfinite = \"skip\"\nreward = \"flexible\"\nminibatches = 2\n");
+    let whole = survives_kills(dir.path(), &config(dir.path(), &text));
+    let count = |key: &str| metrics(&whole).iter().map(|line| line[key].as_u64().unwrap()).sum::<u64>();
+    assert!(
+        count("skipped_updates") > 0 && count("updates") > 0,
+        "{} {}",
+        count("skipped_updates"),
+        count("updates")
+    );
+    let receipts: serde_json::Value =
+        serde_json::from_slice(&fs::read(whole.join("receipts.json")).unwrap()).unwrap();
+    let non_finite =
+        receipts.as_array().unwrap().iter().map(|receipt| receipt["non_finite"].as_u64().unwrap());
+    assert!(non_finite.sum::<u64>() > 0);
 }
 
 /// Waits until somebody has locked `directory` by its file `name`.
