@@ -3,10 +3,12 @@
 #[path = "../tests/made_up/mod.rs"]
 mod made_up;
 
-use made_up::{ANY, Draws, EDGES, KINDS, Tally, World};
+use made_up::{ANY, Draws, EDGES, KINDS, SCORED, Tally, World};
 
 /// Suites of every row.
 const SUITES: usize = 10_000;
+/// Suites of scores, each of which is drawn again 10,000 times.
+const SCORED_SUITES: usize = 2_000;
 
 fn main() {
     println!("| columns | scatter | accuracies | {} | false pages |", KINDS.join(" | "));
@@ -19,6 +21,21 @@ fn main() {
                 (0..KINDS.len()).map(|kind| format!("{:.1} | ", 100.0 * tally.coverage(kind))).collect();
             println!("| {columns} | {scatter} | {name} | {kinds}{:.1} |", 100.0 * tally.false_claims());
         }
+    }
+    scores();
+}
+
+/// The table of scores between right and wrong, of one column.
+fn scores() {
+    println!("\n| accuracies | {} |\n|---|---|---|", SCORED.join(" | "));
+    for (name, accuracy_of) in [("2 to 98 %", ANY), ("edges", EDGES)] {
+        let (mut draws, mut covered) = (Draws::new(1), [0; SCORED.len()]);
+        for _ in 0..SCORED_SUITES {
+            let found = World { columns: 1, scatter: 0.0 }.scored(accuracy_of, &mut draws);
+            covered.iter_mut().zip(found).for_each(|(covered, found)| *covered += usize::from(found));
+        }
+        let shares = covered.map(|covered| format!("{:.1}", 100.0 * covered as f64 / SCORED_SUITES as f64));
+        println!("| {name} | {} |", shares.join(" | "));
     }
 }
 

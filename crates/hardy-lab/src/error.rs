@@ -198,6 +198,12 @@ pub enum LabError {
         /// What went wrong.
         error: Box<LabError>,
     },
+    /// A model that computes what is not finite without any error, so that nothing can be held against it.
+    #[error("{what} is not finite without any error; the model itself is broken")]
+    NotFinite {
+        /// What was computed.
+        what: String,
+    },
     /// A comparison of fewer than two, or a report of no run.
     #[error("{what} needs at least {least}, got {got}")]
     TooFew {
@@ -215,7 +221,7 @@ impl LabError {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Train(error) => error.is_input(),
-            Self::NoReceipt { .. } | Self::Endpoint { .. } => false,
+            Self::NoReceipt { .. } | Self::Endpoint { .. } | Self::NotFinite { .. } => false,
             Self::Member { error, .. } => error.is_input(),
             _ => true,
         }

@@ -34,6 +34,7 @@ use self::{
 use crate::{
     error::LabError,
     evaluate::{EVAL_STEP, bind, receipts},
+    nll::refuse_broken,
     record::draw_of,
     setting::Setting,
 };
@@ -108,6 +109,7 @@ impl<B: NoisyBackend> Grid<'_, B> {
             (0..prefix.len()).flat_map(|part| prefix.likelihoods(part, &sequences, noise, stages)).collect()
         };
         let clean = all(&prefix, &hardy_ops::Noise::clean(), &(0..=0));
+        refuse_broken(&clean, self.setting.problems)?;
         for (place, stages) in self.forward(cells) {
             let cell = &cells[place];
             prefix.advance_to(*stages.start());

@@ -16,6 +16,7 @@ pub mod format;
 pub mod grid;
 pub mod html;
 pub mod live;
+pub mod lock;
 pub mod metric_table;
 pub mod metrics_file;
 pub mod nll;

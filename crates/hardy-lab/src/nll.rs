@@ -3,6 +3,7 @@
 
 use hardy_ops::{NoisyBackend, Phase, Plan, Receipt};
 use hardy_train::{
+    data::Problem,
     policy::{columns, log_probs},
     sequence::{Sequence, parts},
 };
@@ -20,6 +21,22 @@ use crate::{
 /// Tokens of a forward pass.
 const TOKENS: usize = 4096;
 
+/// The negative log-likelihood of a token where the model gives none: that of the smallest f32, in nats.
+const HOPELESS: f64 = 103.3;
+
+/// A negative log-likelihood, or [`HOPELESS`] where the model gives none.
+pub(crate) fn finite(nll: f64) -> f64 {
+    if nll.is_finite() { nll } else { HOPELESS }
+}
+
+/// Refuses a model that gives a worked answer no likelihood without error.
+pub(crate) fn refuse_broken(clean: &[f64], problems: &[Problem]) -> Result<(), LabError> {
+    let broken = problems.iter().zip(clean).find(|(_, nll)| !nll.is_finite());
+    broken.map_or(Ok(()), |(problem, _)| {
+        Err(LabError::NotFinite { what: format!("{}: the likelihood of the worked answer", problem.place) })
+    })
+}
+
 /// The likelihood of the worked answers at one level.
 #[derive(Clone, Debug, Serialize)]
 pub struct NllLevel {
@@ -29,8 +46,11 @@ pub struct NllLevel {
     pub noise: Option<f64>,
     /// The rules that were bound.
     pub plan: String,
-    /// Mean negative log-likelihood of an answer's token, averaged over the problems, in nats.
+    /// Mean negative log-likelihood of an answer's token, averaged over the problems, in nats. An answer that is given none
+    /// counts as 103.3, that of the smallest f32.
     pub nll: f64,
+    /// How many answers are given none, over all draws.
+    pub non_finite: usize,
     /// Its 95 % interval, in doubt of problems and, where there are several, of draws.
     pub interval: Interval,
     /// The mean paired difference from the first level, and its 95 % interval.
@@ -54,7 +74,8 @@ pub(crate) struct Likelihood {
 /// a cell, and the cells are shared out among the workers of `crew`.
 ///
 /// # Errors
-/// A plan that does not fit the model, or whose noise never fired; a worker that is gone.
+/// A plan that does not fit the model, or whose noise never fired; a model that gives no likelihood without error; a worker
+/// that is gone.
 pub fn nll<B: NoisyBackend>(
     what: &Setting<'_, B>,
     levels: &[Level],
@@ -79,7 +100,10 @@ pub fn nll<B: NoisyBackend>(
     for level in levels {
         let draws = found.by_ref().take(draws_of(level));
         let draws = draws.map(|(bits, receipts)| (bits.into_iter().map(f64::from_bits).collect(), receipts));
-        let (draws, receipts) = draws.unzip();
+        let (draws, receipts): (Vec<Vec<f64>>, _) = draws.unzip();
+        if level.plan.rules.is_empty() {
+            draws.iter().try_for_each(|draw| refuse_broken(draw, what.problems))?;
+        }
         let row = NllLevel::new(level, draws, receipts, measured.first());
         measured.push(row);
     }
@@ -110,11 +134,18 @@ pub(crate) fn likelihood<B: NoisyBackend>(
 }
 
 impl NllLevel {
-    fn new(level: &Level, draws: Vec<Vec<f64>>, receipts: Vec<Vec<Receipt>>, first: Option<&Self>) -> Self {
+    fn new(
+        level: &Level,
+        mut draws: Vec<Vec<f64>>,
+        receipts: Vec<Vec<Receipt>>,
+        first: Option<&Self>,
+    ) -> Self {
+        let non_finite = draws.iter().flatten().filter(|nll| !nll.is_finite()).count();
+        draws.iter_mut().flatten().for_each(|nll| *nll = finite(*nll));
         let (nll, interval) = mean_with_interval(&draws);
         let degradation = first.map(|first| mean_with_interval(&differences(&draws, &first.draws)));
         let (label, plan) = (level.label.clone(), rules_toml(&level.plan.rules));
-        Self { label, noise: level.noise, plan, nll, interval, degradation, draws, receipts }
+        Self { label, noise: level.noise, plan, nll, non_finite, interval, degradation, draws, receipts }
     }
 }
 
@@ -128,4 +159,37 @@ pub(crate) fn differences(these: &[Vec<f64>], those: &[Vec<f64>]) -> Vec<Vec<f64
 pub(crate) fn mean_with_interval(draws: &[Vec<f64>]) -> (f64, Interval) {
     let scores = Scores::of(draws);
     (scores.mean(), mean_interval(&scores, CONFIDENCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use hardy_train::data::Place;
+
+    use super::*;
+
+    #[test]
+    fn answers_without_a_likelihood_are_counted_and_cost_much() {
+        let level = Level::noise(0.1, 0);
+        let clean = NllLevel::new(&Level::noise(0.0, 0), vec![vec![1.0, 2.0]], vec![], None);
+        let broken = vec![vec![f64::NAN, 2.0], vec![f64::INFINITY, 2.5]];
+        let found = NllLevel::new(&level, broken, vec![], Some(&clean));
+        assert_eq!(found.non_finite, 2);
+        assert!(found.nll > 50.0 && found.interval.high.is_finite());
+        let (lost, interval) = found.degradation.unwrap();
+        assert!((lost - (HOPELESS - 1.0 + 0.25) / 2.0).abs() < 1e-9 && interval.low.is_finite(), "{lost}");
+    }
+
+    #[test]
+    fn a_model_that_is_broken_without_error_is_refused_with_the_problem() {
+        let problem = |id| {
+            Problem::new(id, "?".into(), "#### 1".into(), Place::Line("a.jsonl".into(), 1 + id as usize))
+        };
+        let problems = [problem(0), problem(7)];
+        assert!(refuse_broken(&[1.0, 2.0], &problems).is_ok());
+        let error = refuse_broken(&[1.0, f64::NAN], &problems).unwrap_err();
+        assert!(
+            error.to_string().starts_with("a.jsonl:8: the likelihood of the worked answer is not finite")
+                && !error.is_input()
+        );
+    }
 }

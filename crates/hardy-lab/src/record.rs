@@ -9,6 +9,8 @@ mod sample;
 
 use std::path::Path;
 
+use hardy_model::files::write_atomically;
+use hardy_train::error::Error;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::LabError, statistics::scores};
@@ -91,8 +93,7 @@ impl EvalRecord {
         read.map_err(invalid)
     }
 
-    /// Writes the record as indented JSON, to a temporary name first and then renamed, so that a reader never sees
-    /// half of it.
+    /// Writes the record as indented JSON, whole or not at all.
     ///
     /// # Errors
     ///
@@ -100,9 +101,7 @@ impl EvalRecord {
     pub fn write(&self, path: &Path) -> Result<(), LabError> {
         let mut text = serde_json::to_string_pretty(self).map_err(|e| LabError::file(path)(e.into()))?;
         text.push('\n');
-        let temporary = path.with_extension("json.partial");
-        std::fs::write(&temporary, text).map_err(LabError::file(&temporary))?;
-        std::fs::rename(&temporary, path).map_err(LabError::file(path))
+        Ok(write_atomically(path, text.as_bytes()).map_err(Error::from)?)
     }
 
     /// The level that others are held against: the first of noise 0, else the first.

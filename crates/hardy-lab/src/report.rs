@@ -14,6 +14,9 @@ mod samples;
 
 use std::path::Path;
 
+use hardy_model::files::write_atomically;
+use hardy_train::error::Error;
+
 use crate::error::LabError;
 use crate::html::{escape, page, section};
 use crate::page::decide_together;
@@ -72,16 +75,14 @@ pub(crate) fn body(runs: &[&RunRecords], names: &[String]) -> Result<String, Lab
     Ok(sections.concat())
 }
 
-/// Writes the page of [`html`] to a file, under a temporary name first.
+/// Writes the page of [`html`] to a file, whole or not at all.
 ///
 /// # Errors
 ///
 /// As [`html`], and when the file cannot be written.
 pub fn write(runs: &[RunRecords], path: &Path) -> Result<(), LabError> {
     let text = html(runs)?;
-    let temporary = path.with_extension("html.partial");
-    std::fs::write(&temporary, text).map_err(LabError::file(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(LabError::file(path))
+    Ok(write_atomically(path, text.as_bytes()).map_err(Error::from)?)
 }
 
 impl<'a> Entry<'a> {

@@ -68,6 +68,9 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What the legend says of answers that ended there.
+const NOT_FINITE: &str = "not finite: answers that ended because the next token's logits were. ";
+
 /// Accuracy at each noise level of one evaluation, and what each loses against the clean level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RobustnessTable {
@@ -104,6 +107,9 @@ pub struct LevelRow {
     pub flexible_accuracy: f64,
     /// The share of answers that were cut off and are not right; `None` where the record does not say.
     pub cut_off: Option<f64>,
+    /// The share of answers that ended because the next token's logits were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub non_finite: f64,
     /// The accuracy under each draw of the error, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draws: Vec<f64>,
@@ -130,6 +136,11 @@ pub struct Loss {
     pub verdict: Verdict,
     /// The class of the loss as seen, were it exact.
     pub verdict_as_seen: Verdict,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 impl RobustnessTable {
@@ -176,10 +187,11 @@ impl RobustnessTable {
         let title = format!("{}{step} on {}: {metric}, {n} problems, 95 % intervals", self.model, self.data);
         let legend = format!(
             "lost: {} minus this level, in points, on the same problems. kept: this level over {0}. cut off: answers that \
-             were cut off and are not right, which are among those lost. p: {}, with Holm for all levels shown. needed: \
+             were cut off and are not right, which are among those lost. {}p: {}, with Holm for all levels shown. needed: \
              problems to resolve the difference seen (5 %, power 0.8). verdict: robust below 1 point lost, moderately \
              robust to 3; not resolved when the interval spans two of these.{}",
             self.against,
+            if self.some_not_finite() { NOT_FINITE } else { "" },
             self.test(),
             self.caution(),
         );
@@ -198,6 +210,11 @@ impl RobustnessTable {
 
     fn several_samples(&self) -> bool {
         self.levels.iter().any(|level| !level.pass_at.is_empty())
+    }
+
+    /// Whether some answers ended at logits that are not finite.
+    fn some_not_finite(&self) -> bool {
+        self.levels.iter().any(|level| level.non_finite > 0.0)
     }
 
     fn several_draws(&self) -> bool {
@@ -222,6 +239,7 @@ impl RobustnessTable {
             (true, if other.is_some() { "accuracy" } else { "score" }, Left),
             (other.is_some(), other.as_ref().map_or("", Metric::name), Right),
             (true, "cut off", Right),
+            (self.some_not_finite(), "not finite", Right),
             (true, "lost", Left),
             (true, "kept", Left),
             (true, "p (Holm)", Right),
@@ -237,7 +255,8 @@ impl RobustnessTable {
         for row in &self.levels {
             let accuracy = format::percent_with_interval(row.accuracy, row.interval);
             let other = self.other_accuracy(row).map(format::percent).unwrap_or_default();
-            let head = [row.label.clone(), accuracy, other, row.cut_off_cell()];
+            let not_finite = format::percent(row.non_finite);
+            let head = [row.label.clone(), accuracy, other, row.cut_off_cell(), not_finite];
             let dash = || "–".to_owned();
             let tail = row
                 .loss
@@ -270,8 +289,8 @@ impl RobustnessTable {
             let other = other
                 .map(|(metric, x)| format!(", {} {}", metric.name(), format::percent(x)))
                 .unwrap_or_default();
-            let cut = row.cut_off_cell();
-            out += &wrap(&format!("{}: {accuracy}{other}, cut off {cut}", row.label), width, 0);
+            let ended = row.ended();
+            out += &wrap(&format!("{}: {accuracy}{other}, {ended}", row.label), width, 0);
             if !row.pass_at.is_empty() {
                 out += &wrap(&row.pass_at_cell(), width, 2);
             }
@@ -307,6 +326,7 @@ impl LevelRow {
             strict_accuracy: level.accuracy,
             flexible_accuracy: level.flexible_accuracy,
             cut_off: level.cut_off(metric),
+            non_finite: level.share(|answer| answer.non_finite).unwrap_or_default(),
             draws: if level.draws.is_empty() { Vec::new() } else { side.columns },
             pass_at: level.pass_at(metric),
             loss,
@@ -316,6 +336,15 @@ impl LevelRow {
     /// The share that was cut off and is not right, as printed.
     pub(crate) fn cut_off_cell(&self) -> String {
         self.cut_off.map_or_else(|| "unknown".to_owned(), format::percent)
+    }
+
+    /// How many answers ended otherwise than by themselves, in words.
+    pub(crate) fn ended(&self) -> String {
+        let not_finite = match self.non_finite {
+            0.0 => String::new(),
+            share => format!(", not finite {}", format::percent(share)),
+        };
+        format!("cut off {}{not_finite}", self.cut_off_cell())
     }
 
     /// The chances that one of k answers is right, as printed.

@@ -16,7 +16,7 @@ use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     admission::Asking,
     builtin, checkpoint,
-    config::{CheckpointSection, EvalSection, RunConfig, graders_of, refuse_existing},
+    config::{CheckpointSection, EvalSection, RunConfig, TrainSection, graders_of, refuse_existing},
     data::{self, Problem, Split, answers_for, check_truths},
     early_word::EarlyWord,
     error::Error,
@@ -35,6 +35,8 @@ use crate::{
     error::LabError,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level, Sampling},
     forecast::Forecast,
+    lock::Lock,
+    receipt::without_effect,
     record::{EvalRecord, Metric},
     report, run_records, scan,
     setting::Setting,
@@ -71,6 +73,10 @@ pub enum Event<'a> {
 
 /// The file of a run that holds the hashes of every step's tensors, one line a step.
 pub(crate) const HASHES: &str = "hashes.jsonl";
+/// The file of a run that holds what it was asked for.
+const CONFIG: &str = "config.toml";
+/// The file of a run, of a directory of arms or of a warm-up that is locked while somebody is at work there.
+pub const LOCK: &str = "run.lock";
 
 /// What was read and bound before anything is written: a run that can start.
 pub(crate) struct Prepared<B: NoisyBackend> {
@@ -208,9 +214,7 @@ pub fn run_on<B: NoisyBackend>(
 ) -> Result<EvalRecord, LabError> {
     let (workers, mut nobody) = (&crew.workers, |_: Event<'_>| {});
     let tell = if workers.is_first() { tell } else { &mut nobody };
-    if !resume && workers.is_first() {
-        refuse_existing(directory)?;
-    }
+    let lock = if workers.is_first() { enter(directory, resume, tell)? } else { None };
     let Prepared { mut trainer, eval_problems, levels, scan, warnings } = prepare::<B>(config, device)?;
     (trainer.workers, trainer.return_freed_memory) = (workers.clone(), crew.return_freed_memory);
     let lines = RunConfig { build: None, ..config.clone() }.to_toml();
@@ -218,7 +222,11 @@ pub fn run_on<B: NoisyBackend>(
     crew.agree(config.build.as_ref(), lines, &trainer.policy, problems)?;
     warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
     let text = config.to_toml();
-    if resume && directory.join("config.toml").exists() && workers.is_first() {
+    let _lock = match lock {
+        None if workers.is_first() => Some(begin(directory, resume, tell)?),
+        lock => lock,
+    };
+    if resume && directory.join(CONFIG).exists() && workers.is_first() {
         check_same_config(directory, config)?;
         if let Some(note) = go_back(&mut trainer, directory)? {
             tell(Event::Warning(&note));
@@ -229,7 +237,7 @@ pub fn run_on<B: NoisyBackend>(
             let scan = serde_json::to_value(scan).unwrap_or_default();
             write_json(&directory.join("scan.json"), &scan).map_err(Error::from)?;
         }
-        write_atomically(&directory.join("config.toml"), text.as_bytes()).map_err(Error::from)?;
+        write_atomically(&directory.join(CONFIG), text.as_bytes()).map_err(Error::from)?;
     }
     trainer.follow_first()?;
     if crew.shard_optimizer {
@@ -282,9 +290,33 @@ pub fn run_on<B: NoisyBackend>(
     refuse_no_update(&trainer)?;
     if workers.is_first() {
         refuse_silent_noise(&trainer)?;
+        without_effect(&trainer.plan.receipts()).iter().for_each(|told| tell(Event::Warning(told)));
         report::write(&[run_records::read_run(directory)?], &directory.join("report.html"))?;
     }
     Ok(last.expect("the last step is evaluated"))
+}
+
+/// Before a run reads anything: refuses a directory that it would overwrite, or locks that of the run that goes on. A
+/// directory that is to be made is locked once all is read, since nothing is written for what can not be used.
+fn enter(directory: &Path, resume: bool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Option<Lock>, LabError> {
+    if !resume {
+        refuse_existing(directory)?;
+    }
+    directory.join(CONFIG).exists().then(|| take(directory, tell)).transpose()
+}
+
+/// Keeps other runs out of a directory.
+fn take(directory: &Path, tell: &mut dyn FnMut(Event<'_>)) -> Result<Lock, LabError> {
+    Lock::take(directory, LOCK, &mut |warning| tell(Event::Warning(warning)))
+}
+
+/// Locks a directory that is to be made; refuses it where somebody else has begun a run there since.
+fn begin(directory: &Path, resume: bool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Lock, LabError> {
+    let lock = take(directory, tell)?;
+    if !resume && directory.join(CONFIG).exists() {
+        return Err(Error::Exists(directory.to_owned()).into());
+    }
+    Ok(lock)
 }
 
 /// Sets a trainer back to the last checkpoint of its run that it can go on from; gives what should be said of it, if
@@ -351,6 +383,7 @@ pub fn run_arms<B: NoisyBackend>(
     for arm in &arms {
         check::<B>(arm, device)?;
     }
+    let _lock = crew.workers.is_first().then(|| take(directory, tell)).transpose()?;
     let mut outcomes = Vec::new();
     for arm in &arms {
         let own = directory.join(&arm.name);
@@ -482,6 +515,10 @@ impl Log {
                 self.board.scalar(key, record.step, value as f32, now)?;
             }
         }
+        // No checkpoint may outlive the lines of its steps.
+        for file in [&self.lines, &self.hashes] {
+            file.sync_data().map_err(LabError::file(&self.path))?;
+        }
         self.board.flush()
     }
 }
@@ -503,7 +540,7 @@ impl Log {
 /// # Errors
 /// The directory holds a run of another configuration.
 pub fn is_finished(directory: &Path, config: &RunConfig) -> Result<bool, LabError> {
-    if directory.join("config.toml").exists() {
+    if directory.join(CONFIG).exists() {
         check_same_config(directory, config)?;
     }
     Ok(directory.join("report.html").exists())
@@ -514,21 +551,40 @@ pub fn is_finished(directory: &Path, config: &RunConfig) -> Result<bool, LabErro
 /// there are, a decaying learning rate and the stages of adaptive quantisation noise, is from then on that of the longer run.
 ///
 /// # Errors
-/// A run that was not started, or that differs in anything else.
+/// A run that was not started, that differs in anything else, or that is going on.
 pub fn extend(config: &RunConfig, directory: &Path) -> Result<(), LabError> {
     for arm in config.arms()? {
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
         let mut longer = started_with(&own)?;
+        let _lock = take(&own, &mut |_| {})?;
+        refuse_shorter(&own, &longer.train, &arm.train)?;
         (longer.train.steps, longer.train.epochs) = (arm.train.steps, arm.train.epochs);
         refuse_difference(&own, longer.clone(), &arm)?;
-        write_atomically(&own.join("config.toml"), longer.to_toml().as_bytes()).map_err(Error::from)?;
+        write_atomically(&own.join(CONFIG), longer.to_toml().as_bytes()).map_err(Error::from)?;
     }
     Ok(())
 }
 
+/// Refuses to make a run shorter, as far as the same key says so before and now.
+fn refuse_shorter(directory: &Path, before: &TrainSection, now: &TrainSection) -> Result<(), Error> {
+    let of = |train: &TrainSection| [("steps", train.steps), ("epochs", train.epochs)];
+    let pairs = of(before).into_iter().zip(of(now));
+    // Steps win over epochs where both are given.
+    let given = pairs
+        .map(|((key, before), (_, now))| (key, before, now))
+        .find(|(_, a, b)| a.is_some() || b.is_some());
+    match given {
+        Some((key, Some(before), Some(now))) if now < before => Err(Error::config(format!(
+            "{}: the run was started with train.{key} = {before}, and --extend goes on to more, not to {now}",
+            directory.join(CONFIG).display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The configuration that a run was started with.
 fn started_with(directory: &Path) -> Result<RunConfig, LabError> {
-    let path = directory.join("config.toml");
+    let path = directory.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     Ok(hardy_train::toml_errors::parse(&text, &path.display().to_string()).map_err(Error::from)?)
 }
@@ -546,7 +602,7 @@ fn refuse_difference(directory: &Path, mut before: RunConfig, config: &RunConfig
         let what = first_difference(&before, config);
         return Err(Error::config(format!(
             "{}: was started with another configuration ({what}); --resume goes on with the same one",
-            directory.join("config.toml").display()
+            directory.join(CONFIG).display()
         ))
         .into());
     }

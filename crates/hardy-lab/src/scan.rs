@@ -25,6 +25,8 @@ use crate::{error::LabError, run::Crew, setting::Setting};
 pub const CALIBRATION: usize = 32;
 /// The format of a scan at the start of a run that names none.
 const USUAL: &str = "mxfp4";
+/// The SQNR of an image that is not finite, and so without bound below it.
+const LEAST_DB: f64 = -1000.0;
 /// Tokens of a forward pass.
 const TOKENS: usize = 4096;
 
@@ -42,7 +44,7 @@ pub fn format_named(name: &str) -> Result<Format, LabError> {
 /// among the workers of `crew`.
 ///
 /// # Errors
-/// Text that the model can not read; a worker that is gone.
+/// Text that the model can not read; a model whose activations are not finite; a worker that is gone.
 pub fn scan<B: NoisyBackend>(
     what: &Setting<'_, B>,
     model: &str,
@@ -56,6 +58,7 @@ pub fn scan<B: NoisyBackend>(
     let passes = crew.select(parts(&sequences, TOKENS, true));
     let seen = passes.iter().map(|(_, packed)| observed(decoder, packed, format)).collect();
     let seen = added_up(sites.len(), crew.join(seen)?);
+    refuse_broken(sites, &seen)?;
     let parameters = decoder.to_host();
     let linears: Vec<_> =
         sites.iter().zip(&seen).filter(|(site, sums)| site.op == Op::Linear && sums.elements() > 0).collect();
@@ -78,6 +81,14 @@ pub fn scan<B: NoisyBackend>(
         recommendation: Recommendation::None,
         rows: rows.collect(),
     }))
+}
+
+/// Refuses a model whose activations no format could hold.
+fn refuse_broken(sites: &[Site], seen: &[ErrorSums]) -> Result<(), LabError> {
+    let broken = sites.iter().zip(seen).find(|(_, sums)| !sums.signal().is_finite());
+    broken.map_or(Ok(()), |(site, _)| {
+        Err(LabError::NotFinite { what: format!("the input of {}", site.module) })
+    })
 }
 
 /// What one pass shows of every site.
@@ -139,7 +150,7 @@ fn row(site: &Site, what: What, sums: &ErrorSums) -> ScanRow {
         layer: site.layer,
         what,
         elements: sums.elements(),
-        sqnr_db: metrics.sqnr_db.is_finite().then_some(metrics.sqnr_db),
+        sqnr_db: (metrics.sqnr_db < f64::INFINITY).then_some(metrics.sqnr_db.max(LEAST_DB)),
         relative_error: metrics.mean_relative,
         relative_rms: metrics.relative_rms,
         dead_zone: metrics.dead_zone,

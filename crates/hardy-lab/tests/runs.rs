@@ -250,9 +250,13 @@ fn a_finished_run_that_is_made_longer_comes_out_as_if_it_had_been_so_from_the_fi
     assert_eq!(metrics(own.path()), metrics(whole.path()));
     let weights = |run: &Path| fs::read(checkpoint::directory(run, 3).join("master.safetensors")).unwrap();
     assert!(weights(own.path()) == weights(whole.path()));
-    extend(&short, own.path()).unwrap();
-    let error = run::<Flex>(&short, own.path(), true, &Default::default(), &mut |_| {}).unwrap_err();
-    assert!(error.to_string().contains("3 steps were made, 2 are asked for") && error.is_input(), "{error}");
+    let before = fs::read(own.path().join("config.toml")).unwrap();
+    assert!(
+        refused(&short).contains("train.steps = 3, and --extend goes on to more, not to 2"),
+        "{}",
+        refused(&short)
+    );
+    assert!(before == fs::read(own.path().join("config.toml")).unwrap(), "nothing is written");
 }
 
 #[test]

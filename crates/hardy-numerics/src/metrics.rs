@@ -100,6 +100,11 @@ impl ErrorSums {
         self.saturated += usize::from(y.abs() == largest && x.abs() > largest);
     }
 
+    /// Σx²: not finite where a value is not.
+    pub fn signal(&self) -> f64 {
+        self.signal
+    }
+
     /// Elements of all images.
     pub fn elements(&self) -> usize {
         self.elements

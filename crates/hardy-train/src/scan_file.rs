@@ -95,11 +95,13 @@ pub struct ScanRow {
     pub what: What,
     /// Elements measured.
     pub elements: usize,
-    /// Signal to quantisation noise in dB; `None` without error.
+    /// Signal to quantisation noise in dB; `None` without error, −1000 where the format overflows to ∞.
     pub sqnr_db: Option<f64>,
-    /// The mean of |error| / |x| over x ≠ 0.
+    /// The mean of |error| / |x| over x ≠ 0; ∞, in JSON null, where the format overflows.
+    #[serde(deserialize_with = "null_as_infinite")]
     pub relative_error: f64,
-    /// ‖error‖₂ / ‖x‖₂.
+    /// ‖error‖₂ / ‖x‖₂, likewise.
+    #[serde(deserialize_with = "null_as_infinite")]
     pub relative_rms: f64,
     /// The share of x ≠ 0 that becomes 0.
     pub dead_zone: f64,
@@ -107,6 +109,10 @@ pub struct ScanRow {
     pub saturation: f64,
     /// The thresholds that are crossed, in words.
     pub reasons: Vec<String>,
+}
+
+fn null_as_infinite<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
 }
 
 impl ScanFile {

@@ -119,12 +119,19 @@ fn the_gradient_of_a_sigma_does_not_depend_on_how_an_update_is_split() {
         let of = |way| gradients(&decoder, &plan, &sequences, way);
         let whole = of((10_000, true, false));
         let size = whole.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let differs = |one: &[f64], other: &[f64]| {
+            one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / size
+        };
         for way in [(40, true, false), (40, false, true), (10_000, false, false), (25, true, true)] {
             let other = of(way);
-            let differs = whole.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            // As the gradients themselves, where a prompt is cut from some of its responses.
-            assert!(differs <= 5e-6 * size, "{target}, {way:?}: {whole:?}, not {other:?}");
+            // The sum is one in f64; what differs is the f32 gradients of rows that responses share, which cancel in what
+            // arrives at hidden states: one part in 1e6 of the sum is one in 1e7 of its terms.
+            let most = if target == "hidden_states" { 3e-6 } else { 1e-6 };
+            assert!(differs(&whole, &other) <= most, "{target}, {way:?}: {whole:?}, not {other:?}");
         }
+        // Where no rows are shared there is nothing that could differ.
+        let alone = [(40, false, true), (10_000, false, false), (1, true, false)].map(of);
+        assert!(alone.iter().all(|other| differs(&alone[0], other) < 1e-13), "{target}: {alone:?}");
     }
 }
 

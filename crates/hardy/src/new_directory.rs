@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hardy_model::files::flush_directory;
+
 use crate::failure::Failure;
 
 /// Fills a directory beside `target`, then renames it; an empty `target` is replaced.
@@ -18,7 +20,9 @@ pub fn create(target: &Path, fill: impl FnOnce(&Path) -> Result<(), Failure>) ->
     let written = fill(&partial).and_then(|()| {
         // Ours to replace only when empty, and then it goes; otherwise the rename fails.
         let _ = fs::remove_dir(target);
-        fs::rename(&partial, target).map_err(|error| failed(target, &error))
+        fs::rename(&partial, target).map_err(|error| failed(target, &error))?;
+        flush_directory(target);
+        Ok(())
     });
     if written.is_err() {
         // The first failure is the one to tell.
@@ -39,6 +43,7 @@ pub fn create_within(target: &Path, fill: impl FnOnce(&Path) -> Result<(), Failu
         let to = target.join(entry.file_name());
         fs::rename(entry.path(), &to).map_err(|error| failed(&to, &error))?;
     }
+    flush_directory(&whole);
     fs::remove_dir(&whole).map_err(|error| failed(&whole, &error))
 }
 

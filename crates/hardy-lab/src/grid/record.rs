@@ -11,19 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{Cell, Grid, gradient::Direction};
 use crate::{
     error::LabError,
-    nll::differences,
+    nll::{differences, finite},
     statistics::{
         CONFIDENCE, Claim, Interval, PairedTest, Scores, accuracy, decide, mean_claim, mean_interval,
     },
 };
-
-/// The likelihood that a token has where the model gives none: that of the smallest f32, in nats.
-const HOPELESS: f64 = 103.3;
-
-/// A negative log-likelihood, or [`HOPELESS`] where the model gives none.
-pub(crate) fn finite(nll: f64) -> f64 {
-    if nll.is_finite() { nll } else { HOPELESS }
-}
 
 /// What is measured of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

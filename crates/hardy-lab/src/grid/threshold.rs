@@ -17,10 +17,11 @@ use hardy_ops::{NoisyBackend, Pass, Phase};
 use hardy_train::splitmix;
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Grid, GridMetric, answers::Answering, prefix::Prefix, record::finite};
+use super::{Cell, Grid, GridMetric, answers::Answering, prefix::Prefix};
 use crate::{
     error::LabError,
     evaluate::{EVAL_STEP, bind},
+    nll::{finite, refuse_broken},
     run::Crew,
     statistics::ALPHA,
 };
@@ -232,7 +233,8 @@ impl<'a, B: NoisyBackend> Looker<'a, B> {
         let prefix = Prefix::in_groups(&grid.setting.policy.decoder, &sequences, BATCH);
         let clean = hardy_ops::Noise::clean();
         let clean = (0..prefix.len()).flat_map(|part| prefix.likelihoods(part, &sequences, &clean, &(0..=0)));
-        let clean = clean.collect();
+        let clean: Vec<f64> = clean.collect();
+        refuse_broken(&clean, grid.setting.problems)?;
         Ok(Self::Nll { prefix, sequences, clean })
     }
 

@@ -66,19 +66,23 @@ pub fn text_hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     format!("{:016x}", splitmix::hash(&words.collect::<Vec<u64>>()))
 }
 
-/// The hash of problems and their worked answers.
+/// The hash of problems, with all turns of those that are conversations, and their worked answers.
 #[must_use]
 pub fn data_fingerprint(problems: &[Problem]) -> String {
-    text_hash(problems.iter().flat_map(|problem| [problem.question.as_str(), &problem.answer]))
+    text_hash(problems.iter().flat_map(|problem| {
+        let turns = problem.messages.iter().flat_map(|turn| [turn.role.as_str(), &turn.content]);
+        [problem.question.as_str(), &problem.answer].into_iter().chain(turns)
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use hardy_model::Message;
+
     use super::*;
 
-    #[test]
-    fn the_first_condition_that_differs_is_named_unless_it_is_allowed() {
-        let one = Conditions {
+    fn usual() -> Conditions {
+        Conditions {
             wording: "{question}".into(),
             system: None,
             chat_template: None,
@@ -87,7 +91,45 @@ mod tests {
             precision: "f32".into(),
             data_fingerprint: text_hash(["a", "b"]),
             graders: None,
-        };
+        }
+    }
+
+    #[test]
+    fn every_condition_counts_by_its_name() {
+        let changes: [fn(&mut Conditions); CONDITIONS.len()] = [
+            |c| c.wording = "Q: {question}".into(),
+            |c| c.system = Some("Be brief.".into()),
+            |c| c.chat_template = Some("0".into()),
+            |c| c.max_new_tokens = 65,
+            |c| c.sampling = "temperature 1".into(),
+            |c| c.precision = "bf16".into(),
+            |c| c.data_fingerprint = text_hash(["a", "c"]),
+            |c| c.graders = Some("[]".into()),
+        ];
+        for (name, change) in CONDITIONS.into_iter().zip(changes) {
+            let mut other = usual();
+            change(&mut other);
+            let others: Vec<String> =
+                CONDITIONS.iter().filter(|other| **other != name).map(|&other| other.to_owned()).collect();
+            assert_eq!(usual().first_difference(&other, &others).unwrap()[0], name);
+            assert_eq!(usual().first_difference(&other, &[name.to_owned()]), None);
+        }
+    }
+
+    #[test]
+    fn earlier_turns_of_a_conversation_are_data_too() {
+        let place = hardy_train::data::Place::Made(0);
+        let plain = Problem::new(0, "1+1?".into(), "#### 2".into(), place);
+        let turn = |content: &str| Message { role: "user".into(), content: content.into() };
+        let after = |shot: &str| Problem { messages: vec![turn(shot), turn("1+1?")], ..plain.clone() };
+        let prints =
+            [plain.clone(), after("2+2=4"), after("2+2=5")].map(|problem| data_fingerprint(&[problem]));
+        assert!(prints[0] != prints[1] && prints[1] != prints[2], "{prints:?}");
+    }
+
+    #[test]
+    fn the_first_condition_that_differs_is_named_unless_it_is_allowed() {
+        let one = usual();
         let other = Conditions { max_new_tokens: 256, ..one.clone() };
         assert_eq!(one.first_difference(&one, &[]), None);
         let found = one.first_difference(&other, &[]).unwrap();

@@ -107,11 +107,13 @@ impl LevelRecord {
         (total > 0).then(|| found as f64 / total as f64)
     }
 
-    /// The share of answers that were cut off and are not right; `None` where the record does not say.
+    /// The share of answers that were cut off by the limit of tokens and are not right; `None` where the record does not say.
     #[must_use]
     pub fn cut_off(&self, metric: &Metric) -> Option<f64> {
         let known = self.all().all(|answer| answer.truncated.is_some());
-        let cut = |answer: &SampleRecord| answer.truncated == Some(true) && !answer.right(metric);
+        let cut = |answer: &SampleRecord| {
+            answer.truncated == Some(true) && !answer.non_finite && !answer.right(metric)
+        };
         if known { self.share(cut) } else { None }
     }
 

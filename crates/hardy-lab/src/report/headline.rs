@@ -18,7 +18,7 @@ pub fn html(entries: &[Entry]) -> String {
     format!(
         "<div class=\"stack\">{}</div><p class=\"quiet\">{metric}, with its interval; below it, what is lost against the \
          level without added noise on the same problems, in points, with Holm's p over all that this page claims. Cut off: \
-         answers that were cut off and are not right. Robust: less than 1 point lost; moderately robust: up to 3; not \
+         answers that were cut off and are not right. Not finite: answers that ended at logits that are. Robust: less than 1 point lost; moderately robust: up to 3; not \
          resolved: the interval does not decide.</p>{}",
         table(&columns, &rows),
         match chart.is_empty() {
@@ -69,7 +69,7 @@ fn cell(table: &RobustnessTable, level: &LevelRow) -> String {
         0 => String::new(),
         _ => format!("<small>{}</small>", level.pass_at_cell()),
     };
-    let more = format!("<small>{other}cut off {}</small>{draws}{samples}", level.cut_off_cell());
+    let more = format!("<small>{other}{}</small>{draws}{samples}", level.ended());
     let Some(loss) = &level.loss else {
         return format!("{accuracy}{more}");
     };

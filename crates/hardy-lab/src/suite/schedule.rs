@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,7 @@ use hardy_train::{
 use super::{Member, Suite, definition::is_a_directory_name, share::Whole, table::SuiteTable};
 use crate::{
     error::LabError,
+    lock::Lock,
     run::{check, is_finished},
     shard::{Allow, Manifest, Shard},
 };
@@ -158,18 +158,12 @@ impl Schedule {
         Ok(self.members.iter().map(|member| known[member.preset.as_str()]).collect())
     }
 
-    /// Makes the directory this suite's, and keeps others out of it for as long as the file lives.
+    /// Makes the directory this suite's, and keeps others out of it for as long as the lock lives.
     ///
     /// # Errors
     /// A directory that can not be written, or in which the suite is at work.
-    pub fn claim(&self) -> Result<File, LabError> {
-        std::fs::create_dir_all(&self.directory).map_err(LabError::file(&self.directory))?;
-        let path = self.directory.join(LOCK);
-        let lock = File::create(&path).map_err(LabError::file(&path))?;
-        if lock.try_lock().is_err() {
-            let at_work = format!("{}: another `hardy suite` is at work there", self.directory.display());
-            return Err(Error::config(at_work).into());
-        }
+    pub fn claim(&self, warn: &mut dyn FnMut(&str)) -> Result<Lock, LabError> {
+        let lock = Lock::take(&self.directory, LOCK, warn)?;
         let text = toml::to_string_pretty(&self.suite).unwrap_or_default();
         write_atomically(&self.directory.join(DEFINITION), text.as_bytes()).map_err(Error::from)?;
         if let Some(manifest) = &self.manifest {

@@ -10,6 +10,8 @@ use statrs::distribution::{ContinuousCDF, Normal};
 
 /// How often each kind of interval covered the truth, of how many.
 pub const KINDS: [&str; 5] = ["accuracy", "difference", "retention", "peak of 6", "nll lost"];
+/// The same of scores between right and wrong.
+pub const SCORED: [&str; 2] = ["score", "difference of scores"];
 const CONFIDENCE: f64 = 0.95;
 /// The standard deviation of a problem's difficulty.
 const DIFFICULTY: f64 = 1.0;
@@ -109,6 +111,23 @@ impl World {
         tally.count(4, lost, Some(interval));
         tally.false_pages += usize::from(self.page(clean, &difficulty, draws));
         tally.suites += 1;
+    }
+
+    /// The intervals of a mean score, of four answers to every problem, and of the difference of two, of one column; whether
+    /// they cover the truth.
+    pub fn scored(self, accuracy_of: impl Fn(f64) -> f64, draws: &mut Draws) -> [bool; SCORED.len()] {
+        let n = draws.of(&[100, 200, 400]);
+        let clean = accuracy_of(draws.uniform());
+        let noisy = (clean - draws.of(&[0.0, 0.02, 0.05, 0.2])).max(0.5 * clean);
+        let difficulty = draws.normals(n, DIFFICULTY);
+        let [a, b] = [noisy, clean].map(|truth| {
+            let answers = self.answers(truth, &difficulty, &[0.0; 4], draws);
+            let right = |problem: usize| answers.iter().filter(|column| column[problem]).count();
+            let mean = (0..n).map(|problem| right(problem) as f64 / answers.len() as f64).collect();
+            statistics::scores(&vec![vec![mean]])
+        });
+        let of_difference = difference(&a, &b, CONFIDENCE);
+        [accuracy(&b, CONFIDENCE).contains(clean), of_difference.contains(noisy - clean)]
     }
 
     /// Six evaluations of a run that learns; the true best and the interval of the peak.

@@ -54,12 +54,16 @@ pub fn normalized(answer: &str) -> String {
 }
 
 /// What is written in several ways, and the one that is kept.
-const REPLACED: [(&str, &str); 18] = [
+const REPLACED: [(&str, &str); 21] = [
+    // Line breaks of matrices stay apart from a space that is written out.
+    (r"\\", BREAK),
+    (r"\ ", " "),
     (r"\!", ""),
     (r"\,", ""),
     (r"\;", ""),
     (r"\:", ""),
-    (r"\\", r"\"),
+    (BREAK, r"\"),
+    ("{,}", ","),
     ("tfrac", "frac"),
     ("dfrac", "frac"),
     ("cfrac", "frac"),
@@ -75,14 +79,43 @@ const REPLACED: [(&str, &str); 18] = [
     ("−", "-"),
 ];
 
+/// What stands for a line break while spaces are replaced.
+const BREAK: &str = "\u{1}";
+
+/// Units that are written as words behind a number (Minerva's list, arXiv:2206.14858 §D.1, as far as they are units).
+const UNITS: [&str; 20] = [
+    "square", "dollars", "mph", "inches", "ft", "hours", "km", "units", "points", "feet", "minutes",
+    "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "edges", "students",
+];
+
+/// Of `12 square inches` the `12`.
+fn without_words(text: &str) -> &str {
+    let mut text = text.trim();
+    while let Some((number, unit)) = text.rsplit_once(' ') {
+        let counted = number.ends_with(|c: char| c.is_ascii_digit() || c == '}')
+            || UNITS.iter().any(|unit| number.ends_with(unit));
+        if !UNITS.contains(&unit) || !counted {
+            break;
+        }
+        text = number.trim_end();
+    }
+    text
+}
+
+/// Whether `text` is nothing or a power, as what follows the unit in `\text{ cm}^2`.
+fn is_power(text: &str) -> bool {
+    let power = text.strip_prefix('^').map(|power| power.trim_matches(['{', '}']));
+    text.is_empty() || power.is_some_and(|power| power.parse::<u8>().is_ok())
+}
+
 /// The text without a unit at its end, as in `5 \text{ cm}`; text that is all of it, as in `\text{Evelyn}`, is kept.
 fn without_unit(text: &str) -> String {
-    let text = text.trim();
+    let text = without_words(text);
     for command in [r"\text{", r"\mbox{", r"\mathrm{"] {
         let Some(at) = text.find(command) else { continue };
         let inside = &text[at + command.len()..];
         let Some(end) = closing_brace(inside) else { continue };
-        if at > 0 && at + command.len() + end + 1 == text.len() {
+        if at > 0 && is_power(&inside[end + 1..]) {
             return text[..at].trim().to_owned();
         }
         return format!("{}{}{}", &text[..at], inside[..end].trim(), &inside[end + 1..]);
@@ -159,6 +192,7 @@ impl Rational {
     /// Reads whole numbers and decimals, with commas between thousands or not, and fractions of them; `None` for
     /// anything else, and for what exceeds 128 bits.
     fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_prefix('+').unwrap_or(text);
         let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
         let value = match text.strip_prefix(r"\frac{") {
             Some(rest) => {
@@ -166,6 +200,8 @@ impl Rational {
                 let (above, below) = (Self::decimal(above)?, Self::decimal(below)?);
                 Self::new(above.above.checked_mul(below.below)?, above.below.checked_mul(below.above)?)?
             }
+            // Of two signs only a fraction's own second one has a meaning.
+            None if text.starts_with('-') => return None,
             None => Self::decimal(text)?,
         };
         Some(if negative { Self { above: -value.above, ..value } } else { value })
@@ -277,6 +313,84 @@ mod tests {
                 normalized(truth)
             );
         }
+    }
+
+    /// Verdicts of the two public graders, run on these pairs: MATH's own (`math_equivalence`, which verl and the
+    /// lm-evaluation-harness have too) and Minerva's (`normalize_final_answer`). What either calls equal is equal here, but for
+    /// the last group; what both call different is different, but where the values are the same.
+    #[test]
+    fn answers_that_are_written_oddly_are_judged_as_the_public_graders_judge_them() {
+        for (answer, truth, math, minerva) in [
+            (r"\frac{1}{2}", r"\frac12", true, true),
+            (r"\dfrac{1}{2}", r"\frac{1}{2}", true, false),
+            (r"\tfrac{1}{2}", r"\frac{1}{2}", true, false),
+            ("1/2", r"\frac{1}{2}", true, false),
+            ("0.5", r"\frac{1}{2}", true, false),
+            (r"50\%", "50", true, false),
+            (r"\$18", "18", true, true),
+            (r"18\text{ dollars}", "18", true, true),
+            (r"12\text{ cm}^2", "12", true, true),
+            (r"12 \text{ cm}^{3}", "12", true, false),
+            ("x=5", "5", true, true),
+            ("k = -3", "-3", true, true),
+            (r"\sqrt3", r"\sqrt{3}", true, true),
+            (r"2\sqrt{3}", r"2\sqrt3", true, true),
+            (r"90^\circ", "90", true, true),
+            (r"90^{\circ}", "90", true, true),
+            (r"\left(1,2\right)", "(1,2)", true, false),
+            ("(1, 2)", "(1,2)", true, true),
+            ("1,000", "1000", false, true),
+            ("1{,}000", "1000", false, true),
+            (r"10,\!000", "10000", false, true),
+            (".5", "0.5", true, false),
+            (r"\frac{-1}{2}", "-1/2", true, false),
+            (r"2\pi", r"2 \pi", true, true),
+            (r"2\ \pi", r"2\pi", false, true),
+            (r"[0,\infty)", r"[0, \infty)", true, true),
+            (r"\{1,2\}", r"\left\{1,2\right\}", true, false),
+            (r"\frac{a}{b}", r"\frac ab", true, true),
+            (r"\text{Evelyn}", "Evelyn", false, true),
+            (r"\mbox{even}", r"\text{even}", false, true),
+            (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", true, false),
+            ("12 inches", "12", false, true),
+            ("12 square units", "12", false, true),
+            ("3:2", "3:2", true, true),
+            // Different for both.
+            ("(2, 1)", "(1,2)", false, false),
+            (r"\pi", "3.14159", false, false),
+            ("0.333", r"\frac{1}{3}", false, false),
+            ("", "5", false, false),
+            (r"\infty", r"-\infty", false, false),
+            ("--5", "5", false, false),
+            (r"\frac{1}{0}", "0", false, false),
+            ("NaN", "5", false, false),
+            ("3 x", "3", false, false),
+            (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}12\end{pmatrix}", false, false),
+        ] {
+            let ours = is_equal(answer, truth);
+            assert_eq!(
+                ours,
+                math || minerva,
+                "{answer} ({}) and {truth} ({})",
+                normalized(answer),
+                normalized(truth)
+            );
+        }
+        // Equal by value, where both graders read letter by letter.
+        for (answer, truth) in [
+            (r"\frac{3}{4}", "0.75"),
+            ("50%", "50"),
+            ("5.0", "5"),
+            ("+5", "5"),
+            ("07", "7"),
+            (r"-\frac{1}{2}", r"\frac{-1}{2}"),
+            (r"\frac{10}{20}", r"\frac{1}{2}"),
+            (r"\$32{,}000.00", "32000"),
+        ] {
+            assert!(is_equal(answer, truth), "{answer} and {truth}");
+        }
+        // MATH's own grader takes whatever follows a text for its unit.
+        assert!(!is_equal(r"5\text{ or }6", "5"));
     }
 
     #[test]

@@ -7,12 +7,13 @@ use hardy_lab::{
     EvalRecord, RobustnessTable, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level},
     nll::{NllLevel, nll},
+    receipt::without_effect,
     run::Crew,
     text_table::{Align, TextTable},
 };
 use hardy_model::files::write_json;
 use hardy_numerics::Precision;
-use hardy_ops::{Phase, Plan};
+use hardy_ops::{Phase, Plan, Receipt};
 use hardy_train::{
     admission::{Admitted, Asking},
     config::{Overlong, RewardSection, graders_of},
@@ -314,6 +315,10 @@ impl Arguments {
         if !speaks {
             return Ok(());
         }
+        for level in &record.levels {
+            let draws = level.draws.iter().map(|draw| &draw.receipts);
+            tell_idle(&level.label, std::iter::once(&level.receipts).chain(draws));
+        }
         let table = RobustnessTable::from_record(&record)?;
         if let Some(path) = &self.out {
             record.write(path)?;
@@ -333,6 +338,7 @@ impl Arguments {
         if !crew.workers.is_first() {
             return Ok(());
         }
+        levels.iter().for_each(|level| tell_idle(&level.label, &level.receipts));
         let n = setting.problems.len();
         let result = Likelihoods {
             metric: "nll",
@@ -349,6 +355,12 @@ impl Arguments {
         }
         output.show(&result, |_| likelihood_text(&result))
     }
+}
+
+/// Says which rules of a level changed nothing, in no draw.
+fn tell_idle<'a>(label: &str, draws: impl IntoIterator<Item = &'a Vec<Receipt>>) {
+    let all: Vec<Receipt> = draws.into_iter().flatten().cloned().collect();
+    without_effect(&all).iter().for_each(|told| note(&format!("warning: level {label}: {told}")));
 }
 
 fn plan_level(path: &Path, file: PlanFile, seed: u64) -> Level {
@@ -376,8 +388,16 @@ fn likelihood_text(result: &Likelihoods<'_>) -> String {
         table.row([level.label.clone(), format!("{:.4}", level.nll), of_nll, lost, of_lost]);
     }
     let Likelihoods { model, data, n, .. } = result;
+    let broken = result.levels.iter().filter(|level| level.non_finite > 0).map(|level| {
+        let of = level.draws.iter().map(Vec::len).sum::<usize>();
+        format!(
+            "{}: {} of {of} answers have no finite likelihood and count as 103.3 nats a token\n",
+            level.label, level.non_finite
+        )
+    });
     format!(
-        "{model} on {data}: mean negative log-likelihood of a token of the worked answers, in nats, {n} problems\n\n{}",
-        table.render()
+        "{model} on {data}: mean negative log-likelihood of a token of the worked answers, in nats, {n} problems\n\n{}{}",
+        table.render(),
+        broken.collect::<String>()
     )
 }

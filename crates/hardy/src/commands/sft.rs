@@ -11,7 +11,8 @@ use hardy_lab::{
     EvalRecord, LabError, Metric, Setting,
     evaluate::{EVAL_DATA_SEED, Evaluation, Level, Sampling},
     format,
-    run::Crew,
+    lock::Lock,
+    run::{Crew, LOCK},
 };
 use hardy_model::files::write_atomically;
 use hardy_train::{
@@ -35,6 +36,8 @@ use crate::{
     progress::Progress,
 };
 
+/// The file that holds what was asked for.
+const CONFIG: &str = "sft.toml";
 /// Tokens after which an answer of the final evaluation is cut off.
 const MAX_NEW_TOKENS: usize = 256;
 /// Sequences of the final evaluation that are computed at once.
@@ -104,6 +107,9 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     let device = B::open(args.device.device)?;
     let crew = if args.dry_run { Crew::default() } else { args.crew.launched(args.device.device)? };
+    // A run that goes on is locked before anything is read, one that is to be made once all is.
+    let begun = !args.dry_run && args.resume && crew.workers.is_first() && out.join(CONFIG).exists();
+    let lock = crew::ended(&crew, begun.then(|| take(&out)).transpose())?;
     let mut made = crew::ended(&crew, prepare::<B>(&config, &out, args.resume, &crew, &device))?;
     let parameters = made.trainer.policy.decoder.blueprint.parameters.iter();
     let parameters = parameters.map(|spec| spec.shape.iter().product::<usize>()).sum();
@@ -122,12 +128,21 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         eval_problems: config.eval_problems,
     };
     if !args.dry_run {
+        let _lock = match lock {
+            None if crew.workers.is_first() => Some(crew::ended(&crew, take(&out))?),
+            lock => lock,
+        };
         crew::ended(&crew, train(&config, &mut made, &mut outcome))?;
     }
     if !crew.workers.is_first() {
         return Ok(());
     }
     output.show(&outcome, |_| text(&outcome))
+}
+
+/// Keeps others out of a directory.
+fn take(out: &Path) -> Result<Lock, LabError> {
+    Lock::take(out, LOCK, &mut |warning| note(&format!("warning: {warning}")))
 }
 
 /// A run that can begin.
@@ -173,7 +188,7 @@ fn prepare<B: Engine>(
 
 /// Refuses to go on with a run of another configuration.
 fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), LabError> {
-    let path = out.join("sft.toml");
+    let path = out.join(CONFIG);
     if !path.exists() {
         return Ok(());
     }
@@ -191,7 +206,7 @@ fn refuse_other(config: &SftConfig, out: &Path) -> Result<(), LabError> {
 
 /// Makes the directory with its configuration; or, of a run that was begun, goes back to its last checkpoint.
 fn begin<B: Engine>(config: &SftConfig, trainer: &mut SftTrainer<B>, out: &Path) -> Result<(), LabError> {
-    let path = out.join("sft.toml");
+    let path = out.join(CONFIG);
     if !path.exists() {
         fs::create_dir_all(out).map_err(Error::file(out))?;
         let text = toml::to_string(config).map_err(|error| Error::config(error.to_string()))?;
@@ -235,7 +250,9 @@ impl Log {
     }
 
     fn flush(&mut self) -> Result<(), LabError> {
-        Ok(self.lines.flush().map_err(Error::file(&self.path))?)
+        self.lines.flush().map_err(Error::file(&self.path))?;
+        // No checkpoint may outlive the lines of its steps.
+        Ok(self.lines.get_ref().sync_data().map_err(Error::file(&self.path))?)
     }
 }
 

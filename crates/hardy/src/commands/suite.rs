@@ -17,7 +17,7 @@ use crate::{
     failure::Failure,
     noise_args,
     number_args::{help, whole},
-    output::Output,
+    output::{Output, note},
 };
 
 mod engine;
@@ -139,7 +139,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(&schedule, &steps, output);
     }
-    let _lock = schedule.claim()?;
+    let _lock = schedule.claim(&mut |warning| note(&format!("warning: {warning}")))?;
     if let Some(address) = &args.engine.on {
         ray::execute(&schedule, &args.engine, address, args.jobs)?;
     } else {

@@ -1,8 +1,13 @@
 //! Bad input: one clear sentence, exit code 2, and what was on disk as it was.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use crate::support::{arg, refuses, tiny_model as model, write, write_tokens};
+use crate::support::{
+    arg, hardy, json, read, refuses, succeeded, text, tiny_model as model, write, write_tokens,
+};
 
 fn generate_refuses(model: &Path, parts: &[&str]) {
     refuses(&["generate", "--model", arg(model), "--prompt", "x", "--max-new-tokens", "1"], parts);
@@ -36,7 +41,7 @@ fn a_tensor_of_the_wrong_shape_is_named_with_both_shapes() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(dir.path());
     let weights = model.join("model.safetensors");
-    let tensors = crate::support::read(&weights).tensors;
+    let tensors = read(&weights).tensors;
     let name = "model.layers.1.mlp.up_proj.weight";
     let rewritten: Vec<_> = tensors
         .iter()
@@ -144,7 +149,7 @@ fn a_loss_that_is_not_finite_is_a_failed_run_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(dir.path());
     let weights = model.join("model.safetensors");
-    let tensors = crate::support::read(&weights).tensors;
+    let tensors = read(&weights).tensors;
     let broken = |x: &hardy_model::NamedTensor| {
         let mut data = x.as_f32().unwrap();
         if x.name == "model.norm.weight" {
@@ -156,9 +161,65 @@ fn a_loss_that_is_not_finite_is_a_failed_run_and_writes_nothing() {
     write(&weights, &tensors);
     let (from, to) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
     write_tokens(&from, [1, 3], &[("input_ids", &[5, 6, 7])]);
-    let output =
-        crate::support::hardy(&["score", "--model", arg(&model), "--batch", arg(&from), "--out", arg(&to)]);
+    let output = hardy(&["score", "--model", arg(&model), "--batch", arg(&from), "--out", arg(&to)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(crate::support::text(&output.stderr).contains("error: the loss is NaN"));
+    assert!(text(&output.stderr).contains("error: the loss is NaN"));
     assert!(!to.exists());
+}
+
+/// The built-in model with one weight of its last norm replaced.
+fn broken_model(dir: &Path, value: f32) -> PathBuf {
+    let model = model(dir);
+    let weights = model.join("model.safetensors");
+    let tensors = read(&weights).tensors.into_iter().map(|tensor| {
+        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+        let mut data = tensor.into_f32().unwrap();
+        if name == "model.norm.weight" {
+            data[0] = value;
+        }
+        (name, shape, data)
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let parts: Vec<_> =
+        tensors.iter().map(|(name, shape, data)| (&name[..], &shape[..], data.clone())).collect();
+    write(&weights, &parts);
+    model
+}
+
+#[test]
+fn a_model_that_is_not_finite_is_not_judged_as_if_it_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = broken_model(dir.path(), f32::NAN);
+    let on = |command: &[&'static str]| {
+        [command, &["--model", arg(&model), "--data", "builtin:arith", "--n", "3"]].concat()
+    };
+    for command in [&["eval", "--metric", "nll"][..], &["probe"], &["scan", "--format", "mxfp4"]] {
+        let output = hardy(&on(command));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("is not finite without any error; the model itself is broken"), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    // Answers end there, and are neither cut off nor wrong like others.
+    let output = hardy(&on(&["eval", "--max-new-tokens", "4", "--noise", "0"]));
+    succeeded(&output);
+    let table = text(&output.stdout);
+    assert!(table.contains("not finite: answers that") && table.contains("  0.0 %     100.0 %"), "{table}");
+    let sampled = json(&on(&["eval", "--max-new-tokens", "4", "--noise", "0,0.1"]));
+    for row in sampled["table"]["levels"].as_array().unwrap() {
+        assert_eq!((&row["cut_off"], &row["non_finite"]), (&0.0.into(), &1.0.into()));
+    }
+}
+
+#[test]
+fn a_format_that_overflows_is_flagged_and_its_scan_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (broken_model(dir.path(), 1e30), dir.path().join("scan.json"));
+    let scan = ["scan", "--model", arg(&model), "--data", "builtin:arith", "--format", "fp16", "--n", "2"];
+    let found = json(&[&scan[..], &["--out", arg(&out)]].concat());
+    let rows = found["rows"].as_array().unwrap();
+    let head = rows.iter().find(|row| row["module"] == "lm_head").unwrap();
+    assert!(head["sqnr_db"].as_f64().unwrap() < 0.0 && head["relative_error"].is_null(), "{head}");
+    assert!(head["reasons"].to_string().contains("SQNR"), "{head}");
+    hardy_train::scan_file::ScanFile::read(&out).unwrap();
 }

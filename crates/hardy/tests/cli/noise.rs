@@ -160,3 +160,21 @@ fn draws_of_the_error_are_kept_apart_with_a_receipt_each() {
     let likelihood = eval(&["--noise", "0,0.5", "--draws", "2", "--metric", "nll"]);
     assert_eq!(likelihood["levels"][1]["receipts"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn an_error_that_strikes_nothing_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("seldom.toml");
+    let rule =
+        "[[noise]]\nops = [\"linear\"]\nerror = { kind = \"dead_zone\", scale = 1.0, sparsity = 1e-12 }\n";
+    std::fs::write(&plan, rule).unwrap();
+    let common =
+        ["eval", "--model", "builtin:tiny", "--data", "builtin:arith", "--n", "2", "--noise", "0,0.05"];
+    for metric in [&["--max-new-tokens", "4"][..], &["--metric", "nll"]] {
+        let output = hardy(&[&common[..], metric, &["--plan", arg(&plan)]].concat());
+        succeeded(&output);
+        let said = text(&output.stderr);
+        assert!(said.contains("warning: level seldom: rule 1 (dead_zone) changed none of the "), "{said}");
+        assert_eq!(said.matches("changed none").count(), 1, "{said}");
+    }
+}

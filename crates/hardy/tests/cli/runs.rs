@@ -1,8 +1,8 @@
 //! `run` and what follows it: a few steps, then comparing, reporting and exporting.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
-use crate::support::{arg, golden, hardy, json, refuses, succeeded, text};
+use crate::support::{arg, command, golden, hardy, json, refuses, succeeded, text};
 
 const CONFIG: &str = "\
 name = \"short\"
@@ -107,23 +107,27 @@ fn files(directory: &Path) -> Vec<String> {
     found
 }
 
-#[test]
-fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
-    let dir = tempfile::tempdir().unwrap();
+/// What a run of six steps says, and the means to go on from each of them.
+fn six_steps(more: &str) -> String {
     let own = CONFIG.split("[[arm]]").next().unwrap().replace("steps = 2", "steps = 6");
-    let config =
-        config(dir.path(), &format!("{own}every = 3\n[checkpoint]\nevery = 1\nkeep = 2\nbest = \"worst\"\n"));
-    let path = |name: &str| dir.path().join(name);
-    succeeded(&hardy(&["run", arg(&config), "--out", arg(&path("whole"))]));
+    format!("{own}every = 3\n[checkpoint]\nevery = 1\nkeep = 2\nbest = \"worst\"\n{more}")
+}
+
+/// Kills a run of `config` at several moments, resumes it every time, and holds what it leaves against one that was left alone,
+/// whose directory is given.
+fn survives_kills(dir: &Path, config: &Path) -> std::path::PathBuf {
+    let path = |name: &str| dir.join(name);
+    succeeded(&hardy(&["run", arg(config), "--out", arg(&path("whole"))]));
     let killed = path("killed");
-    let arguments = ["run", arg(&config), "--out", arg(&killed)];
-    let mut run = crate::support::command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let arguments = ["run", arg(config), "--out", arg(&killed)];
+    let quiet =
+        |arguments: &[&str]| command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut run = quiet(&arguments);
     for moment in [700, 60, 250, 500, 800] {
         std::thread::sleep(std::time::Duration::from_millis(moment));
         run.kill().unwrap();
         run.wait().unwrap();
-        let arguments = [&arguments[..], &["--resume"]].concat();
-        run = crate::support::command(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+        run = quiet(&[&arguments[..], &["--resume"]].concat());
     }
     assert!(run.wait().unwrap().success());
     assert_eq!(metrics(&path("killed")), metrics(&path("whole")));
@@ -135,6 +139,98 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
     for name in names("whole").into_iter().filter(|name| !timed(name)) {
         let read = |run: &str| fs::read(format!("{}{name}", arg(&path(run)))).unwrap();
         assert!(read("killed") == read("whole"), "{name}");
+    }
+    path("whole")
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    survives_kills(dir.path(), &config(dir.path(), &six_steps("")));
+}
+
+#[test]
+fn so_does_one_under_flipped_bits_that_make_values_infinite() {
+    let dir = tempfile::tempdir().unwrap();
+    let flips = "[[noise]]\nops = [\"linear\"]\nduring = [\"rollout\", \"train\"]\npass = [\"forward\", \"backward\"]\n\
+        error = { kind = \"bit_flip\", rate = 5e-6, bits = \"exponent\" }\n";
+    let text = six_steps(flips)
+        .replace("[train]\n", "[train]\non_nonfinite = \"skip\"\nreward = \"flexible\"\nminibatches = 2\n");
+    let whole = survives_kills(dir.path(), &config(dir.path(), &text));
+    let count = |key: &str| metrics(&whole).iter().map(|line| line[key].as_u64().unwrap()).sum::<u64>();
+    assert!(
+        count("skipped_updates") > 0 && count("updates") > 0,
+        "{} {}",
+        count("skipped_updates"),
+        count("updates")
+    );
+    let receipts: serde_json::Value =
+        serde_json::from_slice(&fs::read(whole.join("receipts.json")).unwrap()).unwrap();
+    let non_finite =
+        receipts.as_array().unwrap().iter().map(|receipt| receipt["non_finite"].as_u64().unwrap());
+    assert!(non_finite.sum::<u64>() > 0);
+}
+
+/// Waits until somebody has locked `directory` by its file `name`.
+fn wait_for_lock(directory: &Path, name: &str) {
+    let held = || fs::read_to_string(directory.join(name)).is_ok_and(|text| text.ends_with('\n'));
+    let start = std::time::Instant::now();
+    while !held() {
+        assert!(start.elapsed().as_secs() < 120, "nobody came");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_second_of_two_processes_in_a_directory_is_told_of_the_first_and_a_dead_one_keeps_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = CONFIG.split("[[arm]]").next().unwrap().replace("steps = 2", "steps = 10000");
+    let arms = CONFIG.replace("steps = 2", "steps = 10000");
+    let sft = "name = \"warm\"\neval_problems = 0\n[model]\npath = \"builtin:tiny\"\n[data]\ntrain_problems = 8\n\
+        [train]\nsteps = 10000\nbatch = 2\n[checkpoint]\nevery = 1\n";
+    fs::write(path("clean.toml"), format!("name = \"clean\"\n{}", &run[run.find("[model]").unwrap()..]))
+        .unwrap();
+    let suite = "name = \"s\"\npresets = [\"clean.toml\"]\nseeds = [0]\nbaseline = \"clean.toml\"\n";
+    for (of, text, resume, name) in [
+        ("run", &run[..], &["--resume"][..], "run.lock"),
+        ("run", &arms, &["--resume"], "run.lock"),
+        ("run", &run, &["--extend", "--set", "train.steps=10001"], "run.lock"),
+        ("sft", sft, &["--resume"], "run.lock"),
+        ("suite", suite, &[], "suite.lock"),
+    ] {
+        let (file, out) = (path("a.toml"), path("out"));
+        fs::write(&file, text).unwrap();
+        let start = [of, arg(&file), "--out", arg(&out)];
+        let first = command(&start).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_for_lock(&out, name);
+        let lock = fs::read_to_string(out.join(name)).unwrap();
+        let who = format!("process {} on ", first.id());
+        assert!(lock.starts_with(&who), "{lock}");
+        // What is in the directory decides only once it is there.
+        let config = if of == "run" && text == run { "config.toml" } else { name };
+        while !out.join(config).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        refuses(&[&start[..], resume].concat(), &["out: ", &who, "is at work there"]);
+        let (mut first, held) = (first, fs::read_to_string(out.join(name)).unwrap());
+        assert_eq!(held, lock, "the second has left its name");
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let mut next = command(&[&start[..], resume].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = std::time::Instant::now();
+        while fs::read_to_string(out.join(name)).unwrap() == lock {
+            assert!(start.elapsed().as_secs() < 120, "{of}: a dead process keeps others out");
+            assert!(next.try_wait().unwrap().is_none(), "{of}: it did not go on");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        next.kill().unwrap();
+        next.wait().unwrap();
+        fs::remove_dir_all(&out).unwrap();
     }
 }
 
@@ -178,7 +274,7 @@ fn a_rule_in_the_environment_reaches_every_arm() {
     let out = dir.path().join("out");
     let arguments = ["run", arg(&path), "--out", arg(&out), "--dry-run"];
     let wrong = "[[noise]]\nlayers = [99]\nerror = { kind = \"truncation\", scale = 0.5 }\n";
-    let output = crate::support::command(&arguments).env("HARDY_NOISE", wrong).output().unwrap();
+    let output = command(&arguments).env("HARDY_NOISE", wrong).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("matches no site"), "{}", text(&output.stderr));
 }
