@@ -322,8 +322,10 @@ mod tests {
     fn a_product_of_no_rows_or_columns_is_empty_and_one_of_no_terms_is_zero() {
         let x = ramp(3000 * 300);
         assert!(multiply_chained(Mat::new(&[], 0, 300, 300), Mat::new(&x, 300, 3000, 3000)).is_empty());
-        assert!(multiply_chained(Mat::new(&x, 3000, 300, 300), Mat::new(&[], 0, 300, 300).t()).is_empty());
-        assert_eq!(multiply_chained(Mat::new(&[], 2, 0, 0), Mat::new(&[], 0, 3, 3)), [0.0; 6]);
+        assert!(
+            multiply_chained(Mat::new(&x, 3000, 300, 300), Mat::<f32>::new(&[], 0, 300, 300).t()).is_empty()
+        );
+        assert_eq!(multiply_chained(Mat::new(&[], 2, 0, 0), Mat::<f32>::new(&[], 0, 3, 3)), [0.0; 6]);
     }
 
     #[test]
