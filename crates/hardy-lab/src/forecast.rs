@@ -79,10 +79,12 @@ impl Forecast {
         let available_bytes = machine::memory("MemAvailable");
         let draws = |level: &Level| if level.plan.rules.is_empty() { 1 } else { eval.draws };
         let rounds: usize = levels.iter().map(draws).sum();
-        let responses = train.prompts_per_step * train.samples_per_prompt;
+        // A step has no problem twice.
+        let prompts = train.prompts_per_step.min(trainer.problems().len());
+        let responses = prompts * train.samples_per_prompt;
         let answers = rounds * problems * eval.samples;
         let prompt = memory.longest_prompt;
-        let per_step = train.prompts_per_step * prompt + responses * train.max_new_tokens;
+        let per_step = prompts * prompt + responses * train.max_new_tokens;
         let per_evaluation = rounds * problems * prompt + answers * config.eval_max_new_tokens();
         let evaluations = evaluations(trainer.total_steps, eval.every as u64);
         let fits = available_bytes.is_none_or(|bytes| {

@@ -139,7 +139,7 @@ pub struct Loss {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
-fn is_zero(share: &f64) -> bool {
+pub(crate) fn is_zero(share: &f64) -> bool {
     *share == 0.0
 }
 

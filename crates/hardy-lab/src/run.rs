@@ -167,6 +167,11 @@ fn admit<B: NoisyBackend>(
     let answers = judged.batch.min(eval.problems.len() * judged.samples);
     policy.refuse_large_cache(answers, eval.longest, (answers, answer))?;
     warnings.extend([train.warnings, eval.warnings].into_iter().flatten());
+    let (held, wanted) = (train.problems.len(), how.prompts_per_step);
+    if held < wanted {
+        let source = &data.train;
+        warnings.push(format!("{source}: holds {held} problems, and so many are a step's, not `train.prompts_per_step`, {wanted}"));
+    }
     Ok(([train.problems, eval.problems], warnings))
 }
 

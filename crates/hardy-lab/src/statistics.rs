@@ -42,6 +42,13 @@
 //! | 5 | 0.3 | edges | 98.0 | 97.9 | 98.0 | 99.8 | 96.6 | 0.6 |
 //! | 5 | 0.6 | 2 to 98 % | 96.2 | 95.7 | 95.8 | 99.5 | 95.9 | 1.7 |
 //! | 5 | 0.6 | edges | 96.9 | 96.6 | 96.6 | 99.7 | 95.9 | 0.8 |
+//!
+//! Of scores between right and wrong (means of four answers), one column, 1,500 suites a row, the bootstrap's intervals cover:
+//!
+//! | accuracies | score | difference of scores |
+//! |---|---|---|
+//! | 2 to 98 % | 94.7 | 95.3 |
+//! | edges | 94.9 | 95.4 |
 
 mod accuracy;
 mod claim;

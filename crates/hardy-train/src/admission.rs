@@ -70,6 +70,10 @@ impl<B: NoisyBackend> Policy<B> {
         let mut warnings: Vec<String> = unworded(&problems, asking).into_iter().collect();
         let length = |problem: &Problem| Ok(self.prompt_ids(problem, asking.wording)?.len());
         let lengths = problems.par_iter().map(length).collect::<Result<Vec<usize>>>()?;
+        let nothing = |problem: &&Problem| problem.messages.is_empty() && problem.question.trim().is_empty();
+        if let Some(problem) = problems.iter().find(nothing) {
+            return Err(problem.refused("the question is empty, and its wording alone asks nothing").into());
+        }
         let longest = lengths.iter().copied().max().unwrap_or_default();
         if longest <= most {
             return Ok(Admitted { problems, longest, warnings });

@@ -59,6 +59,10 @@ impl<'a, B: NoisyBackend> Answering<'a, B> {
         let plan = Plan { seed: grid.seed, ..Plan::default() };
         let bound = bind("clean", &plan, &grid.setting.policy.decoder.blueprint.sites)?;
         let samples = writer.samples(problems, &bound)?;
+        if let Some((problem, _)) = problems.iter().zip(&samples).find(|(_, sample)| sample.non_finite) {
+            let what = format!("{}: the distribution of an answer's next token", problem.place);
+            return Err(LabError::NotFinite { what });
+        }
         let clean = writer.right(problems, &samples)?;
         let (mut drafts, mut problem_of) = (Vec::new(), Vec::new());
         for (place, (problem, sample)) in problems.iter().zip(&samples).enumerate() {

@@ -113,6 +113,10 @@ fn row(name: &str, peak: Option<&Peak>, cell: &LevelCell, first: bool) -> Vec<St
     let other = cell.other_accuracy.map(|other| format!(" ({})", format::percent(other))).unwrap_or_default();
     let accuracy = format!("{}{other}", percent(&cell.accuracy));
     let cut_off = cell.cut_off.map_or_else(|| "unknown".to_owned(), format::percent);
+    let cut_off = match cell.non_finite {
+        0.0 => cut_off,
+        share => format!("{cut_off}, {} not finite", format::percent(share)),
+    };
     let peak = peak.map_or_else(dash, |peak| format!("{} at step {}", percent(&peak.accuracy), peak.step));
     let kept = cell.retention.as_ref().map_or_else(dash, percent);
     let head = [once(name.to_owned()), cell.label.clone(), accuracy, cut_off, once(peak), kept];

@@ -17,6 +17,7 @@ use crate::{
     error::LabError,
     pairing::{Side, answers, pair},
     record::{LevelRecord, Metric},
+    robustness::is_zero,
     run_records::RunRecords,
     statistics::{PairedTest, Scores, decide, p_against, scores},
 };
@@ -64,6 +65,9 @@ pub struct LevelCell {
     pub other_accuracy: Option<f64>,
     /// The share of answers that were cut off and are not right; `None` where a record does not say.
     pub cut_off: Option<f64>,
+    /// The share of answers that ended because the next token's logits were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub non_finite: f64,
     /// That over the level's without added noise; `None` there, or where a seed has nothing to retain.
     pub retention: Option<Spread>,
     /// What the baseline was judged under, where that is another whole plan.
@@ -183,6 +187,7 @@ impl LevelCell {
             accuracy: Spread::of_accuracy(&all, seeds),
             other_accuracy,
             cut_off: cut.map(|sum| sum / own.len() as f64),
+            non_finite: mean_of(|level| level.share(|answer| answer.non_finite).unwrap_or_default()),
             retention,
             baseline_label: other_plan.map(|theirs| theirs[0].level.label.clone()),
             against_baseline,

@@ -24,6 +24,8 @@ pub fn read_jsonl(path: &str, columns: &Columns, answers: Answers) -> Result<Vec
             error.utf8_error().valid_up_to()
         ))
     })?;
+    // Some editors write a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut problems = Vec::new();
     let file: Arc<str> = path.into();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -74,6 +76,14 @@ mod tests {
             problems.iter().map(|p| (p.id, p.truth.clone())).collect::<Vec<_>>(),
             [(0, "1".to_string()), (1, "2".to_string())]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let text = "\u{feff}{\"question\":\"q\",\"answer\":\"#### 1\"}\n";
+        assert_eq!(read(text.as_bytes()).unwrap()[0].truth, "1");
+        let twice = format!("{text}{text}");
+        assert!(read(twice.as_bytes()).unwrap_err().starts_with("data.jsonl:2: not JSON"));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use regex::Regex;
 
 use super::math::boxed;
 
-static ANSWER: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i:answer)(?:\s+is)?\s*:?\s*\**\(?([A-Z])\b"));
+static ANSWER: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i:answer)(?:\s+is)?[\s:*$]*\(?([A-Z])\b"));
+/// A letter in a box, in whatever type and brackets, alone or before its text: `\textbf{(B) } 12`, `B) Berlin`.
+static BOXED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^(?:\\[a-z]+\{|[\s({*$])*([A-Z])(?:[\s).}*$]*$|[).:}])"));
 static PARENTHESES: LazyLock<Regex> = LazyLock::new(|| pattern(r"\(([A-Z])\)"));
 
 fn pattern(text: &str) -> Regex {
@@ -24,11 +27,12 @@ pub fn score(response: &str, truth: &str) -> f32 {
 
 /// The letter that a response settles on.
 pub fn choice(response: &str) -> Option<char> {
-    let in_box = boxed(response).and_then(alone);
-    let last = |pattern: &Regex| {
-        let letter = pattern.captures_iter(response).last()?.get(1)?;
+    let last_in = |text: &str, pattern: &Regex| {
+        let letter = pattern.captures_iter(text).last()?.get(1)?;
         letter.as_str().chars().next()
     };
+    let last = |pattern: &Regex| last_in(response, pattern);
+    let in_box = boxed(response).and_then(|text| last_in(text, &BOXED));
     in_box.or_else(|| last(&ANSWER)).or_else(|| last(&PARENTHESES)).or_else(|| alone(response))
 }
 
@@ -49,6 +53,15 @@ mod tests {
             ("The answer is (B).", Some('B')),
             ("Answer: C", Some('C')),
             ("**Answer: D**", Some('D')),
+            ("**Answer:** D", Some('D')),
+            ("The correct answer is: **B**", Some('B')),
+            ("Final answer: $B$", Some('B')),
+            (r"so \boxed{\text{B}}", Some('B')),
+            (r"so $\boxed{\textbf{(C) } 12}$", Some('C')),
+            (r"so \boxed{\mathrm{(D)}}", Some('D')),
+            (r"so \boxed{B) Berlin}", Some('B')),
+            (r"so \boxed{A car}", None),
+            (r"so \boxed{12}", None),
             (r"(A) is wrong, so \boxed{B}.", Some('B')),
             ("Not (A) but (C)", Some('C')),
             ("B", Some('B')),

@@ -193,7 +193,13 @@ fn a_model_that_is_not_finite_is_not_judged_as_if_it_were() {
     let on = |command: &[&'static str]| {
         [command, &["--model", arg(&model), "--data", "builtin:arith", "--n", "3"]].concat()
     };
-    for command in [&["eval", "--metric", "nll"][..], &["probe"], &["scan", "--format", "mxfp4"]] {
+    for command in [
+        &["eval", "--metric", "nll"][..],
+        &["probe"],
+        &["probe", "--metric", "accuracy"],
+        &["probe", "--passes", "backward"],
+        &["scan", "--format", "mxfp4"],
+    ] {
         let output = hardy(&on(command));
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");

@@ -182,6 +182,13 @@ fn a_dry_run_says_what_a_run_will_take() {
         (&plan["steps"], &plan["evaluations"], &plan["responses_per_step"]),
         (&2.into(), &2.into(), &4.into())
     );
+    let few =
+        ["run", &config, "--dry-run", "--set", "data.train_problems=3", "--set", "train.prompts_per_step=50"];
+    let output = hardy(&[&few[..], &["--json"]].concat());
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(planned[0]["responses_per_step"], 6, "three problems are no fifty");
+    let said = text(&output.stderr);
+    assert!(said.contains("holds 3 problems") && said.contains("`train.prompts_per_step`, 50"), "{said}");
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&plan["memory"]["peak"]) > 0.0 && number(&plan["disk_bytes"]) > 0.0);
     let time = &plan["time"];

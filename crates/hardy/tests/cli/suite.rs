@@ -99,3 +99,36 @@ fn a_suite_that_can_not_be_run_writes_nothing() {
     refuses(&["suite", "no-such-suite"], &["no-such-suite", "hw-noise", "forward-backward"]);
     refuses(&["suite", arg(&suite(dir.path(), SUITE)), "--jobs", "0"], &["--jobs"]);
 }
+
+#[test]
+fn a_preset_in_a_format_is_named_by_it_and_held_against_what_adds_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = SUITE.replace("seeds = [0, 1]", "seeds = [0]").replace("level = 0.05", "level = 0.0");
+    let file = suite(dir.path(), &text);
+    let format = "[[noise]]\nat = \"weight\"\nops = [\"linear\"]\nexclude = [\"lm_head\"]\n\
+        during = [\"rollout\", \"train\", \"eval\"]\nerror = { kind = \"mxfp4\" }\n";
+    fs::write(dir.path().join("noise.toml"), format!("name = \"noise\"\n{RUN}{format}")).unwrap();
+    let out = dir.path().join("out");
+    let table = json(&[
+        "suite",
+        arg(&file),
+        "--out",
+        arg(&out),
+        "--set",
+        "train.steps=1",
+        "--set",
+        "train.max_new_tokens=8",
+    ]);
+    let levels = table["presets"][1]["levels"].as_array().unwrap();
+    let labels: Vec<_> = levels.iter().map(|level| (&level["label"], &level["baseline_label"])).collect();
+    assert_eq!(labels, [(&"mxfp4".into(), &"clean".into()), (&"mxfp4 + 5 %".into(), &"5 %".into())]);
+    let said = table["hypotheses"][0]["criteria"][0].to_string();
+    assert!(!said.contains("without noise"), "{said}");
+    assert!(said.contains("noise judged at mxfp4, clean at clean"), "{said}");
+    let [one, other] = ["clean", "noise"].map(|preset| out.join(preset).join("seed-0"));
+    let compared = json(&["compare", arg(&one), arg(&other)]);
+    let level = &compared["runs"][0]["levels"][0];
+    assert_eq!((&level["label"], &level["baseline_label"]), (&"mxfp4".into(), &"clean".into()));
+    let page = fs::read_to_string(other.join("report.html")).unwrap();
+    assert!(page.contains("mxfp4 + 5 %") && !page.contains("without noise"));
+}

@@ -96,6 +96,11 @@ fn an_empty_prompt_is_named_with_its_line() {
     refuses(&["run", &run, "--dry-run"], &said);
     let sft = configuration(dir.path(), arg(&model), &data, "[train]\nsteps = 1\nbatch = 2");
     refuses(&["sft", &sft, "--dry-run"], &said);
+    // Of a question that is empty a template makes a prompt that asks nothing.
+    let judged = ["eval", "--model", "builtin:tiny", "--data", &data, "--max-new-tokens", "2"];
+    refuses(&judged, &["data.jsonl:2: ", "the question is empty"]);
+    let run = configuration(dir.path(), "builtin:tiny", &data, RUN);
+    refuses(&["run", &run, "--dry-run"], &["data.jsonl:2: ", "the question is empty"]);
     let wording = configuration(dir.path(), "builtin:tiny", &problems(dir.path(), &[GOOD]), RUN);
     refuses(&["run", &wording, "--dry-run", "--set", "data.prompt=Think!"], &["`data.prompt`", "{question}"]);
 }
