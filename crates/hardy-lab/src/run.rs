@@ -224,7 +224,7 @@ pub fn run_on<B: NoisyBackend>(
     (trainer.workers, trainer.return_freed_memory) = (workers.clone(), crew.return_freed_memory);
     let lines = RunConfig { build: None, ..config.clone() }.to_toml();
     let problems = trainer.problems().iter().chain(&eval_problems);
-    crew.agree(config.build.as_ref(), lines, &trainer.policy, problems)?;
+    crew.agree(config.build.as_ref(), &lines, &trainer.policy, problems)?;
     warnings.iter().for_each(|warning| tell(Event::Warning(warning)));
     let text = config.to_toml();
     let _lock = match lock {

@@ -5,11 +5,16 @@ use hardy_model::{
     ChatTemplate, Dtype, Experts, ModelConfig, Tokenizer,
     files::{is_adapter, read_adapter_config},
 };
-use hardy_ops::ops::attention::Places;
+use hardy_numerics::Precision;
+use hardy_ops::{Point, ops::attention::Places};
 use serde::Serialize;
 
 use crate::{
-    builtin, config::RunConfig, encode::prompt_text, error::Result, policy::base_dir,
+    builtin,
+    config::{AqnTarget, RunConfig},
+    encode::prompt_text,
+    error::Result,
+    policy::base_dir,
     trainer::training_problems,
 };
 
@@ -108,7 +113,7 @@ impl MemoryEstimate {
             parameters: bytes(sizes.trained)
                 + sizes.untrained_bytes(sizes.frozen + reference * sizes.trained),
             optimizer: bytes(2 * sizes.trained),
-            frozen_weights: bytes(sizes.parameters),
+            frozen_weights: decoding_weights(config, sizes),
             saved_weights: saved_weights(config, sizes),
             kv_cache: bytes(kv_cache(config, sizes, longest_prompt)),
             prefill: bytes(prompts * longest_prompt * sizes.widest() + 2 * in_batch * sizes.vocab),
@@ -130,6 +135,18 @@ impl MemoryEstimate {
         estimate.peak = estimate.parameters + estimate.optimizer + BASE + phase + estimate.kept_pages;
         estimate
     }
+}
+
+/// Bytes of the weights laid out for decoding: in 16 bits those of a bfloat16 model that nobody trains, where no error changes
+/// them, and all where products are in bfloat16.
+fn decoding_weights(config: &RunConfig, sizes: &Sizes) -> usize {
+    if config.precision == Precision::Bf16 {
+        return VALUE / 2 * sizes.parameters;
+    }
+    let by_rule = config.noise.iter().any(|rule| rule.at == Point::Weight);
+    let by_aqn = config.aqn.as_ref().is_some_and(|aqn| aqn.target == AqnTarget::Linear);
+    let base = if by_rule || by_aqn { VALUE * sizes.frozen } else { sizes.untrained_bytes(sizes.frozen) };
+    base + VALUE * sizes.trained
 }
 
 /// Bytes of a copy of the weights in the type in which they are saved; adapters are judged as they are.
@@ -234,10 +251,9 @@ impl Sizes {
         self.trained + if twice { self.vocab * self.hidden } else { 0 }
     }
 
-    /// What the head holds at once: logits of a chunk forward and backward, and its weight where it has to be widened.
+    /// What the head holds at once: logits of a chunk forward and backward.
     fn head(&self) -> usize {
-        let widened = if self.frozen > 0 && self.narrow { self.vocab * self.hidden } else { 0 };
-        2 * HEAD_CHUNK.max(HEAD_ROWS * self.vocab) + widened
+        2 * HEAD_CHUNK.max(HEAD_ROWS * self.vocab)
     }
 
     /// Parameters of adapters in every linear layer, the most that there can be.

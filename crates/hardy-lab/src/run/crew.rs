@@ -79,7 +79,7 @@ impl Crew {
     pub fn agree<'a, B: NoisyBackend>(
         &self,
         build: Option<&Table>,
-        lines: String,
+        lines: &str,
         policy: &Policy<B>,
         problems: impl Iterator<Item = &'a Problem>,
     ) -> Result<(), LabError> {

@@ -178,10 +178,10 @@ pub(super) fn read_all(file: &Stored, specs: &[ParameterSpec]) -> Result<Vec<Hos
 /// As [`read_checkpoint`].
 pub fn read_each(path: &Path, specs: &[ParameterSpec], mut take: impl FnMut(usize, Vec<f32>)) -> Result<()> {
     let file = Stored::open(path)?;
-    specs
-        .iter()
-        .enumerate()
-        .try_for_each(|(index, spec)| Ok(take(index, read_parameter(Stored::read_f32, &file, spec)?.data)))
+    for (index, spec) in specs.iter().enumerate() {
+        take(index, read_parameter(Stored::read_f32, &file, spec)?.data);
+    }
+    Ok(())
 }
 
 fn read_parameter<D>(reader: Reader<D>, file: &Stored, spec: &ParameterSpec) -> Result<HostTensor<D>> {

@@ -229,7 +229,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
         args.refuse_unanswerable(&setting, &asked, judge.rewards())?;
     }
     let lines = format!("--metric {}\n{}", args.metric, asked.lines(seed, &levels));
-    crew::ended(&crew, crew.agree(Some(&build_info::table()), lines, &policy, problems.iter()))?;
+    crew::ended(&crew, crew.agree(Some(&build_info::table()), &lines, &policy, problems.iter()))?;
     if is_nll {
         return args.likelihood(&crew, &setting, &asked, (seed, &levels), output);
     }

@@ -183,7 +183,7 @@ impl Arguments {
             .map_err(Error::from)?;
         let crew = self.crew.launched(self.model.device.device)?;
         let asked = format!("{:#}", self.definition(policy.decoder.blueprint.precision));
-        let agreed = crew.agree(Some(&build_info::table()), asked, policy, problems.iter());
+        let agreed = crew.agree(Some(&build_info::table()), &asked, policy, problems.iter());
         let (mut bar, speaks): (Option<Progress>, bool) = (None, crew.workers.is_first());
         let mut progress = |done, of| {
             if speaks {

@@ -177,7 +177,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let definition = args.definition(&grid, &cells);
     let crew = args.crew.launched(args.model.device.device)?;
     let asked = format!("{definition:#}\n{:?}", args.advice);
-    crew::ended(&crew, crew.agree(Some(&build_info::table()), asked, &policy, all.iter()))?;
+    crew::ended(&crew, crew.agree(Some(&build_info::table()), &asked, &policy, all.iter()))?;
     let own = args.shard.among(&crew)?;
     if args.advice.wanted() {
         let others = Setting { problems: if others.is_empty() { problems } else { others }, ..setting };

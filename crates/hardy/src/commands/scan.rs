@@ -122,7 +122,7 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     let setting = Setting { policy: &policy, problems: &problems, wording: &args.prompt };
     let crew = args.crew.launched(args.model.device.device)?;
     let lines = args.lines();
-    let agreed = crew.agree(Some(&build_info::table()), lines, &policy, problems.iter());
+    let agreed = crew.agree(Some(&build_info::table()), &lines, &policy, problems.iter());
     let model = &args.model.spec;
     let found = agreed.and_then(|()| scan(&setting, model, format, args.thresholds(), &crew));
     let found = crew::ended(&crew, found)?;

@@ -182,7 +182,7 @@ fn prepare<B: Engine>(
     let held_out = judged.iter().flat_map(|admitted| &admitted.problems);
     let problems = trainer.problems().iter().chain(held_out);
     let text = toml::to_string(config).map_err(|error| Error::config(error.to_string()))?;
-    crew.agree(Some(&build_info::table()), text, &trainer.policy, problems)?;
+    crew.agree(Some(&build_info::table()), &text, &trainer.policy, problems)?;
     Ok(Prepared { trainer, judged, warnings })
 }
 
