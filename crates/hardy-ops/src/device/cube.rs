@@ -18,6 +18,7 @@ use burn_tensor::{
     ops::FloatTensorOps,
 };
 use hardy_cube::{
+    device::arithmetic,
     log_prob, matmul, norm, perturb, rotary, rows,
     rule::{self, Error},
     sample, swiglu, tally,
@@ -217,8 +218,9 @@ where
         tally::read(&tally.client, tally.handle.clone())
     }
 
-    fn fuses(what: &Perturbation) -> bool {
-        matmul::fuses(what)
+    /// Where a fused multiply-add is made of parts (llvmpipe), such a kernel takes minutes to compile.
+    fn fuses(what: &Perturbation, on: X<R>) -> bool {
+        matmul::fuses(what) && arithmetic(&on.client).fused
     }
 
     fn matmul(

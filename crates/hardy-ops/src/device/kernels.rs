@@ -55,8 +55,8 @@ pub trait Kernels: NoisyBackend {
     /// What a tally holds; waits for the device.
     fn read_tally(tally: &Primitive<Self>) -> ErrorEnergy;
 
-    /// Whether a product can inject errors of this kind as it is stored.
-    fn fuses(what: &Perturbation) -> bool;
+    /// Whether a product on the device of `on` injects errors of this kind as it is stored.
+    fn fuses(what: &Perturbation, on: &Primitive<Self>) -> bool;
 
     /// The product of two matrices and what `ending` makes of it, every element a chain of fused multiply-adds in links of
     /// 512, as on the host.

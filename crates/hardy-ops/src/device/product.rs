@@ -49,7 +49,7 @@ pub(super) fn product<B: Kernels>(
 ) -> Primitive<B> {
     let errors = at.injections(point);
     let all_there = errors.iter().all(|error| B::injects(&error.perturbation, Place::Rows));
-    let fused = errors.first().filter(|error| all_there && B::fuses(&error.perturbation));
+    let fused = errors.first().filter(|error| all_there && B::fuses(&error.perturbation, a));
     let noise = fused.map(|error| {
         let width = shape_of::<B>(b)[usize::from(layout == Layout::Nn)];
         let (rows, tally) =
