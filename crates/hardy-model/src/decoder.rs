@@ -10,7 +10,6 @@ use std::{path::Path, sync::Arc};
 
 use burn_autodiff::Autodiff;
 use burn_tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend};
-use half::{bf16, slice::HalfFloatSliceExt};
 use hardy_numerics::Precision;
 use hardy_ops::{
     Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
@@ -109,17 +108,17 @@ impl<B: NoisyBackend> Decoder<B> {
     pub fn as_stored(dir: &Path, device: &B::Device) -> Result<Self> {
         let blueprint = Blueprint::new(&ModelConfig::from_dir(dir)?);
         let tensors = read_as_stored(dir, &blueprint.parameters)?;
-        let upload = |data| Tensor::from_data(data, device);
-        let own = |tensor| Tensor::from_primitive(TensorPrimitive::Float(tensor));
-        let held = |tensor: HostTensor<Elements>| {
-            let shape @ [rows, _] = matrix(&tensor.shape);
+        let upload = |tensor: HostTensor<Elements>| {
+            let shape = matrix(&tensor.shape);
             match tensor.data {
-                Elements::Narrow(data) if rows > 1 => own(B::upload_narrow(data, shape, device)),
-                Elements::Narrow(data) => upload(TensorData::new(widened(&data), shape)),
-                Elements::Wide(data) => upload(TensorData::new(data, shape)),
+                Elements::Wide(data) => Tensor::from_data(TensorData::new(data, shape), device),
+                Elements::Narrow(data) => {
+                    let own = B::upload_narrow(data, shape, device);
+                    Tensor::from_primitive(TensorPrimitive::Float(own))
+                }
             }
         };
-        Ok(Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(held).collect() })
+        Ok(Self { blueprint: Arc::new(blueprint), parameters: tensors.into_iter().map(upload).collect() })
     }
 
     /// A decoder with the given parameters, in the order of `blueprint.parameters`.
@@ -364,11 +363,6 @@ impl<B: NoisyBackend> Decoder<Autodiff<B>> {
 fn matrix(shape: &[usize]) -> [usize; 2] {
     let (width, outer) = shape.split_last().unwrap_or((&1, &[]));
     [outer.iter().product(), *width]
-}
-
-/// The elements of a vector in bfloat16.
-fn widened(data: &[u8]) -> Vec<f32> {
-    bytemuck::cast_slice::<u8, bf16>(data).to_f32_vec()
 }
 
 /// Some rows of the hidden states, and their addresses.

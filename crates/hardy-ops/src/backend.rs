@@ -14,6 +14,7 @@ use hardy_numerics::{NoiseKey, Row};
 use crate::{
     at::At,
     errors::Errors,
+    narrow::widen,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, KvPass, Places, Segments},
         embedding,
@@ -76,7 +77,7 @@ pub trait NoisyBackend: Backend {
     /// # Panics
     /// If there are not whole elements, or they do not begin at an even address.
     fn upload_narrow(data: Bytes, shape: [usize; 2], device: &Self::Device) -> Primitive<Self> {
-        let wide: Vec<f32> = bytemuck::cast_slice::<u8, bf16>(&data).iter().map(|x| x.to_f32()).collect();
+        let wide: Vec<f32> = bytemuck::cast_slice(&data).iter().copied().map(widen).collect();
         Self::float_from_data(TensorData::new(wide, shape), device)
     }
 

@@ -70,7 +70,9 @@ fn narrow(x: f32) -> bf16 {
     bf16::from_bits((x.to_bits() >> 16) as u16)
 }
 
-fn widen(x: bf16) -> f32 {
+/// To f32: its bits are the upper half of an f32's.
+#[inline(always)]
+pub(crate) fn widen(x: bf16) -> f32 {
     f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 

@@ -27,7 +27,7 @@ pub struct HostTensor<D = Vec<f32>> {
 pub enum Elements {
     /// In f32.
     Wide(Vec<f32>),
-    /// In bfloat16, in memory or in a mapped file.
+    /// A matrix in bfloat16, in memory or in a mapped file.
     Narrow(Bytes),
 }
 

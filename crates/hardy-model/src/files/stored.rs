@@ -88,13 +88,19 @@ impl Stored {
         self.read_as(name, first, elements, widen)
     }
 
-    /// The same, those of a bfloat16 tensor in 16 bits, mapped where they lie as the processor reads them.
+    /// The same, those of a bfloat16 matrix in 16 bits, mapped where they lie as the processor reads them. Vectors weigh nothing.
     pub fn read_elements(&self, name: &str, first: usize, elements: usize) -> Result<Elements> {
-        let Some(info) = self.info(name).filter(|info| info.dtype == safetensors::Dtype::BF16) else {
+        let is_matrix = |shape: &[usize]| shape.len() > 1 && shape[0] > 1;
+        let narrow = |info: &&TensorInfo| info.dtype == safetensors::Dtype::BF16 && is_matrix(&info.shape);
+        let Some(info) = self.info(name).filter(narrow) else {
             return self.read_f32(name, first, elements).map(Elements::Wide);
         };
         let start = self.data as usize + info.data_offsets.0 + size_of::<bf16>() * first;
-        let mapped = self.mapped()?.slice(start..start + size_of::<bf16>() * elements);
+        let (file, end) = (self.mapped()?, start + size_of::<bf16>() * elements);
+        if end > file.len() {
+            return Err(Error::read(&self.path)(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mapped = file.slice(start..end);
         if cfg!(target_endian = "little") && mapped.as_ptr().addr().is_multiple_of(align_of::<bf16>()) {
             return Ok(Elements::Narrow(Bytes::from_shared(mapped, AllocationProperty::File)));
         }

@@ -24,7 +24,7 @@ pub fn forward<B: Kernels>(
     if is_for_host(at) {
         return linear::forward::<B>(x, w, b, at);
     }
-    seen::<B>(x, &inject::flat::<B>(at, Point::Weight, w.clone()), b, at)
+    layer::<B>(x, &inject::flat::<B>(at, Point::Weight, w.clone()), b, at)
 }
 
 /// The weight with its errors, as it lies: `[out, in]`.
@@ -42,11 +42,11 @@ pub fn forward_frozen<B: Kernels>(
     if is_for_host(at) {
         return linear::forward::<B>(x, frozen, b, &at.after_weight());
     }
-    seen::<B>(x, frozen, b, at)
+    layer::<B>(x, frozen, b, at)
 }
 
 /// `x·wᵀ + b` with the errors of input and output, the weight having its own.
-fn seen<B: Kernels>(x: &Primitive<B>, w: &Primitive<B>, b: Option<&Primitive<B>>, at: &At) -> Primitive<B> {
+fn layer<B: Kernels>(x: &Primitive<B>, w: &Primitive<B>, b: Option<&Primitive<B>>, at: &At) -> Primitive<B> {
     let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
     product::<B>(at, Point::Output, [&x, w], Layout::Nt, b)
 }

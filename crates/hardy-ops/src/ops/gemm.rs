@@ -9,11 +9,11 @@ mod tile;
 
 use std::ops::Range;
 
+use burn_tensor::bf16;
 use hardy_numerics::simd::Level;
 use rayon::prelude::*;
 
 use super::chain::{CHAIN, links};
-use burn_tensor::bf16;
 pub(crate) use element::Element;
 use grid::Grid;
 use tile::Tile;

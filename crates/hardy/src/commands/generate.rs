@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hardy_model::{ChatTemplate, Decoder, Generation, Message, Prompt, Sample, Sampler, Tokenizer, generate};
+use hardy_numerics::Precision;
 use hardy_ops::{Phase, Receipt, Rule};
 use hardy_train::{
     encode::{prompt_sequence, sample_sequence, unknown_token},
@@ -124,6 +125,7 @@ fn temperature(text: &str) -> Result<f64, String> {
 #[derive(Serialize)]
 struct Outcome<'a> {
     sequences: Vec<Sequence>,
+    precision: Precision,
     seed: u64,
     step: u64,
     noise: &'a [Rule],
@@ -175,7 +177,14 @@ fn run_on<B: Engine>(args: &Arguments, output: Output) -> Result<(), Failure> {
     noise_args::check_fired(&bound)?;
     let sequences = sequences(samples, tokenizer.as_ref())?;
     let receipts = bound.receipts();
-    let outcome = Outcome { sequences, seed: plan.seed, step: args.noise.step, noise: &plan.rules, receipts };
+    let outcome = Outcome {
+        sequences,
+        precision: decoder.blueprint.precision,
+        seed: plan.seed,
+        step: args.noise.step,
+        noise: &plan.rules,
+        receipts,
+    };
     output.show(&outcome, |_| text(&outcome))
 }
 

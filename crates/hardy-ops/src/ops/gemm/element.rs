@@ -6,11 +6,15 @@ use hardy_numerics::simd::Level;
 use pulp::{Simd, bytemuck};
 
 use super::kernel::{Kernels, Sweep};
+use crate::narrow::widen;
 
 /// An element of a right factor.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// In f32, to the same value.
     fn widen(self) -> f32;
+
+    /// Some of them.
+    fn widen_all<const N: usize>(from: &[Self; N]) -> [f32; N];
 
     /// A vector of them.
     ///
@@ -29,6 +33,11 @@ impl Element for f32 {
     }
 
     #[inline(always)]
+    fn widen_all<const N: usize>(from: &[f32; N]) -> [f32; N] {
+        *from
+    }
+
+    #[inline(always)]
     unsafe fn load<S: Simd>(_: S, from: *const f32) -> S::f32s {
         // SAFETY: the caller's.
         unsafe { from.cast::<S::f32s>().read_unaligned() }
@@ -40,10 +49,16 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    /// Its bits are the upper half of an f32's.
     #[inline(always)]
     fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        widen(self)
+    }
+
+    #[inline(always)]
+    fn widen_all<const N: usize>(from: &[bf16; N]) -> [f32; N] {
+        let mut to = [0.0; N];
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = widen(*from));
+        to
     }
 
     #[inline(always)]

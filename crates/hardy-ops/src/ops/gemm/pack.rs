@@ -34,18 +34,12 @@ pub(super) fn panels<T: Element>(level: Level, b: Mat<T>, panels: &mut [f32]) {
     for k in 0..inner {
         let (from, last) = b.row(k).expect("rows in one piece")[..cols].as_chunks::<PANEL>();
         for (panel, from) in from.iter().enumerate() {
-            widen(from, &mut rows[panel * inner + k]);
+            rows[panel * inner + k] = T::widen_all(from);
         }
         if rest > 0 {
-            widen(last, &mut rows[whole * inner + k]);
+            rows[whole * inner + k].iter_mut().zip(last).for_each(|(to, from)| *to = from.widen());
         }
     }
-}
-
-/// Writes `from` to the beginning of `to`.
-#[inline(always)]
-fn widen<T: Element>(from: &[T], to: &mut [f32; PANEL]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
 /// The same where the columns of `b` lie in one piece: squares first, then what is left at both edges.
