@@ -11,6 +11,7 @@ mod cache;
 mod cached;
 mod forward;
 mod host_cache;
+mod mix;
 mod places;
 mod rotary;
 mod segments;

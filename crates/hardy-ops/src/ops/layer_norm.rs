@@ -70,9 +70,8 @@ pub fn backward<B: NoisyBackend>(
     let (x_seen, w_seen) =
         (at_again.input(Operand::Lhs, width, &x_host), at_again.weight(w_host.len(), &w_host));
     let n = width as f32;
-    let mut dx = vec![0.0; x_seen.len()];
-    parallel::for_chunks(
-        &mut dx,
+    let mut dx = parallel::from_zeros(
+        x_seen.len(),
         width,
         #[inline(always)]
         |first, dx| {

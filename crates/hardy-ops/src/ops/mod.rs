@@ -9,6 +9,7 @@ pub mod attention;
 pub(crate) mod chain;
 pub mod embedding;
 pub mod experts;
+mod fetch;
 pub mod gather;
 pub mod gelu;
 mod gemm;

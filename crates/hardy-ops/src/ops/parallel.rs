@@ -96,6 +96,28 @@ pub(crate) unsafe fn written(
     y
 }
 
+/// `len` zeros.
+pub(crate) fn zeros(len: usize) -> Vec<f32> {
+    from_zeros(len, 1, |_, _| ())
+}
+
+/// `len` elements, in rows of `width`, that `kernel(first_row, rows)` makes of zeros: cleared by the thread that fills them,
+/// while they are in its cache.
+pub(crate) fn from_zeros(len: usize, width: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    // SAFETY: every element is cleared, and a slice of what may not be written lies as one of what is.
+    unsafe {
+        written(
+            len,
+            chunk_rows(width) * width,
+            #[inline(always)]
+            |first, y| {
+                y.iter_mut().for_each(|y| _ = y.write(0.0));
+                kernel(first / width, &mut *(std::ptr::from_mut(y) as *mut [f32]));
+            },
+        )
+    }
+}
+
 /// The elements of all parts, one after another.
 pub(crate) fn concat(parts: &[Vec<f32>]) -> Vec<f32> {
     let len = parts.iter().map(Vec::len).sum();

@@ -63,9 +63,8 @@ pub fn backward<B: NoisyBackend>(
     let (x_seen, w_seen) =
         (at_again.input(Operand::Lhs, row, &x_host), at_again.weight(w_host.len(), &w_host));
     let width = w_seen.len();
-    let mut dx = vec![0.0; x_seen.len()];
-    parallel::for_chunks(
-        &mut dx,
+    let mut dx = parallel::from_zeros(
+        x_seen.len(),
         width,
         #[inline(always)]
         |first, dx| {

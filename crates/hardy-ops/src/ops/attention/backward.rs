@@ -67,7 +67,7 @@ pub fn backward<B: NoisyBackend>(
     let grad_seen = at.values.precision().operands(Cow::Borrowed(&grad_host));
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, &again);
     let v_seen = again.values.factor(Operand::Rhs, heads.kv_width(), &v_host);
-    let mut dq = vec![0.0; q_seen.len()];
+    let mut dq = parallel::zeros(q_seen.len());
     let parts: Vec<_> = segments.split(&mut dq, heads.query_width()).into_iter().enumerate().collect();
     let one = |(index, dq): (usize, &mut [f32])| {
         let rows = segments.rows(index);
@@ -115,9 +115,8 @@ fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) 
     let width = heads.kv_width();
     let mut sources: Vec<Vec<usize>> = vec![Vec::new(); at.rows().len()];
     (0..segments.len()).flat_map(keys).enumerate().for_each(|(part, row)| sources[row].push(part));
-    let mut total = vec![0.0; sources.len() * width];
-    parallel::for_chunks(
-        &mut total,
+    parallel::from_zeros(
+        sources.len() * width,
         width,
         #[inline(always)]
         |first, total| {
@@ -128,8 +127,7 @@ fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) 
                 }
             }
         },
-    );
-    total
+    )
 }
 
 /// The sum over the query heads that share a key-value head: from `[tokens, heads·d]` to `[tokens, kv_heads·d]`.
@@ -138,9 +136,8 @@ fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
     if group == 1 {
         return x;
     }
-    let mut sum = vec![0.0; x.len() / group];
-    parallel::for_chunks(
-        &mut sum,
+    parallel::from_zeros(
+        x.len() / group,
         heads.kv_width(),
         #[inline(always)]
         |first, sum| {
@@ -151,8 +148,7 @@ fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
                 }
             }
         },
-    );
-    sum
+    )
 }
 
 #[inline(always)]

@@ -2,12 +2,10 @@
 //! prompt, which samples share, and its own. Keys lie in blocks of sixteen, one element of all sixteen after another,
 //! so that the scores of sixteen keys are one chain of vector operations.
 
-use super::super::chain::CHAIN;
+use super::super::{chain::CHAIN, fetch::fetch_share};
 
 /// Keys of a block.
 pub(super) const BLOCK: usize = 16;
-/// Elements of a head that are mixed together.
-const TILE: usize = 32;
 
 /// Keys and values of neighbouring positions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,9 +13,9 @@ pub(super) struct Piece<'a> {
     /// `[blocks, width, 16]`.
     keys: &'a [f32],
     /// `[length, width]`.
-    values: &'a [f32],
+    pub values: &'a [f32],
     length: usize,
-    width: usize,
+    pub width: usize,
 }
 
 /// A place that holds some positions and has room for those of the pass.
@@ -33,7 +31,7 @@ pub(super) struct Growing<'a> {
 
 /// The keys and values of one sequence: its prompt's and its own.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cached<'a>([Piece<'a>; 2]);
+pub(super) struct Cached<'a>(pub [Piece<'a>; 2]);
 
 impl<'a> Piece<'a> {
     /// The first `length` positions of a place, whose keys and values are `width` wide.
@@ -84,6 +82,20 @@ impl<'a> Cached<'a> {
         [self.0.into_iter().flat_map(keys).collect(), values.collect()]
     }
 
+    /// Asks for all keys.
+    #[inline(always)]
+    pub fn fetch_keys(&self) {
+        for piece in &self.0 {
+            fetch_share(&piece.keys[..piece.length.next_multiple_of(BLOCK) * piece.width], 0, 1);
+        }
+    }
+
+    /// Asks for a share of the values, `part` of `parts`.
+    #[inline(always)]
+    pub fn fetch_values(&self, part: usize, parts: usize) {
+        self.0.iter().for_each(|piece| fetch_share(piece.values, part, parts));
+    }
+
     /// The scores `q·kᵀ` of one head's query `[d]` over the first `scores.len()` positions.
     #[inline(always)]
     pub fn scores(&self, q: &[f32], column: usize, scores: &mut [f32]) {
@@ -94,45 +106,11 @@ impl<'a> Cached<'a> {
             piece.scores(q, column, here);
         }
     }
-
-    /// The product of one head's probabilities `p` over the first `p.len()` positions with their values, into
-    /// `out` `[d]`.
-    #[inline(always)]
-    pub fn mix(&self, p: &[f32], column: usize, out: &mut [f32]) {
-        let (tiles, rest) = out.as_chunks_mut::<TILE>();
-        let first_of_rest = column + tiles.len() * TILE;
-        for (tile, out) in tiles.iter_mut().enumerate() {
-            self.mix_tile(p, column + tile * TILE, out);
-        }
-        for (i, out) in rest.iter_mut().enumerate() {
-            self.mix_tile(p, first_of_rest + i, std::array::from_mut(out));
-        }
-    }
-
-    /// The same for `N` elements of the head, kept in registers.
-    #[inline(always)]
-    fn mix_tile<const N: usize>(&self, p: &[f32], column: usize, out: &mut [f32; N]) {
-        let (mut link, mut position) = ([0.0_f32; N], 0);
-        for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
-            let rows = piece.values.chunks_exact(piece.width);
-            for (p, row) in p[position..].iter().zip(rows) {
-                if position > 0 && position % CHAIN == 0 {
-                    close(&mut link, out, position == CHAIN);
-                }
-                let value = &row[column..column + N];
-                for i in 0..N {
-                    link[i] = p.mul_add(value[i], link[i]);
-                }
-                position += 1;
-            }
-        }
-        close(&mut link, out, position <= CHAIN);
-    }
 }
 
 /// Ends a link of a chain: it begins the sum, or is added to it.
 #[inline(always)]
-fn close(link: &mut [f32], out: &mut [f32], begins: bool) {
+pub(super) fn close(link: &mut [f32], out: &mut [f32], begins: bool) {
     for (out, link) in out.iter_mut().zip(link) {
         *out = if begins { *link } else { *out + *link };
         *link = 0.0;

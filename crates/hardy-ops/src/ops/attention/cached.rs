@@ -75,7 +75,9 @@ fn attend_by_query(
     for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
         let keys = before + query + 1;
         p.resize(heads.query * keys, 0.0);
+        cached.fetch_keys();
         for (head, p) in p.chunks_exact_mut(keys).enumerate() {
+            cached.fetch_values(head, heads.query);
             let q = &sequence.query(query, head, heads)[..heads.dim];
             cached.scores(q, heads.kv_columns(head), p);
         }
@@ -84,8 +86,10 @@ fn attend_by_query(
         seen.hide(&mut p);
         softmax_of_scores(seen, heads, at, &mut p, &mut sums);
         perturb_probabilities(seen, at, &mut p, &mut sums);
-        for (head, (p, y)) in p.chunks_exact(keys).zip(y.chunks_exact_mut(heads.dim)).enumerate() {
-            cached.mix(p, heads.kv_columns(head), y);
+        let group = heads.query / heads.kv;
+        let together = p.chunks_exact(group * keys).zip(y.chunks_exact_mut(group * heads.dim));
+        for (kv, (p, y)) in together.enumerate() {
+            cached.mix((p, keys), kv * heads.dim, (y, heads.dim));
         }
     }
     sums

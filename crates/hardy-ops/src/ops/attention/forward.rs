@@ -9,6 +9,7 @@ use super::{
     super::{
         accumulation::{Rounded, Sums as Products},
         gemm::Mat,
+        parallel,
         softmax::softmax_row,
     },
     Angles, AttentionAt, Heads, Segments,
@@ -103,7 +104,7 @@ pub(super) fn attend<S: Send>(
     one: impl Fn(S, &mut [f32]) -> ForwardSums + Sync,
 ) -> Vec<f32> {
     let tokens: usize = segments.ranges().map(|rows| rows.len()).sum();
-    let mut y = vec![0.0; tokens * heads.query_width()];
+    let mut y = parallel::zeros(tokens * heads.query_width());
     let work: Vec<_> = sequences.into_iter().zip(segments.split(&mut y, heads.query_width())).collect();
     let one = |(sequence, y)| {
         dispatch(

@@ -66,17 +66,15 @@ impl Angles {
     /// If the angles are not those of `x`'s rows and heads.
     pub(super) fn turned(&self, x: &[f32], dim: usize, width: usize) -> Vec<f32> {
         self.check(x, dim, width);
-        let mut y = vec![0.0; x.len()];
-        parallel::for_chunks(
-            &mut y,
+        parallel::from_zeros(
+            x.len(),
             width,
             #[inline(always)]
             |first, y| {
                 y.copy_from_slice(&x[first * width..][..y.len()]);
                 self.turn(first, y, width, 1.0);
             },
-        );
-        y
+        )
     }
 
     /// Turns every head of `dim` elements of `x` `[tokens, width]` back: the transpose of what turned it.

@@ -3,9 +3,13 @@
 
 use burn_tensor::bf16;
 use hardy_numerics::simd::Level;
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
 
-use super::{element::Element, pack::PANEL};
+use super::{
+    super::fetch::{LINE, fetch},
+    element::Element,
+    pack::PANEL,
+};
 
 /// One small part of a product on the calling thread; the right factor is stored in elements `T`.
 #[derive(Clone, Copy)]
@@ -169,29 +173,8 @@ unsafe fn sweep<S: Simd, T: Element, const M: usize, const V: usize, const PACKE
     }
 }
 
-/// Elements of a line of the cache.
-const LINE: usize = 16;
 /// Terms after which what is fetched now is needed.
 const AHEAD: usize = 8;
-
-/// Asks for the line at `place`, in the first or the second level of the cache. Nothing is read; it may lie anywhere.
-#[inline(always)]
-fn fetch<const FIRST: bool>(place: *const impl Sized) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint has no effect but on the cache.
-        unsafe {
-            if FIRST {
-                _mm_prefetch::<_MM_HINT_T0>(place.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(place.cast());
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
 
 /// `M` rows by `V` vectors. A packed left factor has the `M` values of a term side by side; else its rows lie in one piece.
 ///
@@ -229,35 +212,61 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
         a = a.wrapping_add(if PACKED { M } else { 1 });
         b = b.wrapping_add(part.b_row);
     }
+    if part.cols >= V * lanes {
+        // SAFETY: the caller's.
+        return unsafe { put(simd, &sums, part.out, part.out_row, part.accumulate) };
+    }
+    let mut whole = [[simd.splat_f32s(0.0); V]; M];
+    let rows = bytemuck::cast_slice_mut(whole.as_flattened_mut());
+    // SAFETY: there is room for all vectors.
+    unsafe { put(simd, &sums, rows.as_mut_ptr(), V * lanes, false) };
+    for (i, row) in rows.chunks_exact(V * lanes).enumerate() {
+        // SAFETY: the caller's.
+        unsafe { put_some(part.out.add(i * part.out_row), &row[..part.cols], part.accumulate) };
+    }
+}
+
+/// Writes all sums, or adds them to what is there. Loops this short are unrolled, so that sums never leave their registers.
+///
+/// # Safety
+/// `out` must be valid for writes of `M` rows, `stride` apart, of `V` vectors, and for reads if it accumulates.
+#[inline(always)]
+unsafe fn put<S: Simd, const M: usize, const V: usize>(
+    simd: S,
+    sums: &[[S::f32s; V]; M],
+    out: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    let place = |i: usize, v: usize| out.wrapping_add(i * stride + v * S::F32_LANES).cast::<S::f32s>();
+    if accumulate {
+        for (i, row) in sums.iter().enumerate() {
+            for (v, sum) in row.iter().enumerate() {
+                // SAFETY: the caller's.
+                unsafe {
+                    let sum = simd.add_f32s(place(i, v).read_unaligned(), *sum);
+                    place(i, v).write_unaligned(sum);
+                }
+            }
+        }
+        return;
+    }
     for (i, row) in sums.iter().enumerate() {
         for (v, sum) in row.iter().enumerate() {
-            let out = part.out.wrapping_add(i * part.out_row + v * lanes);
-            let cols = part.cols.saturating_sub(v * lanes).min(lanes);
             // SAFETY: the caller's.
-            unsafe { put(simd, out, cols, *sum, part.accumulate) };
+            unsafe { place(i, v).write_unaligned(*sum) };
         }
     }
 }
 
-/// Writes `cols` lanes of `sum`, at most a vector, or adds them to what is there.
+/// Writes a row, or adds it to what is there.
 ///
 /// # Safety
-/// `out` must be valid for writes of `cols` elements, and for reads if it accumulates.
+/// `out` must be valid for writes of as many elements, and for reads if it accumulates.
 #[inline(always)]
-unsafe fn put<S: Simd>(simd: S, out: *mut f32, cols: usize, sum: S::f32s, accumulate: bool) {
-    if cols == S::F32_LANES {
-        let out = out.cast::<S::f32s>();
+unsafe fn put_some(out: *mut f32, row: &[f32], accumulate: bool) {
+    for (j, sum) in row.iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe {
-            let sum = if accumulate { simd.add_f32s(out.read_unaligned(), sum) } else { sum };
-            out.write_unaligned(sum);
-        }
-    } else if cols > 0 {
-        let mut lanes = [sum];
-        let lanes: &mut [f32] = bytemuck::cast_slice_mut(&mut lanes);
-        for (j, sum) in lanes[..cols].iter().enumerate() {
-            // SAFETY: the caller's.
-            unsafe { *out.add(j) = if accumulate { *out.add(j) + sum } else { *sum } };
-        }
+        unsafe { *out.add(j) = if accumulate { *out.add(j) + sum } else { *sum } };
     }
 }
