@@ -223,6 +223,10 @@ where
         matmul::fuses(what) && arithmetic(&on.client).fused
     }
 
+    fn uses_tensor_cores(device: &R::Device) -> bool {
+        matmul::uses_tensor_cores(&R::client(device))
+    }
+
     fn matmul(
         a: X<R>,
         b: X<R>,
