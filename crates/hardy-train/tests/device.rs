@@ -8,9 +8,9 @@ use burn_flex::Flex;
 use hardy_model::{Decoder, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
 use hardy_numerics::{Format, Perturbation, Precision};
 #[cfg(feature = "cuda")]
-use hardy_ops::device::{Cuda as There, open_cuda as open};
+use hardy_ops::device::{Cuda as There, open_cuda as open, uploads};
 #[cfg(not(feature = "cuda"))]
-use hardy_ops::device::{Vulkan as There, open_vulkan as open};
+use hardy_ops::device::{Vulkan as There, open_vulkan as open, uploads};
 use hardy_ops::{
     BoundPlan, Noise, NoisyBackend, Ops, Pass, Phase, Plan, Point, Receipt, Rule, ops::attention::KvBuffer,
 };
@@ -121,6 +121,26 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
 }
 
 #[test]
+fn tables_of_a_batch_are_uploaded_once_however_often_passes_go_over_it() {
+    let device = on_device();
+    let plan = everywhere(&decoder(), plans().remove(1).1);
+    let noise = plan.noise(Phase::Train, 1).gathering(device.blueprint.sites.len());
+    let (tracked, sequences) = (device.tracked(), sequences(2, 3));
+    let (_, packed) = parts(&sequences, 10_000, false).next().expect("a part");
+    let uploads_of_a_pass = || {
+        let before = uploads();
+        let pass = Recording::forward(&tracked, &packed, &noise, 1.0, true);
+        let count = pass.scores()[0].len();
+        pass.backward(&vec![0.01; count], None);
+        uploads() - before
+    };
+    // Ids and their order, chosen rows and theirs, targets; addresses both ways of the batch, of what the head sees and of the
+    // keys backward; runs of both; segments, their blocks and the order of their keys; angles.
+    let counts = [(); 3].map(|()| uploads_of_a_pass());
+    assert_eq!(counts, [18, 0, 0]);
+}
+
+#[test]
 fn gradients_on_the_device_are_the_same_to_the_bit_wherever_a_batch_is_cut() {
     let (cpu, device) = (decoder(), on_device());
     let run = |limit, precision| {
@@ -151,14 +171,14 @@ fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
         };
         let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();
         let whole = hardy_model::Batch::pack([(&ids[..], &rows[..])]);
-        let full = device.logits(device.hidden(&whole, &noise), &whole, &every(ids.len()), &noise);
+        let full = device.logits(device.hidden(&whole, &noise), &whole, every(ids.len()), &noise);
         let frozen = hardy_model::Frozen::new(&device, &noise);
         let mut cache = KvBuffer::for_sequences(device.kv_places(1, ids.len()));
         let (sequence, mut ours) = ([cache.sample(None)], Vec::new());
         for step in std::iter::once(0..40).chain((40..ids.len()).map(|token| token..token + 1)) {
             let part = hardy_model::Batch::pack([(&ids[step.clone()], &rows[step.clone()])]);
             let hidden = frozen.hidden(&part, &mut cache, &sequence);
-            ours.extend(bits(frozen.logits(hidden, &part, &every(step.len()))));
+            ours.extend(bits(frozen.logits(hidden, &part, every(step.len()))));
         }
         assert!(bits(full) == ours, "{name} in {precision}");
     }

@@ -2,6 +2,8 @@
 //! one size whatever the tile, links of the same terms, added in the same order. What a step adds up inside is the
 //! hardware's own: within a link the last bits differ from a chain's, and depend on nothing but the terms.
 //!
+//! Factors stay in f32 in memory. Of a large product they are rounded first, in a pass of its own.
+//!
 //! A cube of eight planes of 32 threads computes a tile. While a slab of the factors is multiplied from shared memory,
 //! the next one is on its way to registers. A fragment's elements lie nowhere that is known, so that a link goes
 //! through shared memory, sixteen rows at a time, to the threads that add it up.
@@ -11,7 +13,7 @@ mod trial;
 use super::elements::{begin, store};
 use super::epilogue::{Ending, EndingLaunch, Ends, end};
 use super::{CHAIN, Layout, Product, Sizes, SizesLaunch, Tile};
-use crate::device::{Client, Found, array, cubes, exact};
+use crate::device::{Client, Found, array, cubes, exact, threads};
 use crate::exact::Exact;
 use cubecl::cmma::{self, Matrix, MatrixIdent, MatrixLayout};
 use cubecl::ir::{ElemType, FloatKind, features::MmaConfig};
@@ -25,6 +27,9 @@ type Four = Const<4>;
 const SIDE: usize = 16;
 /// Numbers that a line in shared memory is longer than what lies in it, so that lines begin in different banks.
 const PAD: usize = 8;
+/// Rows and columns from which on factors are rounded before a product and not by every cube that reads them: what a
+/// cube reads is half as long, and so often is it read that the pass is worth it.
+const LARGE: usize = 1024;
 /// Rows of tiles that neighbouring cubes compute, so that they find each other's factors in the cache.
 const GROUP: u32 = 8;
 
@@ -205,22 +210,40 @@ impl Product<'_> {
         &self,
         client: &Client<R>,
         (sizes, tile): ([u32; 6], Tile),
+        to: (&Handle, bool),
+        ends: (EndingLaunch<R>, Ends),
+    ) {
+        let [m, k, n] = self.sizes;
+        if m.min(n) < LARGE {
+            return self.launch_stored::<f32, R>(client, self.factors, (sizes, tile), to, ends);
+        }
+        let [a, b] = self.factors;
+        let narrow = [rounded(client, a, m * k), rounded(client, b, k * n)];
+        self.launch_stored::<bf16, R>(client, narrow.each_ref(), (sizes, tile), to, ends);
+    }
+
+    /// The same with factors that are stored as `F`.
+    fn launch_stored<F: Float + CubeElement, R: Runtime>(
+        &self,
+        client: &Client<R>,
+        [a, b]: [&Handle; 2],
+        ([m, k, n, links, across, tiles], tile): ([u32; 6], Tile),
         (out, adds): (&Handle, bool),
         (ending, ends): (EndingLaunch<R>, Ends),
     ) {
-        let [m, k, n, links, across, tiles] = sizes;
+        let [rows, terms, cols] = self.sizes;
         // SAFETY: the kernel compares every place in a factor or in the result with its size, and `fours` and `array` the
         // sizes with the handles.
         unsafe {
-            fragments::launch_unchecked::<f32, R>(
+            fragments::launch_unchecked::<F, R>(
                 client,
                 cubes(tiles as usize),
                 CubeDim::new_2d(16, 16),
                 exact(client),
-                array(self.factors[0], (m as usize * k as usize / 4).max(1)),
-                array(self.factors[1], (k as usize * n as usize / 4).max(1)),
+                fours::<F, R>(a, rows * terms),
+                fours::<F, R>(b, terms * cols),
                 self.links(),
-                array(out, m as usize * n as usize),
+                array(out, rows * cols),
                 ending,
                 SizesLaunch::new(m, k, n, links, across, tiles),
                 self.layout,
@@ -230,6 +253,31 @@ impl Product<'_> {
                 ends,
             );
         }
+    }
+}
+
+/// The `length` numbers of a handle, four by four; where there are none, any handle stands in their place.
+///
+/// # Panics
+/// If it is shorter.
+fn fours<F: CubeElement, R: Runtime>(handle: &Handle, length: usize) -> ArrayArg<R> {
+    assert!(handle.size_in_used() >= (length * size_of::<F>()) as u64, "{length} numbers in a handle");
+    // SAFETY: the length was checked.
+    unsafe { ArrayArg::from_raw_parts(handle.clone(), length.max(4)) }
+}
+
+/// `x`, of `length` numbers, rounded to nearest, ties to even: 6 bytes each.
+fn rounded<R: Runtime>(client: &Client<R>, x: &Handle, length: usize) -> Handle {
+    let out = client.empty((2 * length).max(8));
+    let (count, dim) = threads(length / 4);
+    round::launch(client, count, dim, fours::<f32, R>(x, length), fours::<bf16, R>(&out, length));
+    out
+}
+
+#[cube(launch)]
+fn round(x: &Array<Vector<f32, Four>>, out: &mut Array<Vector<bf16, Four>>) {
+    if ABSOLUTE_POS < out.len() {
+        out[ABSOLUTE_POS] = Vector::<bf16, Four>::cast_from(x[ABSOLUTE_POS]);
     }
 }
 
