@@ -8,6 +8,7 @@
 //! the next one is on its way to registers. A fragment's elements lie nowhere that is known, so that a link goes
 //! through shared memory, sixteen rows at a time, to the threads that add it up.
 
+mod factor;
 mod trial;
 
 use super::elements::{begin, store};
@@ -19,14 +20,11 @@ use cubecl::cmma::{self, Matrix, MatrixIdent, MatrixLayout};
 use cubecl::ir::{ElemType, FloatKind, features::MmaConfig};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
+use factor::{Factor, Four, PAD, Slab};
 use half::bf16;
 
-/// Numbers that a thread reads at once.
-type Four = Const<4>;
 /// Rows, columns and terms of a fragment.
 const SIDE: usize = 16;
-/// Numbers that a line in shared memory is longer than what lies in it, so that lines begin in different banks.
-const PAD: usize = 8;
 /// Rows and columns from which on factors are rounded before a product and not by every cube that reads them: what a
 /// cube reads is half as long, and so often is it read that the pass is worth it.
 const LARGE: usize = 1024;
@@ -88,121 +86,6 @@ pub(super) fn fits([m, k, n]: [usize; 3], layout: Layout) -> bool {
         Layout::TN => [m, n],
     };
     widths.iter().all(|width| width.is_multiple_of(4))
-}
-
-/// A slab of a factor as it lies in memory, shared or not: `along` its terms, or across them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Slab {
-    along: bool,
-    size: usize,
-    depth: usize,
-}
-
-impl Slab {
-    /// Numbers of a line.
-    fn width(&self) -> usize {
-        if self.along { self.depth } else { self.size }
-    }
-
-    /// Numbers from a line to the next in shared memory.
-    fn pitch(&self) -> usize {
-        self.width() + PAD
-    }
-
-    /// Fours in shared memory.
-    fn fours(&self) -> usize {
-        self.size * self.depth / self.width() * self.pitch() / 4
-    }
-
-    /// Fours that a thread brings there.
-    fn turns(&self) -> usize {
-        self.size * self.depth / 4 / 256
-    }
-
-    fn layout(&self, ident: MatrixIdent) -> MatrixLayout {
-        if (ident == MatrixIdent::A) == self.along { MatrixLayout::RowMajor } else { MatrixLayout::ColMajor }
-    }
-}
-
-/// The part of a factor that a cube multiplies: rows from `first` on of `outer`, `k` terms each.
-#[derive(CubeType, Clone, Copy)]
-struct Factor {
-    first: u32,
-    outer: u32,
-    k: u32,
-    #[cube(comptime)]
-    slab: Slab,
-}
-
-#[cube]
-impl Factor {
-    /// Reads the terms `from .. end`, as many as a slab has, and zeros beyond.
-    fn fetch<F: Float>(
-        &self,
-        x: &Array<Vector<F, Four>>,
-        held: &mut Array<Vector<F, Four>>,
-        me: u32,
-        from: u32,
-        end: u32,
-    ) {
-        #[unroll]
-        for turn in 0..comptime!(self.slab.turns()) {
-            let place = 4u32 * (me + comptime!(256 * turn as u32));
-            let (line, at) =
-                (place / comptime!(self.slab.width() as u32), place % comptime!(self.slab.width() as u32));
-            let (mut row, mut term) = (at, line);
-            if comptime!(self.slab.along) {
-                row = line;
-                term = at;
-            }
-            let mut four = Vector::<F, Four>::new(F::new(0.0));
-            if self.first + row < self.outer && from + term < end {
-                let mut place = (from + term) * self.outer + self.first + row;
-                if comptime!(self.slab.along) {
-                    place = (self.first + row) * self.k + from + term;
-                }
-                four = x[(place / 4u32) as usize];
-            }
-            held[turn] = four;
-        }
-    }
-
-    /// Puts what was read into shared memory, rounded to nearest, ties to even.
-    fn put<F: Float>(
-        &self,
-        held: &Array<Vector<F, Four>>,
-        shared: &mut SharedMemory<Vector<bf16, Four>>,
-        me: u32,
-    ) {
-        #[unroll]
-        for turn in 0..comptime!(self.slab.turns()) {
-            let index = me + comptime!(256 * turn as u32);
-            let fours = comptime!(self.slab.width() as u32 / 4);
-            let place = index / fours * comptime!(self.slab.pitch() as u32 / 4) + index % fours;
-            shared[place as usize] = Vector::<bf16, Four>::cast_from(held[turn]);
-        }
-    }
-
-    /// The fragment from that row and term on.
-    fn fragment(
-        &self,
-        shared: &SharedMemory<Vector<bf16, Four>>,
-        row: u32,
-        #[comptime] term: u32,
-        #[comptime] ident: MatrixIdent,
-    ) -> Matrix<bf16> {
-        let pitch = comptime!(self.slab.pitch() as u32);
-        let mut place = term * pitch + row;
-        if comptime!(self.slab.along) {
-            place = row * pitch + term;
-        }
-        let slice = shared.slice((place / 4u32) as usize, comptime!(self.slab.fours()));
-        let layout = comptime!(self.slab.layout(ident));
-        // SAFETY: it is loaded before anybody has it.
-        let own = unsafe { Matrix::<bf16>::uninitialized(ident, 16usize, 16usize, 16usize, layout) };
-        cmma::load(&own, &slice, pitch);
-        own
-    }
 }
 
 impl Product<'_> {
