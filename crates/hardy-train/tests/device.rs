@@ -84,15 +84,19 @@ fn difference<'a>(a: impl Iterator<Item = &'a f32>, b: impl Iterator<Item = &'a 
     if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }
 
+/// How far log-probabilities and gradients in bfloat16 are apart at most. Products of bfloat16 are exact in f32: on llvmpipe
+/// nothing was apart, and what differs has to stay within the bounds of f32. Tensor cores cut sums off: about one operand in
+/// 2¹³ then becomes its neighbour, 2⁻⁸ away, some 10⁻⁵ to 10⁻⁴ a product; this bound was not measured.
+const NARROW: [f64; 2] = if cfg!(feature = "cuda") { [1e-3, 1e-2] } else { [1e-5, 1e-4] };
+
 #[test]
 fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_same() {
     let (cpu, device) = (decoder(), on_device());
     for (name, rules) in plans() {
-        // Where a device's last bits differ, its products may see the neighbours of operands in bfloat16.
         for (precision, checkpointing, [score, gradient]) in [
             (Precision::F32, false, [1e-5, 1e-4]),
             (Precision::F32, true, [1e-5, 1e-4]),
-            (Precision::Bf16, true, [1e-2, 5e-2]),
+            (Precision::Bf16, true, NARROW),
         ] {
             if precision == Precision::Bf16 && !["clean", "two rules"].contains(&name) {
                 continue;
