@@ -5,7 +5,9 @@
 #   benches/gpu.sh run OUT       # where there is a GPU: doctor, device tests, figures beside PyTorch's; writes OUT/report.txt
 #
 # PyTorch and transformers are used where they are installed; without CUDA headers, pip's nvidia-cuda-runtime-cu12 and
-# nvidia-cuda-nvrtc-cu12 count once CUDA_PATH and LD_LIBRARY_PATH name them (`hardy doctor` says what is missing).
+# nvidia-cuda-nvrtc-cu12 count once CUDA_PATH and LD_LIBRARY_PATH name them (`hardy doctor` says what is missing, also for bf16 on
+# tensor cores). The report has f32 and bf16, and says whether tensor cores were in use; HARDY_PEAKS="67 989" names the GPU's peaks in
+# TFLOP/s, of which it then prints the share.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:?build or run} out=$(mkdir -p "${2:?a directory}" && cd "$2" && pwd)
@@ -37,7 +39,9 @@ measure() {
         timeout 60 "$out/hardy" eval --model builtin:tiny --data builtin:arith --n 20 --device "$device" || true
     done
     echo "== figures"
-    timeout 330 python3 "$out/compare_gpu.py" --work "$out/work" --device "${devices%% *}" || true
+    local peaks=()
+    [ -z "${HARDY_PEAKS:-}" ] || read -ra peaks <<< "--peak-tflops $HARDY_PEAKS"
+    timeout 330 python3 "$out/compare_gpu.py" --work "$out/work" --device "${devices%% *}" "${peaks[@]}" || true
 }
 
 case $what in

@@ -3,8 +3,9 @@
     benches/gpu.sh build out && benches/gpu.sh run out
     python benches/peers/compare_gpu.py --work out/work [--device cuda] [--size 1.5b|tiny] [--rounds 2] [--only train]
 
-Hardy computes in f32; PyTorch in f32 with TF32 off, and in bf16, which is told apart. The share of the GPU's peak that
-Hardy's products reach is printed where `--peak-tflops` says what the peak is. Without PyTorch Hardy's figures stand alone.
+Both compute in f32, PyTorch with TF32 off, and in bf16, PyTorch as its autocast does; whether tensor cores compute Hardy's
+products in bf16 is printed. The share of the GPU's peak that Hardy's products reach is printed where `--peak-tflops` says what
+the peaks in f32 and in bf16 are. Without PyTorch Hardy's figures stand alone.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import subprocess
 import time
 
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 WORKS = ["train", "train_noisy", "generate_64", "products"]
 GOALS = {"train": 1.3, "generate_64": 0.5}
 SIZES = {
@@ -25,16 +27,25 @@ SIZES = {
 class Hardy:
     """The benchmark `work`, which does one piece of work for every line that it is sent."""
 
-    def __init__(self, path, device, size):
-        environment = dict(os.environ, HARDY_BENCH_DEVICE=device, HARDY_BENCH_SIZE=size)
+    def __init__(self, path, device, size, precision):
+        environment = dict(
+            os.environ, HARDY_BENCH_DEVICE=device, HARDY_BENCH_SIZE=size, HARDY_BENCH_PRECISION=precision
+        )
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([path], env=environment, stdin=pipe, stdout=pipe, text=True)
 
-    def run(self, work):
-        self.process.stdin.write(work + "\n")
+    def ask(self, what):
+        self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        return self.process.stdout.readline().strip()
+
+    def run(self, work):
+        answer = self.ask(work)
         return float(answer) if answer else None
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def memory():
@@ -146,6 +157,42 @@ def best(runner, work, rounds):
     return None if any(seconds is None for seconds in found) else min(found)
 
 
+def measure_hardy(args, works, precision):
+    """Hardy's seconds by work."""
+    before, ours = memory(), {}
+    hardy = Hardy(args.work, args.device, args.size, precision)
+    if precision == "bf16":
+        there = {"true": "on tensor cores", "false": "NOT on tensor cores"}.get(hardy.ask("tensor_cores"), "unknown")
+        print(f"Hardy bf16: products {there}", flush=True)
+    for work in works:
+        ours[work] = best(hardy, work, args.rounds)
+        used = memory()
+        note = f", {(used - before) / 2**30:.1f} GiB in use" if used and before is not None else ""
+        print(f"Hardy {precision:<4} {work:<12} {ours[work]} s{note}", flush=True)
+    hardy.close()
+    return ours
+
+
+def measure_peer(args, works, dtype, ours):
+    """PyTorch's seconds beside Hardy's of the same precision; False where there is no PyTorch."""
+    try:
+        peer = Peer(args.size, dtype)
+    except Exception as missing:
+        print(f"no PyTorch on a GPU: {missing}")
+        return False
+    for work in works:
+        seconds = best(peer, work, args.rounds)
+        if seconds is None:
+            continue
+        ratios = [f"Hardy {name} / PyTorch {of[work] / seconds:.2f}" for name, of in ours.items() if of.get(work)]
+        goal = f" (goal {GOALS[work]}, bf16)" if work in GOALS and dtype == "bfloat16" else ""
+        print(f"PyTorch {dtype} {work:<12} {seconds:.3f} s, {', '.join(ratios)}{goal}", flush=True)
+    print(f"PyTorch {dtype} peak memory {peer.torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    del peer
+    __import__("torch").cuda.empty_cache()
+    return True
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, help="the benchmark `work`, built with the device's feature")
@@ -153,39 +200,21 @@ def main():
     parser.add_argument("--size", default="1.5b", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default=",".join(WORKS))
-    parser.add_argument("--peak-tflops", type=float, help="the GPU's peak in f32")
+    parser.add_argument("--peak-tflops", type=float, nargs=2, metavar=("F32", "BF16"), help="the GPU's peaks")
     args = parser.parse_args()
     works = args.only.split(",")
-    ours, before = {}, memory()
-    hardy = Hardy(args.work, args.device, args.size)
-    for work in works:
-        ours[work] = best(hardy, work, args.rounds)
-        used = memory()
-        note = f", {(used - before) / 2**30:.1f} GiB in use" if used and before is not None else ""
-        print(f"Hardy f32   {work:<12} {ours[work]} s{note}", flush=True)
-    hardy.process.stdin.close()
-    hardy.process.wait()
-    for dtype in ["float32", "bfloat16"]:
-        try:
-            peer = Peer(args.size, dtype)
-        except Exception as missing:
-            print(f"no PyTorch on a GPU: {missing}")
+    # The precision of the goals first, should the time run out.
+    ours = {precision: measure_hardy(args, works, precision) for precision in ["bf16", "f32"]}
+    for peak, (precision, of) in zip(reversed(args.peak_tflops or [None, None]), ours.items()):
+        if of.get("train") and of.get("train_noisy"):
+            print(f"noisy / clean, Hardy {precision}: {of['train_noisy'] / of['train']:.2f} (goal 1.10)")
+        if of.get("products"):
+            rate = product_flop(SIZES[args.size]) / of["products"] / 1e12
+            share = f", {rate / peak:.0%} of the peak" if peak else ""
+            print(f"products, Hardy {precision}: {rate:.1f} TFLOP/s{share}", flush=True)
+    for precision in ours:
+        if not measure_peer(args, works, PRECISIONS[precision], ours):
             break
-        for work in works:
-            seconds = best(peer, work, args.rounds)
-            if seconds is None or not ours[work]:
-                continue
-            goal = f" (goal {GOALS[work]} against bf16)" if work in GOALS else ""
-            print(f"PyTorch {dtype} {work:<12} {seconds:.3f} s, Hardy / PyTorch {ours[work] / seconds:.2f}{goal}", flush=True)
-        print(f"PyTorch {dtype} peak memory {peer.torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-        del peer
-        __import__("torch").cuda.empty_cache()
-    if ours.get("train") and ours.get("train_noisy"):
-        print(f"noisy / clean, in Hardy: {ours['train_noisy'] / ours['train']:.2f} (goal 1.10)")
-    if ours.get("products"):
-        rate = product_flop(SIZES[args.size]) / ours["products"] / 1e12
-        share = f", {rate / args.peak_tflops:.0%} of the peak" if args.peak_tflops else ""
-        print(f"products: {rate:.1f} TFLOP/s{share}")
 
 
 if __name__ == "__main__":

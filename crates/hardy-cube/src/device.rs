@@ -74,18 +74,30 @@ pub(crate) fn exact<R: Runtime>(client: &Client<R>) -> ExactLaunch<R> {
     ExactLaunch::new(0, arithmetic(client))
 }
 
-/// What the device's own arithmetic is worth: tried once for each kind of runtime, by numbers whose rounded results are
-/// known.
-pub fn arithmetic<R: Runtime>(client: &Client<R>) -> Arithmetic {
-    static FOUND: OnceLock<Mutex<HashMap<TypeId, Arithmetic>>> = OnceLock::new();
-    let found = FOUND.get_or_init(Mutex::default);
-    let kind = TypeId::of::<R>();
-    if let Some(known) = found.lock().unwrap_or_else(PoisonError::into_inner).get(&kind) {
-        return *known;
+/// What was found by trying, once for each kind of runtime.
+pub(crate) struct Found<T>(OnceLock<Mutex<HashMap<TypeId, T>>>);
+
+impl<T: Copy> Found<T> {
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
     }
-    let tried = try_arithmetic(client);
-    found.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, tried);
-    tried
+
+    /// What is known of the runtime `R`, or what `find` finds.
+    pub fn of<R: 'static>(&self, find: impl FnOnce() -> T) -> T {
+        let all = || self.0.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all().get(&TypeId::of::<R>()).copied();
+        known.unwrap_or_else(|| {
+            let found = find();
+            all().insert(TypeId::of::<R>(), found);
+            found
+        })
+    }
+}
+
+/// What the device's own arithmetic is worth, tried by numbers whose rounded results are known.
+pub fn arithmetic<R: Runtime>(client: &Client<R>) -> Arithmetic {
+    static FOUND: Found<Arithmetic> = Found::new();
+    FOUND.of::<R>(|| try_arithmetic(client))
 }
 
 /// Numbers that a probe tries.

@@ -1,13 +1,16 @@
 //! Matrix products in one order: every element is a chain of fused multiply-adds along the inner dimension, begun anew
 //! every 512 terms, or where a table says so, the links added in their order. It is that of hardy-ops' products, so that
 //! an element is the same to the bit whatever the number of rows and, where the device has a fused multiply-add, on the
-//! CPU. There is no split of the inner dimension and nothing that is tuned by the clock.
+//! CPU. There is no split of the inner dimension and nothing that is tuned by the clock. In bfloat16, tensor cores compute
+//! the links where a device has them (in `tensor_cores`).
 //!
 //! A cube of 16 × 16 threads computes a tile through shared memory; a tile of `r` × `c` reads `4·k·(r + c)` bytes for
-//! `2·k·r·c` operations: 16 operations a byte at 128 × 128, where the arithmetic is the limit, 2 at 16 × 16, where one
+//! `2·k·r·c` operations: 32 operations a byte at 128 × 128, where the arithmetic is the limit, 4 at 16 × 16, where one
 //! factor has few rows and the memory is.
 
+mod elements;
 mod epilogue;
+mod tensor_cores;
 
 use crate::device::{Client, array, cubes, exact};
 use crate::exact::Exact;
@@ -15,10 +18,12 @@ use crate::precision::operand;
 use crate::rows::{Runs, begun};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use epilogue::{Ending, Ends, end};
+use elements::{begin, store};
+use epilogue::{Ending, EndingLaunch, Ends, end};
 use hardy_numerics::Precision;
 
 pub use epilogue::{Epilogue, Noise, fuses};
+pub use tensor_cores::are_used as uses_tensor_cores;
 
 /// Terms of a chain.
 pub const CHAIN: usize = 512;
@@ -64,7 +69,8 @@ pub fn matmul<R: Runtime>(
     precision: Precision,
     epilogue: Epilogue,
 ) -> Handle {
-    multiply(client, factors, sizes, (layout, precision), None, None, epilogue)
+    let product = Product { factors, sizes, layout, precision, runs: None, epilogue };
+    product.compute(client, None, product.on_tensor_cores(client))
 }
 
 /// `aᵀ·b` `[m, n]` of `a` `[k, m]` and `b` `[k, n]`, every run of rows a link; where `sum` is given, added to it link by
@@ -80,73 +86,106 @@ pub fn add_product<R: Runtime>(
     runs: Runs,
     sum: Option<Handle>,
 ) -> Handle {
-    multiply(client, factors, sizes, (Layout::TN, precision), Some(runs), sum, Epilogue::default())
+    let (layout, runs, epilogue) = (Layout::TN, Some(runs), Epilogue::default());
+    let product = Product { factors, sizes, layout, precision, runs, epilogue };
+    product.compute(client, sum, product.on_tensor_cores(client))
 }
 
-fn multiply<R: Runtime>(
-    client: &Client<R>,
-    [a, b]: [&Handle; 2],
-    [m, k, n]: [usize; 3],
-    (layout, precision): (Layout, Precision),
-    runs: Option<Runs>,
-    sum: Option<Handle>,
-    epilogue: Epilogue,
-) -> Handle {
-    let (out, adds) = begun(client, sum, m * n);
-    if m * n == 0 {
-        return out;
+/// A product to be computed.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    factors: [&'a Handle; 2],
+    sizes: [usize; 3],
+    layout: Layout,
+    precision: Precision,
+    runs: Option<Runs<'a>>,
+    epilogue: Epilogue<'a>,
+}
+
+/// The sizes of a product `[m, k]·[k, n]`, its links, and its tiles: those side by side, and all.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Sizes {
+    m: u32,
+    k: u32,
+    n: u32,
+    links: u32,
+    across: u32,
+    tiles: u32,
+}
+
+impl Product<'_> {
+    /// Whether tensor cores compute it, which neither the number of rows nor anything else of a batch decides.
+    fn on_tensor_cores<R: Runtime>(&self, client: &Client<R>) -> bool {
+        self.precision == Precision::Bf16
+            && tensor_cores::fits(self.sizes, self.layout)
+            && tensor_cores::are_used(client)
     }
-    let tile = Tile::of(m, n);
-    let (rows, cols) = (m.div_ceil(tile.rows), n.div_ceil(tile.cols));
-    // Without a table any handle stands in its place, and is not read.
-    let links = runs.map_or_else(|| array(b, 1), |runs| array(runs.table, runs.count + 1));
-    let count = runs.map_or(k.div_ceil(CHAIN), |runs| runs.count);
-    let (ending, launched) = epilogue.launch(client, [m, n], rows * cols, &out);
-    // SAFETY: the kernel compares every place in a factor or in the result with its size, and `array` the sizes with the
-    // handles.
-    unsafe {
-        product::launch_unchecked(
-            client,
-            cubes(rows * cols),
-            CubeDim::new_2d(16, 16),
-            exact(client),
-            array(a, (m * k).max(1)),
-            array(b, (k * n).max(1)),
-            links,
-            array(&out, m * n),
-            ending,
-            m as u32,
-            k as u32,
-            n as u32,
-            count as u32,
-            cols as u32,
-            (rows * cols) as u32,
-            layout,
-            tile,
-            precision,
-            runs.is_some(),
-            adds,
-            launched.ends,
-        );
+
+    /// The product, added to `sum` where there is one.
+    fn compute<R: Runtime>(self, client: &Client<R>, sum: Option<Handle>, on_tensor_cores: bool) -> Handle {
+        let [m, k, n] = self.sizes;
+        let (out, adds) = begun(client, sum, m * n);
+        if m * n == 0 {
+            return out;
+        }
+        let tile = if on_tensor_cores { tensor_cores::tile(m, n) } else { Tile::of(m, n) };
+        let (down, across) = (m.div_ceil(tile.rows), n.div_ceil(tile.cols));
+        let links = self.runs.map_or(k.div_ceil(CHAIN), |runs| runs.count);
+        let sizes = [m, k, n, links, across, down * across].map(|size| size as u32);
+        let (ending, launched) = self.epilogue.launch(client, [m, n], down * across, &out);
+        let launch = if on_tensor_cores { Self::launch_fragments } else { Self::launch_chains };
+        launch(&self, client, (sizes, tile), (&out, adds), (ending, launched.ends));
+        launched.finish(client);
+        out
     }
-    launched.finish(client);
-    out
+
+    /// The table of links; without one any handle stands in its place, and is not read.
+    fn links<R: Runtime>(&self) -> ArrayArg<R> {
+        self.runs.map_or_else(|| array(self.factors[1], 1), |runs| array(runs.table, runs.count + 1))
+    }
+
+    fn launch_chains<R: Runtime>(
+        &self,
+        client: &Client<R>,
+        (sizes, tile): ([u32; 6], Tile),
+        (out, adds): (&Handle, bool),
+        (ending, ends): (EndingLaunch<R>, Ends),
+    ) {
+        let [m, k, n, links, across, tiles] = sizes;
+        // SAFETY: the kernel compares every place in a factor or in the result with its size, and `array` the sizes with the
+        // handles.
+        unsafe {
+            chains::launch_unchecked(
+                client,
+                cubes(tiles as usize),
+                CubeDim::new_2d(16, 16),
+                exact(client),
+                array(self.factors[0], (m as usize * k as usize).max(1)),
+                array(self.factors[1], (k as usize * n as usize).max(1)),
+                self.links(),
+                array(out, m as usize * n as usize),
+                ending,
+                SizesLaunch::new(m, k, n, links, across, tiles),
+                self.layout,
+                tile,
+                self.precision,
+                self.runs.is_some(),
+                adds,
+                ends,
+            );
+        }
+    }
 }
 
 #[cube(launch_unchecked)]
-fn product(
+fn chains(
     e: &Exact,
     a: &Array<f32>,
     b: &Array<f32>,
     links: &Array<u32>,
     out: &mut Array<f32>,
     ending: &mut Ending,
-    m: u32,
-    k: u32,
-    n: u32,
-    count: u32,
-    tiles: u32,
-    cubes: u32,
+    sizes: Sizes,
     #[comptime] layout: Layout,
     #[comptime] tile: Tile,
     #[comptime] precision: Precision,
@@ -155,9 +194,10 @@ fn product(
     #[comptime] ends: Ends,
 ) {
     let cube = CUBE_POS as u32;
-    if cube < cubes {
-        let first_row = cube / tiles * comptime!(tile.rows as u32);
-        let first_col = cube % tiles * comptime!(tile.cols as u32);
+    if cube < sizes.tiles {
+        let (m, k, n) = (sizes.m, sizes.k, sizes.n);
+        let first_row = cube / sizes.across * comptime!(tile.rows as u32);
+        let first_col = cube % sizes.across * comptime!(tile.cols as u32);
         let (high, wide) = comptime!((tile.rows / 16, tile.cols / 16));
         let me = UNIT_POS_Y * 16u32 + UNIT_POS_X;
         let mut a_tile = SharedMemory::<f32>::new(comptime!(tile.depth * (tile.rows + 1)));
@@ -167,22 +207,9 @@ fn product(
         #[unroll]
         for i in 0..comptime!(high * wide) {
             link[i] = 0.0f32;
-            total[i] = 0.0f32;
         }
-        if comptime!(adds) {
-            #[unroll]
-            for i in 0..high {
-                #[unroll]
-                for j in 0..wide {
-                    let row = first_row + UNIT_POS_Y + comptime!(16 * i as u32);
-                    let col = first_col + UNIT_POS_X + comptime!(16 * j as u32);
-                    if row < m && col < n {
-                        total[comptime!(i * wide + j)] = out[(row * n + col) as usize];
-                    }
-                }
-            }
-        }
-        for run in 0u32..count {
+        begin(out, &mut total, m, n, first_row, first_col, adds, high, wide);
+        for run in 0u32..sizes.links {
             let mut first = run * 512u32;
             let mut end = min(first + 512u32, k);
             if comptime!(cut) {
@@ -246,17 +273,7 @@ fn product(
             close(&mut total, &mut link, adds || run > 0u32, comptime!(high * wide));
         }
         end(e, ending, &mut total, &mut a_tile, m, n, first_row, first_col, ends, high, wide);
-        #[unroll]
-        for i in 0..high {
-            #[unroll]
-            for j in 0..wide {
-                let row = first_row + UNIT_POS_Y + comptime!(16 * i as u32);
-                let col = first_col + UNIT_POS_X + comptime!(16 * j as u32);
-                if row < m && col < n {
-                    out[(row * n + col) as usize] = total[comptime!(i * wide + j)];
-                }
-            }
-        }
+        store(out, &total, m, n, first_row, first_col, high, wide);
     }
 }
 
@@ -308,129 +325,4 @@ fn fill(
 }
 
 #[cfg(all(test, any(feature = "vulkan", feature = "cuda")))]
-mod tests {
-    use super::*;
-    use crate::perturb::perturb_rows;
-    use crate::rule::Error;
-    use crate::{device::empty, tally, testing::*};
-    use hardy_numerics::{Keys, NoiseKey, Perturbation};
-
-    /// The factors of a product `[m, k]·[k, n]` as `layout` stores them.
-    fn element(x: &[f32], [rows, cols]: [usize; 2], row: usize, col: usize, turned: bool) -> f32 {
-        if turned { x[col * rows + row] } else { x[row * cols + col] }
-    }
-
-    #[test]
-    fn every_element_is_its_chain_whatever_the_shape_and_layout() {
-        let client = client();
-        let fused = fused(&client);
-        for [m, k, n] in
-            [[1, 5, 3], [7, 700, 40], [70, 33, 130], [65, 1100, 66], [300, 40, 290], [3, 1536, 20], [2, 0, 3]]
-        {
-            let (a, b) = (numbers(1, m * k), numbers(2, k * n));
-            for (layout, precision) in
-                [Layout::NN, Layout::NT, Layout::TN].into_iter().flat_map(|x| Precision::ALL.map(|y| (x, y)))
-            {
-                let terms = |i: usize, j: usize| -> Vec<(f32, f32)> {
-                    let a = |term| element(&a, [m, k], i, term, layout == Layout::TN);
-                    let b = |term| element(&b, [k, n], term, j, layout == Layout::NT);
-                    (0..k).map(|term| (precision.operand(a(term)), precision.operand(b(term)))).collect()
-                };
-                let wanted: Vec<f32> =
-                    (0..m * n).map(|i| plain::chain(fused, &terms(i / n, i % n), None)).collect();
-                let [a, b] = [&a, &b].map(|x| upload_some(&client, x));
-                let out = matmul(&client, [&a, &b], [m, k, n], layout, precision, Epilogue::default());
-                let name = format!("[{m}, {k}, {n}] {layout:?} {precision}");
-                assert_bits(&download(&client, out, m * n), &wanted, &name);
-            }
-        }
-    }
-
-    #[test]
-    fn links_end_where_the_table_says_and_are_added_to_a_sum_in_their_order() {
-        let client = client();
-        let fused = fused(&client);
-        for ([m, k, n], cuts) in [
-            ([5, 40, 3], vec![0, 40]),
-            ([70, 600, 33], vec![0, 1, 17, 17, 529, 600]),
-            ([300, 90, 290], vec![0, 31, 90]),
-            ([2, 0, 3], vec![0]),
-        ] {
-            let (a, b, begin) = (numbers(1, m * k), numbers(2, k * n), numbers(3, m * n));
-            for (add, precision) in [false, true].into_iter().flat_map(|x| Precision::ALL.map(|y| (x, y))) {
-                let element = |i: usize| {
-                    let link = |run: &[u32]| {
-                        let terms =
-                            (run[0] as usize..run[1] as usize).map(|t| (a[t * m + i / n], b[t * n + i % n]));
-                        let see = |x: f32| precision.operand(x);
-                        terms.fold(0.0, |sum, (a, b)| plain::mul_add(fused, see(a), see(b), sum))
-                    };
-                    let begin = add.then(|| begin[i]);
-                    let links = cuts.windows(2).map(link);
-                    links
-                        .fold(begin, |sum, link| Some(sum.map_or(link, |sum| sum + link)))
-                        .unwrap_or_default()
-                };
-                let wanted: Vec<f32> = (0..m * n).map(element).collect();
-                let [x, y] = [&a, &b].map(|x| upload_some(&client, x));
-                let table = upload_words(&client, &cuts);
-                let runs = Runs { table: &table, count: cuts.len() - 1 };
-                let sum = add.then(|| upload(&client, &begin));
-                let out = add_product(&client, [&x, &y], [m, k, n], precision, runs, sum);
-                assert_bits(&download(&client, out, m * n), &wanted, &format!("[{m}, {k}, {n}] {precision}"));
-            }
-        }
-    }
-
-    fn upload_some(client: &Client<Device>, x: &[f32]) -> Handle {
-        if x.is_empty() { empty(client, 1) } else { upload(client, x) }
-    }
-
-    #[test]
-    fn a_row_does_not_depend_on_how_many_there_are() {
-        let client = client();
-        let ([k, n], x, w) = ([520, 33], numbers(1, 200 * 520), upload(&client, &numbers(2, 520 * 33)));
-        let run = |rows: usize| {
-            let x = upload(&client, &x[..rows * k]);
-            let (precision, end) = (Precision::F32, Epilogue::default());
-            download(&client, matmul(&client, [&x, &w], [rows, k, n], Layout::NT, precision, end), rows * n)
-        };
-        let all = run(200);
-        for rows in [1, 2, 16, 17, 65, 129] {
-            assert_bits(&run(rows), &all[..rows * n], &format!("{rows} rows"));
-        }
-    }
-    #[test]
-    fn a_bias_and_noise_as_a_product_is_stored_are_those_of_passes_after_it_to_the_bit() {
-        let client = client();
-        let keys = Keys { noise: KEY, channels: NoiseKey([11, 12]) };
-        let error = Error { what: Perturbation::RelativeGaussian { scale: 0.05 }, keys };
-        // Two kernels: each takes a minute to compile where a fused multiply-add is made of parts, the third minutes.
-        for [m, k, n] in [[1, 5, 3], [7, 700, 40], [70, 33, 130], [65, 40, 66]] {
-            let (mut a, b, bias) = (numbers(1, m * k), numbers(2, k * n), numbers(3, n));
-            a[k / 2] = f32::INFINITY;
-            let [a, b, bias_there] = [&a, &b, &bias].map(|x| upload(&client, x));
-            let (rows, table) = (m, upload_words(&client, &addresses(m).1));
-            let product = |epilogue| {
-                let (factors, sizes) = ([&a, &b], [m, k, n]);
-                matmul(&client, factors, sizes, Layout::NT, Precision::F32, epilogue)
-            };
-            let mut wanted = download(&client, product(Epilogue::default()), m * n);
-            wanted.iter_mut().zip(bias.iter().cycle()).for_each(|(y, bias)| *y += bias);
-            let [apart, fused] = [0; 2].map(|_| tally::new(&client));
-            let y = upload(&client, &wanted);
-            let y = perturb_rows(&client, y, [rows, n], &table, &error, Some(&apart));
-            let wanted = download(&client, y, m * n);
-            let noise = Some(Noise { error: &error, rows: &table, tally: Some(&fused) });
-            let found = product(Epilogue { bias: Some(&bias_there), noise });
-            assert_bits(&download(&client, found, m * n), &wanted, &format!("[{m}, {k}, {n}]"));
-            let [apart, fused] = [apart, fused].map(|tally| tally::read(&client, tally));
-            let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
-            assert!(apart.non_finite == fused.non_finite, "{apart:?} {fused:?}");
-            assert!(
-                near(fused.error, apart.error) && near(fused.signal, apart.signal),
-                "{apart:?} {fused:?}"
-            );
-        }
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use burn_autodiff::Autodiff;
 use burn_tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend};
 use hardy_numerics::Precision;
 use hardy_ops::{
-    Address, At, Noise, NoisyBackend, Op, Row, Rows, SiteId,
+    Address, At, Indices, Noise, NoisyBackend, Op, Row, Rows, SiteId,
     ops::{
         attention::{AttentionAt, Places, Segments, attention, cached_attention},
         gather::gather_rows,
@@ -39,7 +39,7 @@ pub(crate) use weights::Weights;
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Token ids, `[tokens]`.
-    pub ids: Vec<u32>,
+    pub ids: Indices,
     /// The address of every token; its position is also that of the rotary embedding.
     pub rows: Rows,
     /// Where the sequences begin and end.
@@ -66,7 +66,7 @@ impl Batch {
             lengths.push(tokens.len());
         }
         Self {
-            ids,
+            ids: ids.into(),
             rows: rows.into_iter().collect(),
             segments: Segments::from_lengths(lengths),
             dropout: None,
@@ -200,8 +200,14 @@ impl<B: NoisyBackend> Decoder<B> {
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`; the head computes no others.
-    pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32], noise: &Noise) -> Tensor<B, 2> {
-        self.head(hidden, batch, rows, noise, &Weights::stored(self))
+    pub fn logits(
+        &self,
+        hidden: Tensor<B, 2>,
+        batch: &Batch,
+        rows: impl Into<Indices>,
+        noise: &Noise,
+    ) -> Tensor<B, 2> {
+        self.head(hidden, batch, &rows.into(), noise, &Weights::stored(self))
     }
 
     /// The log-probability of `targets`, one for each of some rows, and the entropy of the row, `[rows, 2]`; no
@@ -210,11 +216,11 @@ impl<B: NoisyBackend> Decoder<B> {
         &self,
         hidden: Tensor<B, 2>,
         batch: &Batch,
-        rows: &[u32],
-        (targets, temperature): (&[u32], f32),
+        rows: impl Into<Indices>,
+        (targets, temperature): (impl Into<Indices>, f32),
         noise: &Noise,
     ) -> Tensor<B, 2> {
-        let (x, addresses) = select(hidden, batch, rows);
+        let (x, addresses) = select(hidden, batch, &rows.into());
         let part = &self.blueprint.head;
         head(
             x,
@@ -229,7 +235,7 @@ impl<B: NoisyBackend> Decoder<B> {
         &self,
         hidden: Tensor<B, 2>,
         batch: &Batch,
-        rows: &[u32],
+        rows: &Indices,
         noise: &Noise,
         weights: &Weights<B>,
     ) -> Tensor<B, 2> {
@@ -366,10 +372,10 @@ fn matrix(shape: &[usize]) -> [usize; 2] {
 }
 
 /// Some rows of the hidden states, and their addresses.
-fn select<B: NoisyBackend>(hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> (Tensor<B, 2>, Rows) {
+fn select<B: NoisyBackend>(hidden: Tensor<B, 2>, batch: &Batch, rows: &Indices) -> (Tensor<B, 2>, Rows) {
     let all = rows.len() == batch.ids.len() && rows.iter().enumerate().all(|(i, &row)| i == row as usize);
     if all {
         return (hidden, batch.rows.clone());
     }
-    (gather_rows(hidden, rows), batch.rows.select(rows.iter().map(|&row| row as usize)))
+    (gather_rows(hidden, rows), batch.rows.chosen(rows))
 }

@@ -3,7 +3,7 @@
 
 use burn_tensor::{Tensor, backend::Backend};
 use hardy_ops::{
-    Noise, NoisyBackend,
+    Indices, Noise, NoisyBackend,
     ops::{
         attention::{KvBuffer, KvSequence},
         embedding,
@@ -66,9 +66,9 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
     }
 
     /// The logits of some rows of the hidden states, `[rows, vocab]`.
-    pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: &[u32]) -> Tensor<B, 2> {
+    pub fn logits(&self, hidden: Tensor<B, 2>, batch: &Batch, rows: impl Into<Indices>) -> Tensor<B, 2> {
         let weights = Weights::stored(self.decoder).frozen(self);
-        self.decoder.head(hidden, batch, rows, self.noise, &weights)
+        self.decoder.head(hidden, batch, &rows.into(), self.noise, &weights)
     }
 
     pub(crate) fn weight(&self, part: &Linear) -> Option<Tensor<B, 2>> {

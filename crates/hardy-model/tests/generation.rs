@@ -87,7 +87,7 @@ fn tokens_from_the_cache_are_those_of_a_full_pass_also_after_bits_flip_to_nan() 
         let plan = plan.bind(&decoder.blueprint.sites, &[Phase::Eval]).unwrap();
         let noise = plan.noise(Phase::Eval, 0);
         let batch = Batch::pack([(&ids[..], &rows[..])]);
-        let full = bits(decoder.logits(decoder.hidden(&batch, &noise), &batch, &every(ids.len()), &noise));
+        let full = bits(decoder.logits(decoder.hidden(&batch, &noise), &batch, every(ids.len()), &noise));
         spoilt += full.iter().filter(|bits| !f32::from_bits(**bits).is_finite()).count();
         let frozen = Frozen::new(&decoder, &noise);
         let mut cache = KvBuffer::for_sequences(decoder.kv_places(1, ids.len()));
@@ -95,7 +95,7 @@ fn tokens_from_the_cache_are_those_of_a_full_pass_also_after_bits_flip_to_nan() 
         for step in std::iter::once(0..40).chain((40..ids.len()).map(|i| i..i + 1)) {
             let part = Batch::pack([(&ids[step.clone()], &rows[step.clone()])]);
             let hidden = frozen.hidden(&part, &mut cache, &cached);
-            ours.extend(bits(frozen.logits(hidden, &part, &every(step.len()))));
+            ours.extend(bits(frozen.logits(hidden, &part, every(step.len()))));
         }
         assert!(full == ours, "seed {seed}");
     }

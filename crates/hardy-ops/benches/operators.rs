@@ -10,7 +10,7 @@ use burn_flex::{Flex, FlexTensor};
 use burn_tensor::{Tensor, TensorData, TensorPrimitive};
 use divan::{Bencher, black_box, counter::ItemsCount};
 use hardy_ops::{
-    At, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
+    At, Indices, Noise, NoisyBackend, Op, Ops, Pass, Phase, Plan, Row, Rows, Rule, Site, SiteId,
     ops::{
         attention::{Angles, AttentionAt, Heads, KvBuffer, KvSequence, Places, Segments, cached_attention},
         gelu::Approximation,
@@ -312,7 +312,7 @@ fn gelu_backward(bencher: Bencher, how: Approximation) {
         .bench_local(|| Flex::noisy_gelu_backward(&x, &dy, how, &at));
 }
 
-fn ids() -> Vec<u32> {
+fn ids() -> Indices {
     (0..TOKENS as u32).map(|i| i.wrapping_mul(2_654_435_761) % VOCAB as u32).collect()
 }
 
@@ -333,13 +333,13 @@ fn embedding_backward(bencher: Bencher, with: With) {
 
 #[divan::bench]
 fn gather_rows_forward(bencher: Bencher) {
-    let (x, rows) = (tensor(TOKENS, HIDDEN, 1), (0..TOKENS as u32).step_by(2).collect::<Vec<_>>());
+    let (x, rows) = (tensor(TOKENS, HIDDEN, 1), (0..TOKENS as u32).step_by(2).collect::<Indices>());
     bencher.counter(ItemsCount::new(rows.len() * HIDDEN)).bench_local(|| Flex::gather_rows(&x, &rows));
 }
 
 #[divan::bench]
 fn gather_rows_backward(bencher: Bencher) {
-    let rows: Vec<u32> = (0..TOKENS as u32).step_by(2).collect();
+    let rows: Indices = (0..TOKENS as u32).step_by(2).collect();
     let dy = tensor(rows.len(), HIDDEN, 1);
     bencher
         .counter(ItemsCount::new(rows.len() * HIDDEN))

@@ -14,6 +14,7 @@ use hardy_numerics::{NoiseKey, Row};
 use crate::{
     at::At,
     errors::Errors,
+    indices::Indices,
     narrow::widen,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, KvPass, Places, Segments},
@@ -259,7 +260,7 @@ pub trait NoisyBackend: Backend {
     }
 
     /// See [`embedding::embedding`].
-    fn noisy_embedding(w: &Primitive<Self>, ids: &[u32], at: &At) -> Primitive<Self> {
+    fn noisy_embedding(w: &Primitive<Self>, ids: &Indices, at: &At) -> Primitive<Self> {
         embedding::forward::<Self>(w, ids, at)
     }
 
@@ -271,7 +272,7 @@ pub trait NoisyBackend: Backend {
     /// Gradient of [`NoisyBackend::noisy_embedding`] with respect to the table.
     fn noisy_embedding_backward(
         w: &Primitive<Self>,
-        ids: &[u32],
+        ids: &Indices,
         grad: &Primitive<Self>,
         at: &At,
     ) -> Option<Primitive<Self>> {
@@ -279,12 +280,12 @@ pub trait NoisyBackend: Backend {
     }
 
     /// See [`gather::gather_rows`].
-    fn gather_rows(x: &Primitive<Self>, rows: &[u32]) -> Primitive<Self> {
+    fn gather_rows(x: &Primitive<Self>, rows: &Indices) -> Primitive<Self> {
         gather::forward::<Self>(x, rows)
     }
 
     /// Gradient of [`NoisyBackend::gather_rows`] for an input of `height` rows.
-    fn gather_rows_backward(grad: &Primitive<Self>, rows: &[u32], height: usize) -> Primitive<Self> {
+    fn gather_rows_backward(grad: &Primitive<Self>, rows: &Indices, height: usize) -> Primitive<Self> {
         gather::backward::<Self>(grad, rows, height)
     }
 
@@ -325,7 +326,7 @@ pub trait NoisyBackend: Backend {
     fn noisy_head(
         x: &Primitive<Self>,
         w: &Primitive<Self>,
-        targets: &[u32],
+        targets: &Indices,
         temperature: f32,
         at: &At,
     ) -> Primitive<Self> {
@@ -336,7 +337,7 @@ pub trait NoisyBackend: Backend {
     fn noisy_head_backward(
         x: &Primitive<Self>,
         w: &Primitive<Self>,
-        targets: (&[u32], f32),
+        targets: (&Indices, f32),
         grad: &Primitive<Self>,
         needs: [bool; 2],
         at: &At,

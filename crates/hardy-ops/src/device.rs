@@ -24,6 +24,7 @@ pub use kernels::{Kernels, Layout, Place};
 pub use open::*;
 pub use product::{Ending, Noise};
 pub(crate) use tables::OnDevice;
+pub use tables::uploads;
 
 #[cfg(feature = "cuda")]
 pub use burn_cuda::{Cuda, CudaDevice};

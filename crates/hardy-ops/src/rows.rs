@@ -7,12 +7,12 @@
 use std::{
     collections::BTreeMap,
     ops::{Deref, Range},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use hardy_numerics::Row;
 
-use crate::{device::OnDevice, site::Pass};
+use crate::{device::OnDevice, indices::Indices, ops::attention::Angles, site::Pass};
 
 /// The addresses of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,10 @@ struct Columns {
     on_device: [OnDevice; 2],
     /// Runs of so many rows at most.
     runs_on_device: Mutex<BTreeMap<usize, OnDevice>>,
+    /// Those that were asked for: from one row to another, the last that were chosen, and the angles.
+    parts: Mutex<BTreeMap<[usize; 2], Rows>>,
+    chosen: Mutex<Option<(Indices, Rows)>>,
+    angles: OnceLock<(Vec<f32>, f32, Angles)>,
 }
 
 impl FromIterator<Address> for Rows {
@@ -71,6 +75,9 @@ impl FromIterator<Address> for Rows {
             groups: runs(|a, b| a.group == b.group).collect(),
             on_device: Default::default(),
             runs_on_device: Mutex::default(),
+            parts: Mutex::default(),
+            chosen: Mutex::default(),
+            angles: OnceLock::new(),
         }))
     }
 }
@@ -158,6 +165,36 @@ impl Rows {
             address
         };
         chosen.into_iter().map(choose).collect()
+    }
+
+    /// Those that `chosen` names, selected once for all who choose by the same numbers.
+    #[must_use]
+    pub fn chosen(&self, chosen: &Indices) -> Self {
+        let mut last = self.0.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, rows)) = last.as_ref().filter(|(by, _)| by.are(chosen)) {
+            return rows.clone();
+        }
+        let rows = self.select(chosen.iter().map(|&row| row as usize));
+        *last = Some((chosen.clone(), rows.clone()));
+        rows
+    }
+
+    /// Those of a range, the same each time.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        if range == (0..self.len()) {
+            return self.clone();
+        }
+        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || self.addresses()[range.clone()].iter().copied().collect();
+        parts.entry([range.start, range.end]).or_insert_with(new).clone()
+    }
+
+    /// The angles of their positions at these frequencies, in radians a position, for heads that also grow by `factor`;
+    /// computed once where all ask for the same.
+    pub fn angles(&self, frequencies: &[f32], factor: f32) -> Angles {
+        let new = || Angles::new(self.iter().map(|row| row.position), frequencies).scaled(factor);
+        let (of, by, kept) = self.0.angles.get_or_init(|| (frequencies.to_vec(), factor, new()));
+        if (&of[..], *by) == (frequencies, factor) { kept.clone() } else { new() }
     }
 
     /// All addresses, row by row.

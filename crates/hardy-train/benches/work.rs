@@ -1,10 +1,12 @@
 //! A training step, generation, a GRPO step and the plain matrix products. On a terminal each is done three times and its
 //! seconds are printed; from a pipe it reads the name of a work a line, does it once and answers with its seconds, so
-//! that benches/peers/compare.py can let two programs take turns on one machine. Asked for `simd` it names its SIMD level.
+//! that benches/peers/compare.py can let two programs take turns on one machine. Asked for `simd` it names its SIMD level,
+//! for `tensor_cores` whether products in bfloat16 run there.
 //!
 //! Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32. `HARDY_BENCH_SIZE=1.5b` is a
 //! Qwen2.5-1.5B, `HARDY_BENCH_SIZE=layers=12,hidden=512,sequences=1,tokens=2048` is what differs from the small one (a head of
-//! 32, an MLP of 11/4 of the width), one micro-batch a step; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it.
+//! 32, an MLP of 11/4 of the width), one micro-batch a step; `HARDY_BENCH_DEVICE=cuda` or `vulkan` computes there, where the build has it,
+//! `HARDY_BENCH_PRECISION=bf16` in that precision.
 
 use std::{
     env,
@@ -18,6 +20,13 @@ use burn_tensor::Tensor;
 use hardy_model::{
     Blueprint, Decoder, Generation, ModelConfig, Prompt, Qwen2Sizes, Sample, Sampler, generate,
 };
+use hardy_numerics::Precision;
+#[cfg(feature = "cuda")]
+use hardy_ops::device::Cuda;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+use hardy_ops::device::Kernels;
+#[cfg(feature = "vulkan")]
+use hardy_ops::device::Vulkan;
 use hardy_ops::{Address, At, Noise, NoisyBackend, Pass, Phase, Plan, Row, Rule};
 use hardy_train::{
     adamw::AdamW,
@@ -137,16 +146,16 @@ fn main() {
 
 fn on_device() {
     match &env::var("HARDY_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned())[..] {
-        "cpu" => serve::<Flex>(&Default::default()),
+        "cpu" => serve::<Flex>(&Default::default(), || false),
         #[cfg(feature = "cuda")]
         "cuda" => {
-            serve::<hardy_ops::device::Cuda>(&hardy_ops::device::open_cuda(None).expect("a CUDA device"))
+            let device = hardy_ops::device::open_cuda(None).expect("a CUDA device");
+            serve::<Cuda>(&device, || <Cuda>::uses_tensor_cores(&device));
         }
         #[cfg(feature = "vulkan")]
         "vulkan" => {
-            serve::<hardy_ops::device::Vulkan>(
-                &hardy_ops::device::open_vulkan(None).expect("a Vulkan device"),
-            );
+            let device = hardy_ops::device::open_vulkan(None).expect("a Vulkan device");
+            serve::<Vulkan>(&device, || <Vulkan>::uses_tensor_cores(&device));
         }
         other => eprintln!("this build has no device `{other}`"),
     }
@@ -167,7 +176,7 @@ const WORKS: [&str; 11] = [
     "products",
 ];
 
-fn serve<B: NoisyBackend>(device: &B::Device) {
+fn serve<B: NoisyBackend>(device: &B::Device, tensor_cores: impl Fn() -> bool) {
     let mut bench = Bench::<B>::new(Sizes::asked(), device);
     if stdin().is_terminal() {
         for work in WORKS {
@@ -179,10 +188,17 @@ fn serve<B: NoisyBackend>(device: &B::Device) {
     for work in stdin().lock().lines().map_while(Result::ok) {
         match work.as_str() {
             "simd" => println!("{}", hardy_numerics::simd::level()),
+            "tensor_cores" => println!("{}", tensor_cores()),
             _ => println!("{}", bench.seconds(&work)),
         }
         stdout().flush().expect("someone reads");
     }
+}
+
+/// The precision that `HARDY_BENCH_PRECISION` names.
+fn precision() -> Precision {
+    let name = env::var("HARDY_BENCH_PRECISION");
+    name.map_or(Precision::F32, |name| name.parse().expect("f32 or bf16"))
 }
 
 struct Bench<B: NoisyBackend> {
@@ -199,7 +215,7 @@ impl<B: NoisyBackend> Bench<B> {
         let config = ModelConfig::qwen2(&sizes.model);
         let blueprint = Blueprint::new(&config.expect("sizes that fit"));
         let weights = initial_weights(&blueprint, 0);
-        let decoder = Decoder::from_host(blueprint, weights, device);
+        let decoder = Decoder::from_host(blueprint, weights, device).in_precision(precision());
         let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
         Self { sizes, device: device.clone(), decoder, optimizer, hashing: false }
     }
@@ -342,7 +358,7 @@ impl<B: NoisyBackend> Bench<B> {
             let row = Row { sequence: 0, position: token as u32 };
             Address { group: (token / self.sizes.tokens) as u32, ..row.into() }
         };
-        let at = At::clean(&(0..tokens).map(address).collect());
+        let at = At::clean(&(0..tokens).map(address).collect()).in_precision(precision());
         for (count, inner, outer) in shapes {
             let (x, w, dy) = (filled(tokens, inner), filled(outer, inner), filled(tokens, outer));
             for _ in 0..count {

@@ -143,6 +143,6 @@ fn scores<B: NoisyBackend>(
     noise: &Noise,
     temperature: f32,
 ) -> Tape<B> {
-    let targets = (&packed.targets[..], temperature);
+    let targets = (&packed.targets, temperature);
     tracked.log_probs(hidden.clone(), &packed.batch, &packed.rows, targets, noise)
 }

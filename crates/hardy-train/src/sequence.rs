@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use hardy_model::{Batch, sequence_rows};
-use hardy_ops::{Address, Row, ops::attention::Segments};
+use hardy_ops::{Address, Indices, Row, ops::attention::Segments};
 use serde::{Deserialize, Serialize};
 
 /// A prompt and a response to it.
@@ -38,9 +38,9 @@ pub struct Packed {
     /// What goes in.
     pub batch: Batch,
     /// The rows whose logits are needed.
-    pub rows: Vec<u32>,
+    pub rows: Indices,
     /// The token that each of these rows should predict.
-    pub targets: Vec<u32>,
+    pub targets: Indices,
     /// Whether responses share the rows of their prompt.
     pub shared: bool,
 }
@@ -119,6 +119,7 @@ impl Packing {
         let Pass { ids, addresses, segments, rows, targets, .. } = std::mem::take(&mut self.pass);
         let shared = segments.iter().any(|(_, prefix)| prefix.is_some());
         let rows_of_batch = addresses.into_iter().collect();
+        let (ids, rows, targets) = (ids.into(), rows.into(), targets.into());
         let batch = Batch { ids, rows: rows_of_batch, segments: Segments::new(segments), dropout: None };
         Packed { batch, rows, targets, shared }
     }
@@ -173,16 +174,16 @@ mod tests {
     #[test]
     fn responses_to_one_prompt_share_its_rows() {
         let packed = Packed::new(&[sequence(3, 2), sequence(3, 1), sequence(3, 3), sequence(2, 2)], true);
-        assert_eq!(packed.batch.ids, [0, 1, 2, 3, 3, 4, 0, 1, 2]);
+        assert_eq!(packed.batch.ids[..], [0, 1, 2, 3, 3, 4, 0, 1, 2]);
         assert_eq!(packed.batch.segments.ranges().collect::<Vec<_>>(), [0..3, 3..4, 4..4, 4..6, 6..9]);
-        assert_eq!(packed.rows, [2, 3, 2, 2, 4, 5, 7, 8]);
-        assert_eq!(packed.targets, [3, 4, 3, 3, 4, 5, 2, 3]);
+        assert_eq!(packed.rows[..], [2, 3, 2, 2, 4, 5, 7, 8]);
+        assert_eq!(packed.targets[..], [3, 4, 3, 3, 4, 5, 2, 3]);
     }
 
     #[test]
     fn every_response_token_is_predicted_by_the_row_before_it() {
         let packed = Packed::new(&[sequence(3, 2), sequence(1, 4)], true);
-        assert_eq!(packed.targets, [3, 4, 1, 2, 3, 4]);
+        assert_eq!(packed.targets[..], [3, 4, 1, 2, 3, 4]);
         let inputs: Vec<u32> = packed.rows.iter().map(|&row| packed.batch.ids[row as usize]).collect();
         assert_eq!(inputs, [2, 3, 0, 1, 2, 3]);
     }

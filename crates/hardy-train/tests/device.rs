@@ -8,9 +8,9 @@ use burn_flex::Flex;
 use hardy_model::{Decoder, Generation, Prompt, Sample, Sampler, generate, sequence_rows};
 use hardy_numerics::{Format, Perturbation, Precision};
 #[cfg(feature = "cuda")]
-use hardy_ops::device::{Cuda as There, open_cuda as open};
+use hardy_ops::device::{Cuda as There, open_cuda as open, uploads};
 #[cfg(not(feature = "cuda"))]
-use hardy_ops::device::{Vulkan as There, open_vulkan as open};
+use hardy_ops::device::{Vulkan as There, open_vulkan as open, uploads};
 use hardy_ops::{
     BoundPlan, Noise, NoisyBackend, Ops, Pass, Phase, Plan, Point, Receipt, Rule, ops::attention::KvBuffer,
 };
@@ -84,15 +84,19 @@ fn difference<'a>(a: impl Iterator<Item = &'a f32>, b: impl Iterator<Item = &'a 
     if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }
 
+/// How far log-probabilities and gradients in bfloat16 are apart at most. Products of bfloat16 are exact in f32: on llvmpipe
+/// nothing was apart, and what differs has to stay within the bounds of f32. Tensor cores cut sums off: about one operand in
+/// 2¹³ then becomes its neighbour, 2⁻⁸ away, some 10⁻⁵ to 10⁻⁴ a product; this bound was not measured.
+const NARROW: [f64; 2] = if cfg!(feature = "cuda") { [1e-3, 1e-2] } else { [1e-5, 1e-4] };
+
 #[test]
 fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_same() {
     let (cpu, device) = (decoder(), on_device());
     for (name, rules) in plans() {
-        // Where a device's last bits differ, its products may see the neighbours of operands in bfloat16.
         for (precision, checkpointing, [score, gradient]) in [
             (Precision::F32, false, [1e-5, 1e-4]),
             (Precision::F32, true, [1e-5, 1e-4]),
-            (Precision::Bf16, true, [1e-2, 5e-2]),
+            (Precision::Bf16, true, NARROW),
         ] {
             if precision == Precision::Bf16 && !["clean", "two rules"].contains(&name) {
                 continue;
@@ -102,12 +106,14 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
             let (ours, theirs) =
                 (pass(&cpu, &here, 60, checkpointing), pass(&device, &there, 60, checkpointing));
             let apart = difference(ours.log_probs.iter(), theirs.log_probs.iter());
-            println!("{name} in {precision}: log-probabilities are {apart:e} apart");
             assert!(apart < score, "{name}: log-probabilities are {apart:e} apart");
+            let mut most = 0.0_f64;
             for (index, (ours, theirs)) in ours.gradients.iter().zip(&theirs.gradients).enumerate() {
                 let apart = difference(ours.iter(), theirs.iter());
                 assert!(apart < gradient, "{name}: gradient {index} is {apart:e} apart in {precision}");
+                most = most.max(apart);
             }
+            println!("{name} in {precision}: log-probabilities are {apart:e} apart, gradients {most:e}");
             assert_eq!(ours.receipts.len(), theirs.receipts.len(), "{name}");
             for (ours, theirs) in ours.receipts.iter().zip(&theirs.receipts) {
                 let counts =
@@ -118,6 +124,26 @@ fn a_pass_forward_and_backward_is_that_of_the_cpu_and_its_receipts_count_the_sam
             }
         }
     }
+}
+
+#[test]
+fn tables_of_a_batch_are_uploaded_once_however_often_passes_go_over_it() {
+    let device = on_device();
+    let plan = everywhere(&decoder(), plans().remove(1).1);
+    let noise = plan.noise(Phase::Train, 1).gathering(device.blueprint.sites.len());
+    let (tracked, sequences) = (device.tracked(), sequences(2, 3));
+    let (_, packed) = parts(&sequences, 10_000, false).next().expect("a part");
+    let uploads_of_a_pass = || {
+        let before = uploads();
+        let pass = Recording::forward(&tracked, &packed, &noise, 1.0, true);
+        let count = pass.scores()[0].len();
+        pass.backward(&vec![0.01; count], None);
+        uploads() - before
+    };
+    // Ids, chosen rows, the orders of both, targets; addresses both ways of the batch and of what the head sees, and of keys
+    // backward; runs of linear layers, norms and the head; segments, their blocks and the order of their keys; angles.
+    let counts = [(); 3].map(|()| uploads_of_a_pass());
+    assert_eq!(counts, [17, 0, 0]);
 }
 
 #[test]
@@ -151,14 +177,14 @@ fn cached_decoding_on_the_device_is_its_full_pass_to_the_bit() {
         };
         let every = |count: usize| (0..count as u32).collect::<Vec<u32>>();
         let whole = hardy_model::Batch::pack([(&ids[..], &rows[..])]);
-        let full = device.logits(device.hidden(&whole, &noise), &whole, &every(ids.len()), &noise);
+        let full = device.logits(device.hidden(&whole, &noise), &whole, every(ids.len()), &noise);
         let frozen = hardy_model::Frozen::new(&device, &noise);
         let mut cache = KvBuffer::for_sequences(device.kv_places(1, ids.len()));
         let (sequence, mut ours) = ([cache.sample(None)], Vec::new());
         for step in std::iter::once(0..40).chain((40..ids.len()).map(|token| token..token + 1)) {
             let part = hardy_model::Batch::pack([(&ids[step.clone()], &rows[step.clone()])]);
             let hidden = frozen.hidden(&part, &mut cache, &sequence);
-            ours.extend(bits(frozen.logits(hidden, &part, &every(step.len()))));
+            ours.extend(bits(frozen.logits(hidden, &part, every(step.len()))));
         }
         assert!(bits(full) == ours, "{name} in {precision}");
     }

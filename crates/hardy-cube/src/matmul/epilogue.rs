@@ -88,7 +88,7 @@ impl<'a> Epilogue<'a> {
     }
 }
 
-fn numbers<R: Runtime>(noise: Option<Noise>) -> NumbersLaunch<R> {
+pub(super) fn numbers<R: Runtime>(noise: Option<Noise>) -> NumbersLaunch<R> {
     let Some(Noise { error, .. }) = noise else { return Numbers::nothing() };
     let rule = Rule::<R>::new(error);
     assert!(rule.kind == Kind::Relative && !rule.sparse, "no product injects {:?}", error.what);

@@ -265,7 +265,7 @@ fn part(tokens: &Tokens, rows: &[usize]) -> (Packed, Vec<bool>) {
     }
     let pairs = sequences.iter().map(|(ids, rows): &(Vec<u32>, Vec<Row>)| (&ids[..], &rows[..]));
     let rows = (0..targets.len() as u32).collect();
-    (Packed { batch: Batch::pack(pairs), rows, targets, shared: false }, scored)
+    (Packed { batch: Batch::pack(pairs), rows, targets: targets.into(), shared: false }, scored)
 }
 
 /// What a tap kept of one place, in the shape of the batch: `[B, T, width]`, of what attention's heads see

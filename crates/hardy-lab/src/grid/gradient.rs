@@ -173,7 +173,7 @@ impl<'a, B: NoisyBackend> Backward<'a, B> {
         let mut grad = if from == self.units() {
             let x = leaf(&inputs[self.decoder.layers()]);
             let hidden = self.tracked.last_norm(x.clone(), &packed.batch, noise);
-            let targets = (&packed.targets[..], 1.0);
+            let targets = (&packed.targets, 1.0);
             let scores = self.tracked.log_probs(hidden, &packed.batch, &packed.rows, targets, noise);
             let derivative = from_columns(derivative, None, &scores.device());
             let grad = back_from(scores, derivative, Some(&x));

@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 
 use burn_tensor::Tensor;
 use hardy_model::{Batch, Decoder};
-use hardy_ops::{Noise, NoisyBackend, Rule};
+use hardy_ops::{Indices, Noise, NoisyBackend, Rule};
 use hardy_train::{
     policy::columns,
     sequence::{Packed, Sequence, parts},
@@ -112,7 +112,7 @@ impl<'a, B: NoisyBackend> Prefix<'a, B> {
     ) -> Vec<bool> {
         let (hidden, batch, rows) = self.hidden(part, noise, stages);
         let targets = &self.parts[part].packed.targets;
-        let mut same = self.most_probable(&hidden, &batch, &rows, noise).into_iter().zip(targets);
+        let mut same = self.most_probable(&hidden, &batch, &rows, noise).into_iter().zip(targets.iter());
         let mut all_same =
             |n| (0..n).filter_map(|_| same.next()).filter(|(a, b)| *a == Some(**b)).count() == n;
         of[self.sequences(part)].iter().map(|sequence| all_same(sequence.response_length())).collect()
@@ -125,7 +125,7 @@ impl<'a, B: NoisyBackend> Prefix<'a, B> {
         part: usize,
         noise: &Noise,
         stages: &RangeInclusive<usize>,
-    ) -> (Tensor<B, 2>, Batch, Vec<u32>) {
+    ) -> (Tensor<B, 2>, Batch, Indices) {
         let Part { packed, x, .. } = &self.parts[part];
         let (batch, end) = (&packed.batch, self.decoder.blueprint.stages());
         let after_attention = end.saturating_sub(2);

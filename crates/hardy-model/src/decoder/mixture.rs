@@ -3,7 +3,7 @@
 
 use burn_tensor::Tensor;
 use hardy_ops::{
-    NoisyBackend,
+    Indices, NoisyBackend,
     ops::{
         attention::Segments,
         experts::{Routes, mix_experts},
@@ -58,6 +58,6 @@ fn split<B: NoisyBackend>(x: Tensor<B, 2>, lengths: &[usize]) -> Vec<Tensor<B, 2
     }
     let (left, right) = lengths.split_at(lengths.len() / 2);
     let (middle, end) = (left.iter().sum::<usize>() as u32, x.dims()[0] as u32);
-    let rows = |rows: std::ops::Range<u32>| gather_rows(x.clone(), &rows.collect::<Vec<u32>>());
+    let rows = |rows: std::ops::Range<u32>| gather_rows(x.clone(), rows.collect::<Indices>());
     [split(rows(0..middle), left), split(rows(middle..end), right)].concat()
 }

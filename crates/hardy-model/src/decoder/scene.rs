@@ -35,10 +35,9 @@ impl<B: NoisyBackend> Decoder<B> {
     pub fn scene<'a>(&'a self, batch: &'a Batch, noise: &'a Noise) -> Scene<'a, B> {
         let config = &self.blueprint.config;
         let frequencies = config.inverse_frequencies();
-        let angles = Angles::new(batch.rows.iter().map(|row| row.position), &frequencies);
+        let angles = batch.rows.angles(&frequencies, config.rotary_scale());
         let still = if config.per_layer.iter().all(|layer| layer.rotary) { 0 } else { batch.ids.len() };
         let still = Angles::still(still, frequencies.len());
-        let angles = angles.scaled(config.rotary_scale());
         Scene { batch, angles, still, noise, weights: Weights::stored(self), continuing: None }
     }
 }

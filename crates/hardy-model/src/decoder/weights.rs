@@ -3,7 +3,7 @@
 
 use burn_tensor::{Tensor, backend::Backend};
 use hardy_ops::{
-    At, NoisyBackend,
+    At, Indices, NoisyBackend,
     ops::{
         embedding::{embedding, frozen_embedding},
         linear::{frozen_linear, linear},
@@ -47,7 +47,7 @@ impl<'a, B: NoisyBackend> Weights<'a, B> {
     }
 
     /// The rows of the embedding's table.
-    pub fn embedding(&self, ids: &[u32], at: &At) -> Tensor<B, 2> {
+    pub fn embedding(&self, ids: &Indices, at: &At) -> Tensor<B, 2> {
         match self.frozen {
             Some(frozen) => frozen_embedding(frozen.table.clone(), ids, at),
             None => {

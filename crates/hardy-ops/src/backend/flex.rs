@@ -10,6 +10,7 @@ use super::{Grads, NoisyBackend};
 use crate::{
     at::At,
     errors::Errors,
+    indices::Indices,
     narrow,
     ops::{
         attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
@@ -123,13 +124,13 @@ impl NoisyBackend for Flex {
         noisy_silu_up_backward(gate: X, up: X, grad: X, at: &At) -> [FlexTensor; 2] = silu::backward_up;
         noisy_gelu(x: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::forward;
         noisy_gelu_backward(x: X, grad: X, approximation: gelu::Approximation, at: &At) -> FlexTensor = gelu::backward;
-        noisy_embedding(w: X, ids: &[u32], at: &At) -> FlexTensor = embedding::forward;
-        noisy_embedding_backward(w: X, ids: &[u32], grad: X, at: &At) -> Option<FlexTensor> = embedding::backward;
+        noisy_embedding(w: X, ids: &Indices, at: &At) -> FlexTensor = embedding::forward;
+        noisy_embedding_backward(w: X, ids: &Indices, grad: X, at: &At) -> Option<FlexTensor> = embedding::backward;
         freeze_table(w: X, errors: &Errors) -> FlexTensor = embedding::frozen_table;
-        gather_rows(x: X, rows: &[u32]) -> FlexTensor = gather::forward;
-        gather_rows_backward(grad: X, rows: &[u32], height: usize) -> FlexTensor = gather::backward;
-        noisy_head(x: X, w: X, targets: &[u32], temperature: f32, at: &At) -> FlexTensor = head::forward;
-        noisy_head_backward(x: X, w: X, targets: (&[u32], f32), grad: X, needs: [bool; 2], at: &At)
+        gather_rows(x: X, rows: &Indices) -> FlexTensor = gather::forward;
+        gather_rows_backward(grad: X, rows: &Indices, height: usize) -> FlexTensor = gather::backward;
+        noisy_head(x: X, w: X, targets: &Indices, temperature: f32, at: &At) -> FlexTensor = head::forward;
+        noisy_head_backward(x: X, w: X, targets: (&Indices, f32), grad: X, needs: [bool; 2], at: &At)
             -> Grads<Self, 2> = head::backward;
         sample(logits: X, rows: &[Row], how: &Sampler, key: NoiseKey) -> Vec<Option<Drawn>> = sample::draw;
         log_prob(logits: X, targets: &[u32], temperature: f32) -> [FlexTensor; 2] = log_prob::forward;

@@ -19,6 +19,7 @@ use super::{Grads, NoisyBackend, Primitive, shape_of};
 use crate::{
     at::At,
     clip,
+    indices::Indices,
     ops::{
         attention::{Angles, AttentionAt, Heads, KvPass, Places, Segments},
         experts::Routes,
@@ -199,10 +200,10 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         })
     }
 
-    fn noisy_embedding(w: &Primitive<Self>, ids: &[u32], at: &At) -> Primitive<Self> {
+    fn noisy_embedding(w: &Primitive<Self>, ids: &Indices, at: &At) -> Primitive<Self> {
         let y = B::noisy_embedding(&w.primitive, ids, at);
         let exact = clip::before_output::<B>(at, |at| B::noisy_embedding(&w.primitive, ids, at));
-        let state = (w.primitive.clone(), ids.to_vec(), at.clone(), exact);
+        let state = (w.primitive.clone(), ids.clone(), at.clone(), exact);
         record::<B, C, _, 1>([w], y, state, |(w, ids, at, exact), grad, _| {
             let grad = clip::output::<B>(at, exact.as_ref(), grad);
             at.gather_scale::<B>(&grad);
@@ -211,9 +212,9 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         })
     }
 
-    fn gather_rows(x: &Primitive<Self>, rows: &[u32]) -> Primitive<Self> {
+    fn gather_rows(x: &Primitive<Self>, rows: &Indices) -> Primitive<Self> {
         let y = B::gather_rows(&x.primitive, rows);
-        let state = (rows.to_vec(), x.shape().dims::<2>()[0]);
+        let state = (rows.clone(), x.shape().dims::<2>()[0]);
         record::<B, C, _, 1>([x], y, state, |(rows, height), grad, _| {
             [Some(B::gather_rows_backward(&grad, rows, *height))]
         })
@@ -247,12 +248,12 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
     fn noisy_head(
         x: &Primitive<Self>,
         w: &Primitive<Self>,
-        targets: &[u32],
+        targets: &Indices,
         temperature: f32,
         at: &At,
     ) -> Primitive<Self> {
         let y = B::noisy_head(&x.primitive, &w.primitive, targets, temperature, at);
-        let state = (x.primitive.clone(), w.primitive.clone(), (targets.to_vec(), temperature), at.clone());
+        let state = (x.primitive.clone(), w.primitive.clone(), (targets.clone(), temperature), at.clone());
         record::<B, C, _, 2>([x, w], y, state, |(x, w, (targets, temperature), at), grad, needs| {
             B::noisy_head_backward(x, w, (targets, *temperature), &grad, needs, at)
         })

@@ -32,6 +32,7 @@ use crate::{
     at::At,
     backend::{Grads, NoisyBackend},
     errors::Errors,
+    indices::Indices,
     ops::{
         attention::{Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         sample::{Drawn, Sampler, draw},
@@ -156,14 +157,14 @@ where
             -> Grads<Self, 2> = norms::backward;
         noisy_silu_up(gate: X<R>, up: X<R>, at: &At) -> CubeTensor<R> = silu::forward;
         noisy_silu_up_backward(gate: X<R>, up: X<R>, grad: X<R>, at: &At) -> [CubeTensor<R>; 2] = silu::backward;
-        noisy_embedding(w: X<R>, ids: &[u32], at: &At) -> CubeTensor<R> = embedding::forward;
-        noisy_embedding_backward(w: X<R>, ids: &[u32], grad: X<R>, at: &At) -> Option<CubeTensor<R>>
+        noisy_embedding(w: X<R>, ids: &Indices, at: &At) -> CubeTensor<R> = embedding::forward;
+        noisy_embedding_backward(w: X<R>, ids: &Indices, grad: X<R>, at: &At) -> Option<CubeTensor<R>>
             = embedding::backward;
         freeze_table(w: X<R>, errors: &Errors) -> CubeTensor<R> = embedding::frozen_table;
-        gather_rows(x: X<R>, rows: &[u32]) -> CubeTensor<R> = embedding::gather;
-        gather_rows_backward(grad: X<R>, rows: &[u32], height: usize) -> CubeTensor<R> = embedding::scatter;
-        noisy_head(x: X<R>, w: X<R>, targets: &[u32], temperature: f32, at: &At) -> CubeTensor<R> = head::forward;
-        noisy_head_backward(x: X<R>, w: X<R>, targets: (&[u32], f32), grad: X<R>, needs: [bool; 2], at: &At)
+        gather_rows(x: X<R>, rows: &Indices) -> CubeTensor<R> = embedding::gather;
+        gather_rows_backward(grad: X<R>, rows: &Indices, height: usize) -> CubeTensor<R> = embedding::scatter;
+        noisy_head(x: X<R>, w: X<R>, targets: &Indices, temperature: f32, at: &At) -> CubeTensor<R> = head::forward;
+        noisy_head_backward(x: X<R>, w: X<R>, targets: (&Indices, f32), grad: X<R>, needs: [bool; 2], at: &At)
             -> Grads<Self, 2> = head::backward;
     }
 }
@@ -221,6 +222,10 @@ where
     /// Where a fused multiply-add is made of parts (llvmpipe), such a kernel takes minutes to compile.
     fn fuses(what: &Perturbation, on: X<R>) -> bool {
         matmul::fuses(what) && arithmetic(&on.client).fused
+    }
+
+    fn uses_tensor_cores(device: &R::Device) -> bool {
+        matmul::uses_tensor_cores(&R::client(device))
     }
 
     fn matmul(

@@ -1,21 +1,18 @@
 //! The rows of a table, and of an activation.
 
-use super::{
-    inject, is_for_host,
-    kernels::Kernels,
-    tables::{scatter_order, table},
-};
+use super::{inject, is_for_host, kernels::Kernels};
 use crate::{
     at::{At, Operand},
     backend::{Primitive, shape_of},
     errors::Errors,
+    indices::Indices,
     ops::embedding,
     site::Point,
     weight_sums::Of,
 };
 
 /// See [`embedding::embedding`].
-pub fn forward<B: Kernels>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primitive<B> {
+pub fn forward<B: Kernels>(w: &Primitive<B>, ids: &Indices, at: &At) -> Primitive<B> {
     if is_for_host(at) {
         return embedding::forward::<B>(w, ids, at);
     }
@@ -31,7 +28,7 @@ pub fn frozen_table<B: Kernels>(w: &Primitive<B>, errors: &Errors) -> Primitive<
 /// The gradient of the table.
 pub fn backward<B: Kernels>(
     w: &Primitive<B>,
-    ids: &[u32],
+    ids: &Indices,
     grad: &Primitive<B>,
     at: &At,
 ) -> Option<Primitive<B>> {
@@ -39,7 +36,7 @@ pub fn backward<B: Kernels>(
         return embedding::backward::<B>(w, ids, grad, at);
     }
     let height = shape_of::<B>(w)[0];
-    let order = table::<B>(scatter_order(ids, height), &B::float_device(grad));
+    let order = ids.order::<B>(height, &B::float_device(grad));
     at.gradient_there::<B>(Of::Weight, |sum| B::scatter(grad, &order, height, sum))
 }
 
@@ -47,13 +44,13 @@ pub fn backward<B: Kernels>(
 ///
 /// # Panics
 /// If a row does not exist.
-pub fn gather<B: Kernels>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
+pub fn gather<B: Kernels>(x: &Primitive<B>, rows: &Indices) -> Primitive<B> {
     let [height, _] = shape_of::<B>(x);
     assert!(rows.iter().all(|&row| (row as usize) < height), "a row below {height}");
-    B::gather(x, &table::<B>(rows.to_vec(), &B::float_device(x)))
+    B::gather(x, &rows.table::<B>(&B::float_device(x)))
 }
 
 /// `[height, width]`, every row of `x` added to the one that `rows` names.
-pub fn scatter<B: Kernels>(x: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
-    B::scatter(x, &table::<B>(scatter_order(rows, height), &B::float_device(x)), height, None)
+pub fn scatter<B: Kernels>(x: &Primitive<B>, rows: &Indices, height: usize) -> Primitive<B> {
+    B::scatter(x, &rows.order::<B>(height, &B::float_device(x)), height, None)
 }

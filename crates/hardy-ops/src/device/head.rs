@@ -2,17 +2,17 @@
 
 use std::ops::Range;
 
-use burn_tensor::{Tensor, TensorPrimitive};
+use burn_tensor::{Int, Tensor, TensorPrimitive, ops::IntTensor};
 
 use super::{
     inject, is_for_host,
     kernels::{Kernels, Layout},
     product::{Ending, product},
-    tables::table,
 };
 use crate::{
     at::{At, Operand},
     backend::{Grads, Primitive, shape_of},
+    indices::Indices,
     ops::head::{self, run_rows},
     rows::Rows,
     site::Point,
@@ -26,12 +26,12 @@ const CHUNK: usize = 1 << 26;
 struct Seen<'a, B: Kernels> {
     x: Primitive<B>,
     w: Primitive<B>,
-    targets: &'a [u32],
+    targets: &'a Indices,
     temperature: f32,
 }
 
 impl<'a, B: Kernels> Seen<'a, B> {
-    fn new(x: &Primitive<B>, w: &Primitive<B>, (targets, temperature): (&'a [u32], f32), at: &At) -> Self {
+    fn new(x: &Primitive<B>, w: &Primitive<B>, (targets, temperature): (&'a Indices, f32), at: &At) -> Self {
         let vocab = shape_of::<B>(w)[0];
         assert!(targets.iter().all(|&target| (target as usize) < vocab), "a target below {vocab}");
         let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
@@ -49,16 +49,17 @@ impl<'a, B: Kernels> Seen<'a, B> {
     /// The rows `range` of the input, their logits, and their addresses.
     fn logits(&self, range: &Range<usize>, at: &At) -> ([Primitive<B>; 2], Rows) {
         let x = slice::<B>(&self.x, range);
-        let rows = match *range == (0..at.rows().len()) {
-            true => at.rows().clone(),
-            false => at.rows().addresses()[range.clone()].iter().copied().collect(),
-        };
+        let rows = at.rows().part(range.clone());
         let z = product::<B>(&at.for_rows(&rows), Point::Output, [&x, &self.w], Layout::Nt, None);
         ([x, z], rows)
     }
 
-    fn targets(&self, range: &Range<usize>) -> burn_tensor::ops::IntTensor<B> {
-        table::<B>(self.targets[range.clone()].to_vec(), &B::float_device(&self.x))
+    fn targets(&self, range: &Range<usize>) -> IntTensor<B> {
+        let all = self.targets.table::<B>(&B::float_device(&self.x));
+        if *range == (0..self.targets.len()) {
+            return all;
+        }
+        Tensor::<B, 1, Int>::from_primitive(all).slice([range.clone()]).into_primitive()
     }
 }
 
@@ -66,7 +67,7 @@ impl<'a, B: Kernels> Seen<'a, B> {
 pub fn forward<B: Kernels>(
     x: &Primitive<B>,
     w: &Primitive<B>,
-    targets: &[u32],
+    targets: &Indices,
     temperature: f32,
     at: &At,
 ) -> Primitive<B> {
@@ -88,7 +89,7 @@ pub fn forward<B: Kernels>(
 pub fn backward<B: Kernels>(
     x: &Primitive<B>,
     w: &Primitive<B>,
-    targets: (&[u32], f32),
+    targets: (&Indices, f32),
     grad: &Primitive<B>,
     needs: [bool; 2],
     at: &At,

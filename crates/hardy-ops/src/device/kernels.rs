@@ -58,8 +58,11 @@ pub trait Kernels: NoisyBackend {
     /// Whether a product on the device of `on` injects errors of this kind as it is stored.
     fn fuses(what: &Perturbation, on: &Primitive<Self>) -> bool;
 
+    /// Whether products in bfloat16 run on tensor cores of `device`; tried when it is first asked for.
+    fn uses_tensor_cores(device: &Self::Device) -> bool;
+
     /// The product of two matrices and what `ending` makes of it, every element a chain of fused multiply-adds in links of
-    /// 512, as on the host.
+    /// 512, as on the host; in bfloat16 on tensor cores, the same links in another order within.
     fn matmul(
         a: &Primitive<Self>,
         b: &Primitive<Self>,

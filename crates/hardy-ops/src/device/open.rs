@@ -77,7 +77,7 @@ mod vulkan {
 }
 
 #[cfg(feature = "cuda")]
-pub use cuda::{missing_for_cuda, open_cuda};
+pub use cuda::{missing_for_cuda, missing_for_tensor_cores, open_cuda};
 
 #[cfg(feature = "cuda")]
 mod cuda {
@@ -126,9 +126,7 @@ mod cuda {
                     .to_owned(),
             );
         }
-        let roots = env::var_os("CUDA_PATH").map(PathBuf::from).into_iter();
-        let mut roots = roots.chain(USUAL.map(PathBuf::from));
-        if !roots.any(|root| root.join("include/cuda_fp16.h").exists()) {
+        if !has_header("cuda_fp16.h") {
             return Some(
                 "CUDA needs its headers, but there is no include/cuda_fp16.h under $CUDA_PATH or /usr/local/cuda: install \
                  the CUDA toolkit, or `pip install nvidia-cuda-runtime-cu12` and set CUDA_PATH to \
@@ -137,6 +135,23 @@ mod cuda {
             );
         }
         None
+    }
+
+    /// What products in bfloat16 on tensor cores lack, where the rest has all it needs, and how to get it.
+    pub fn missing_for_tensor_cores() -> Option<String> {
+        (!has_header("crt/mma.h")).then(|| {
+            "bf16 on tensor cores needs include/crt/mma.h under $CUDA_PATH, which pip's nvidia-cuda-runtime-cu12 lacks: \
+             `pip install nvidia-cuda-nvcc-cu12` and link site-packages/nvidia/cuda_nvcc/include/crt into \
+             $CUDA_PATH/include"
+                .to_owned()
+        })
+    }
+
+    /// Whether the headers that CUDA's compiler is shown have this one.
+    fn has_header(name: &str) -> bool {
+        let roots = env::var_os("CUDA_PATH").map(PathBuf::from).into_iter();
+        let mut roots = roots.chain(USUAL.map(PathBuf::from));
+        roots.any(|root| root.join("include").join(name).exists())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -14,6 +15,7 @@ use burn_tensor::{
 
 use crate::{
     backend::NoisyBackend,
+    indices::Indices,
     ops::attention::{Angles, Segments},
     rows::Rows,
     site::Pass,
@@ -44,9 +46,24 @@ impl OnDevice {
     }
 }
 
+thread_local! {
+    static UPLOADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many tables this thread has uploaded so far.
+pub fn uploads() -> usize {
+    UPLOADS.get()
+}
+
+/// Counts one more.
+pub(crate) fn count_upload() {
+    UPLOADS.set(uploads() + 1);
+}
+
 /// A table of words, `[length]`.
 pub(crate) fn table<B: NoisyBackend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
     let length = words.len();
+    count_upload();
     B::int_from_data(TensorData::new(words, [length]), device)
 }
 
@@ -96,6 +113,20 @@ impl Rows {
     }
 }
 
+impl Indices {
+    /// On `device`, `[length]`.
+    pub(crate) fn table<B: NoisyBackend>(&self, device: &B::Device) -> IntTensor<B> {
+        self.on_device().get(device, || table::<B>(self.to_vec(), device))
+    }
+
+    /// The order in which a scatter into a table of `height` rows adds by them, on `device`.
+    pub(crate) fn order<B: NoisyBackend>(&self, height: usize, device: &B::Device) -> IntTensor<B> {
+        let new = || (height, table::<B>(scatter_order(self, height), device));
+        let (kept_height, kept) = self.order_on_device().get(device, new);
+        if kept_height == height { kept } else { new().1 }
+    }
+}
+
 impl Segments {
     /// `[segments, 4]`: first row and rows, first row and rows of what it continues.
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
@@ -114,6 +145,7 @@ impl Angles {
         self.on_device().get(device, || {
             let angles: Vec<f32> = self.pairs().iter().flat_map(|&(cos, sin)| [cos, sin]).collect();
             let length = angles.len();
+            count_upload();
             B::float_from_data(TensorData::new(angles, [length]), device)
         })
     }

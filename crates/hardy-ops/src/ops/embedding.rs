@@ -7,6 +7,7 @@ use crate::{
     at::At,
     backend::{NoisyBackend, Primitive, shape_of},
     errors::Errors,
+    indices::Indices,
     site::Point,
     weight_sums::Sum,
 };
@@ -15,8 +16,8 @@ use crate::{
 ///
 /// # Panics
 /// If an id is not below `vocab`.
-pub fn embedding<B: NoisyBackend>(weight: Tensor<B, 2>, ids: &[u32], at: &At) -> Tensor<B, 2> {
-    tensor(B::noisy_embedding(&primitive(weight), ids, at))
+pub fn embedding<B: NoisyBackend>(weight: Tensor<B, 2>, ids: impl Into<Indices>, at: &At) -> Tensor<B, 2> {
+    tensor(B::noisy_embedding(&primitive(weight), &ids.into(), at))
 }
 
 /// The forward pass on host slices.
@@ -45,7 +46,11 @@ pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, errors: &Errors) -> Tensor<
 ///
 /// # Panics
 /// If an id is not below `vocab`.
-pub fn frozen_embedding<B: NoisyBackend>(frozen: Tensor<B, 2>, ids: &[u32], at: &At) -> Tensor<B, 2> {
+pub fn frozen_embedding<B: NoisyBackend>(
+    frozen: Tensor<B, 2>,
+    ids: impl Into<Indices>,
+    at: &At,
+) -> Tensor<B, 2> {
     embedding(frozen, ids, &at.after_weight())
 }
 

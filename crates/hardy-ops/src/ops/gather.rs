@@ -4,14 +4,17 @@
 use burn_tensor::Tensor;
 
 use super::{embedding::add_rows, primitive, tensor};
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::{
+    backend::{NoisyBackend, Primitive, shape_of},
+    indices::Indices,
+};
 
 /// The rows of `x` `[tokens, width]` that `rows` names, in that order.
 ///
 /// # Panics
 /// If a row does not exist.
-pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: &[u32]) -> Tensor<B, 2> {
-    tensor(B::gather_rows(&primitive(x), rows))
+pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: impl Into<Indices>) -> Tensor<B, 2> {
+    tensor(B::gather_rows(&primitive(x), &rows.into()))
 }
 
 /// The forward pass on host slices.

@@ -19,6 +19,7 @@ use crate::{
     at::{At, Operand},
     backend::{Grads, NoisyBackend, Primitive, shape_of},
     by_row::Sums,
+    indices::Indices,
     site::Point,
 };
 
@@ -38,14 +39,15 @@ pub(crate) fn run_rows(vocab: usize) -> usize {
 pub fn head<B: NoisyBackend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 2>,
-    targets: &[u32],
+    targets: impl Into<Indices>,
     temperature: f32,
     at: &At,
 ) -> Tensor<B, 2> {
+    let targets = targets.into();
     if at.forbids_fusion() {
-        return Tensor::cat(log_prob(linear(x, weight, None, at), targets, temperature).to_vec(), 1);
+        return Tensor::cat(log_prob(linear(x, weight, None, at), &targets, temperature).to_vec(), 1);
     }
-    tensor(B::noisy_head(&primitive(x), &primitive(weight), targets, temperature, at))
+    tensor(B::noisy_head(&primitive(x), &primitive(weight), &targets, temperature, at))
 }
 
 /// The operands of a head as its products see them.
@@ -145,7 +147,7 @@ pub fn forward<B: NoisyBackend>(
 pub fn backward<B: NoisyBackend>(
     x: &Primitive<B>,
     w: &Primitive<B>,
-    (targets, temperature): (&[u32], f32),
+    (targets, temperature): (&Indices, f32),
     grad: &Primitive<B>,
     needs: [bool; 2],
     at: &At,

@@ -70,6 +70,8 @@ struct Device {
     name: &'static str,
     backend: &'static str,
     hardware: Option<String>,
+    /// Whether products in bfloat16 run on tensor cores.
+    bf16_on_tensor_cores: bool,
 }
 
 #[derive(Serialize)]
@@ -166,6 +168,7 @@ impl Findings {
             format!("{} ({}, {hardware})", device.name, device.backend)
         };
         let devices: Vec<String> = self.devices.iter().map(device).collect();
+        let bf16: Vec<String> = self.devices.iter().map(Device::bf16).collect();
         let yes = |yes: bool| if yes { "yes" } else { "no" };
         let golden = match &golden.path {
             Some(path) => format!("{}: {}", path.display(), if golden.found { "found" } else { "not found" }),
@@ -176,6 +179,7 @@ impl Findings {
             ("burn", versions.burn.to_owned()),
             ("rustc", format!("{}, {}", versions.rustc, versions.target)),
             ("devices", devices.join(", ")),
+            ("bf16", bf16.join(", ")),
             ("threads", format!("{} of {} cores", self.threads, self.cores.unwrap_or(self.threads))),
             ("SIMD", self.simd.to_owned()),
             ("memory", format!("{}, {} available", gib(self.memory_gib), gib(self.available_memory_gib))),
@@ -193,18 +197,34 @@ impl Findings {
     }
 }
 
+impl Device {
+    fn new(name: &'static str, backend: &'static str, hardware: Option<String>) -> Self {
+        Self { name, backend, hardware, bf16_on_tensor_cores: false }
+    }
+
+    /// What computes products in bfloat16.
+    fn bf16(&self) -> String {
+        let how = if self.bf16_on_tensor_cores { "on tensor cores" } else { "as f32, of rounded operands" };
+        format!("{} {how}", self.name)
+    }
+}
+
 /// The devices that this build can compute on here, and what is missing for the others that it knows.
 fn devices() -> (Vec<Device>, Vec<String>) {
     #[cfg_attr(
         not(any(feature = "cuda", feature = "vulkan")),
         allow(unused_mut, reason = "devices add to it")
     )]
-    let (mut found, mut missing) =
-        (vec![Device { name: "cpu", backend: "Flex", hardware: processor() }], Vec::new());
+    let (mut found, mut missing) = (vec![Device::new("cpu", "Flex", processor())], Vec::new());
     #[cfg(feature = "cuda")]
     match hardy_ops::device::open_cuda(None) {
         Ok(device) => {
-            found.push(Device { name: "cuda", backend: "CUDA", hardware: Some(format!("{device:?}")) })
+            let here = Device::new("cuda", "CUDA", Some(format!("{device:?}")));
+            found.push(Device {
+                bf16_on_tensor_cores: tensor_cores::<hardy_ops::device::Cuda>(&device),
+                ..here
+            });
+            missing.extend(hardy_ops::device::missing_for_tensor_cores());
         }
         Err(why) => missing.push(why),
     }
@@ -212,11 +232,21 @@ fn devices() -> (Vec<Device>, Vec<String>) {
     match hardy_ops::device::open_vulkan(None) {
         Ok(device) => {
             let hardware = hardy_ops::device::opened_vulkan(&device).map(|opened| opened.name);
-            found.push(Device { name: "vulkan", backend: "Vulkan", hardware });
+            let here = Device::new("vulkan", "Vulkan", hardware);
+            found.push(Device {
+                bf16_on_tensor_cores: tensor_cores::<hardy_ops::device::Vulkan>(&device),
+                ..here
+            });
         }
         Err(why) => missing.push(why),
     }
     (found, missing)
+}
+
+/// Whether products in bfloat16 run on tensor cores.
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn tensor_cores<B: hardy_ops::device::Kernels>(device: &B::Device) -> bool {
+    hardy_ops::device::caught(|| B::uses_tensor_cores(device)).unwrap_or(false)
 }
 
 /// The processor's name, where the system tells it.

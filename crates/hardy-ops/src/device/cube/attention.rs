@@ -18,7 +18,7 @@ use hardy_numerics::{ErrorEnergy, Precision};
 use super::{X, dims, handle, tensor};
 use crate::{
     at::{At, Operand},
-    device::{Kernels, inject},
+    device::{Kernels, inject, tables::count_upload},
     ops::attention::{AttentionAt, Heads, Segments},
     site::{Pass, Point},
 };
@@ -54,6 +54,7 @@ pub fn with_window(heads: Heads, segments: &Segments, at: &AttentionAt) -> kerne
 
 /// Words on the device.
 pub fn upload<R: CubeRuntime>(client: &ComputeClient<R>, words: &[u32]) -> Handle {
+    count_upload();
     client.create_from_slice(u32::as_bytes(if words.is_empty() { &[0] } else { words }))
 }
 
