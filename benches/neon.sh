@@ -32,9 +32,14 @@ for program in aarch64-linux-gnu-gcc qemu-aarch64; do
     command -v $program >/dev/null || { echo "$program is not here; see the head of $0" >&2; exit 1; }
 done
 
+# Debian's arm64 packages bring a C library beside the cross-compiler's: the loader of one with the library of the other never
+# starts a thread.
+[ -e /lib/ld-linux-aarch64.so.1 ] && library=/ || library=/usr/aarch64-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $library"
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+# Fewer tries of tests that try many values.
+export PROPTEST_CASES="${PROPTEST_CASES:-16}"
 # The long statistical tests say nothing about a SIMD level, and are left to the processor itself.
 cargo test --target $target -p hardy-numerics --lib -- "$@" --skip moments_and_tails --skip within_two_ulp \
     --skip over_half_a_turn --skip uncorrelated
