@@ -27,9 +27,6 @@ impl HostCache {
         let bytes = size_of::<f32>() * (prompts.elements() + samples.elements());
         let data = MmapMut::map_anon(bytes.max(1))
             .unwrap_or_else(|e| panic!("{bytes} bytes for keys and values: {e}"));
-        // Large pages cost fewer faults; a system without them goes on with its own.
-        #[cfg(target_os = "linux")]
-        let _ = data.advise(memmap2::Advice::HugePage);
         Self { data, prompts, samples }
     }
 }
