@@ -47,14 +47,15 @@ impl Cached<'_> {
         column: usize,
         mut y: [&mut [f32]; H],
     ) {
-        let (mut sums, mut position) = ([[[0.0_f32; L]; V]; H], 0);
+        let (mut sums, mut position, keys) = ([[[0.0_f32; L]; V]; H], 0, p[0].len());
         for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
             let mut rows = piece.values;
-            while !rows.is_empty() {
+            // A query does not see the positions after its own.
+            while !rows.is_empty() && position < keys {
                 if position > 0 && position % CHAIN == 0 {
                     end(&mut sums, &mut y, position == CHAIN);
                 }
-                let count = (CHAIN - position % CHAIN).min(rows.len() / piece.width);
+                let count = (CHAIN - position % CHAIN).min(rows.len() / piece.width).min(keys - position);
                 let link;
                 (link, rows) = rows.split_at(count * piece.width);
                 let p = p.map(|p| &p[position..position + count]);
