@@ -151,6 +151,7 @@ impl Product<'_> {
         (out, adds): (&Handle, bool),
         (ending, ends): (EndingLaunch<R>, Ends),
     ) {
+        let ([rows, terms, cols], [a, b]) = (self.sizes, self.factors);
         let [m, k, n, links, across, tiles] = sizes;
         // SAFETY: the kernel compares every place in a factor or in the result with its size, and `array` the sizes with the
         // handles.
@@ -160,10 +161,10 @@ impl Product<'_> {
                 cubes(tiles as usize),
                 CubeDim::new_2d(16, 16),
                 exact(client),
-                array(self.factors[0], (m as usize * k as usize).max(1)),
-                array(self.factors[1], (k as usize * n as usize).max(1)),
+                array(a, (rows * terms).max(1)),
+                array(b, (terms * cols).max(1)),
                 self.links(),
-                array(out, m as usize * n as usize),
+                array(out, rows * cols),
                 ending,
                 SizesLaunch::new(m, k, n, links, across, tiles),
                 self.layout,
