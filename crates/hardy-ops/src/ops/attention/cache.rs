@@ -1,17 +1,16 @@
-//! The keys and values that one sequence sees in one layer, and attention of a single query over them: those of its
-//! prompt, which samples share, and its own. Keys lie in blocks of sixteen, one element of all sixteen after another,
-//! so that the scores of sixteen keys are one chain of vector operations.
+//! The keys and values that one sequence sees in one layer: those of its prompt, which samples share, and its own. Keys lie in
+//! blocks, one element of all keys of a block after another: a block is a panel of the product that gives scores.
 
-use super::super::{chain::CHAIN, fetch::fetch_share};
+use super::super::{fetch::fetch_share, gemm::PANEL};
 
 /// Keys of a block.
-pub(super) const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = PANEL;
 
 /// Keys and values of neighbouring positions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Piece<'a> {
-    /// `[blocks, width, 16]`.
-    keys: &'a [f32],
+    /// `[blocks, width, BLOCK]`.
+    pub keys: &'a [f32],
     /// `[length, width]`.
     pub values: &'a [f32],
     length: usize,
@@ -21,7 +20,7 @@ pub(super) struct Piece<'a> {
 /// A place that holds some positions and has room for those of the pass.
 #[derive(Debug)]
 pub(super) struct Growing<'a> {
-    /// `[blocks, width, 16]`.
+    /// `[blocks, width, BLOCK]`.
     pub keys: &'a mut [f32],
     /// `[tokens, width]`.
     pub values: &'a mut [f32],
@@ -39,7 +38,12 @@ impl<'a> Piece<'a> {
         Self { keys, values: &values[..length * width], length, width }
     }
 
-    /// Whether it holds no positions.
+    /// How many positions it holds.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -94,69 +98,5 @@ impl<'a> Cached<'a> {
     #[inline(always)]
     pub fn fetch_values(&self, part: usize, parts: usize) {
         self.0.iter().for_each(|piece| fetch_share(piece.values, part, parts));
-    }
-
-    /// The scores `q·kᵀ` of one head's query `[d]` over the first `scores.len()` positions.
-    #[inline(always)]
-    pub fn scores(&self, q: &[f32], column: usize, scores: &mut [f32]) {
-        let mut rest = scores;
-        for piece in &self.0 {
-            let (here, after) = rest.split_at_mut(piece.length.min(rest.len()));
-            rest = after;
-            piece.scores(q, column, here);
-        }
-    }
-}
-
-/// Ends a link of a chain: it begins the sum, or is added to it.
-#[inline(always)]
-pub(super) fn close(link: &mut [f32], out: &mut [f32], begins: bool) {
-    for (out, link) in out.iter_mut().zip(link) {
-        *out = if begins { *link } else { *out + *link };
-        *link = 0.0;
-    }
-}
-
-impl Piece<'_> {
-    #[inline(always)]
-    fn scores(&self, q: &[f32], column: usize, scores: &mut [f32]) {
-        for (group, scores) in scores.chunks_mut(4 * BLOCK).enumerate() {
-            let keys = &self.keys[group * 4 * BLOCK * self.width..];
-            // Several blocks at once hide the latency of the chains.
-            match scores.len().div_ceil(BLOCK) {
-                4 => score_blocks::<4>(q, keys, column, self.width, scores),
-                3 => score_blocks::<3>(q, keys, column, self.width, scores),
-                2 => score_blocks::<2>(q, keys, column, self.width, scores),
-                _ => score_blocks::<1>(q, keys, column, self.width, scores),
-            }
-        }
-    }
-}
-
-/// The scores of up to `N` blocks.
-#[inline(always)]
-fn score_blocks<const N: usize>(q: &[f32], keys: &[f32], column: usize, width: usize, scores: &mut [f32]) {
-    let mut total = [[0.0_f32; BLOCK]; N];
-    for (index, q) in q.chunks(CHAIN).enumerate() {
-        let first = column + index * CHAIN;
-        let blocks: [&[[f32; BLOCK]]; N] = std::array::from_fn(|block| {
-            let (rows, _) = keys[(block * width + first) * BLOCK..][..q.len() * BLOCK].as_chunks();
-            rows
-        });
-        let mut sums = [[0.0_f32; BLOCK]; N];
-        for (i, factor) in q.iter().enumerate() {
-            for (sums, block) in sums.iter_mut().zip(&blocks) {
-                let keys = &block[i];
-                for lane in 0..BLOCK {
-                    sums[lane] = factor.mul_add(keys[lane], sums[lane]);
-                }
-            }
-        }
-        for (sums, total) in sums.iter_mut().zip(&mut total) {
-            close(sums, total, index == 0);
-        }
-    }
-    for (scores, total) in scores.chunks_mut(BLOCK).zip(&total) {
-        scores.copy_from_slice(&total[..scores.len()]);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use hardy_numerics::simd::Level;
+
 use super::{
+    super::gemm::Kernels,
     Angles, AttentionAt, Heads, HostCache, KvPass, Segments,
     cache::{Cached, Growing, Piece},
     forward::{ForwardSums, attend, attend_in_blocks, perturb_probabilities, softmax_of_scores, turned},
@@ -71,25 +74,25 @@ fn attend_by_query(
     at: &AttentionAt,
 ) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
+    let (group, kernels) = (heads.query / heads.kv, Kernels::of(Level::current()));
     let before = cached.len() - sequence.rows.len();
     for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
         let keys = before + query + 1;
         p.resize(heads.query * keys, 0.0);
         cached.fetch_keys();
-        for (head, p) in p.chunks_exact_mut(keys).enumerate() {
-            cached.fetch_values(head, heads.query);
-            let q = &sequence.query(query, head, heads)[..heads.dim];
-            cached.scores(q, heads.kv_columns(head), p);
+        for (kv, p) in p.chunks_exact_mut(group * keys).enumerate() {
+            cached.fetch_values(kv, heads.kv);
+            let q = &sequence.query(query, kv * group, heads)[..group * heads.dim];
+            cached.scores(kernels, (q, heads.dim), kv * heads.dim, (p, keys));
         }
         let (row, window) = (sequence.rows.start + query, sequence.window);
         let seen = Seen { row, queries: 1, head: 0, shortest: keys, keys, window };
         seen.hide(&mut p);
         softmax_of_scores(seen, heads, at, &mut p, &mut sums);
         perturb_probabilities(seen, at, &mut p, &mut sums);
-        let group = heads.query / heads.kv;
         let together = p.chunks_exact(group * keys).zip(y.chunks_exact_mut(group * heads.dim));
         for (kv, (p, y)) in together.enumerate() {
-            cached.mix((p, keys), kv * heads.dim, (y, heads.dim));
+            cached.mix(kernels, (p, keys), kv * heads.dim, (y, heads.dim));
         }
     }
     sums

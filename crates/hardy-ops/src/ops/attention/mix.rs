@@ -1,104 +1,104 @@
-//! The values that one query mixes. Two heads that share values are mixed together, so that a value is read once for both and
-//! enough chains run side by side to hide the latency of an addition.
+//! What queries mix: the scores of their heads over the keys of a cache, and their probabilities' sums of its values, as products
+//! of a few rows. Heads that share keys and values are rows of one product, so that these are read once for all.
 
 use super::{
-    super::chain::CHAIN,
-    cache::{Cached, close},
+    super::{
+        chain::CHAIN,
+        gemm::{Kernels, Mat, PANEL, Panels, Sums, multiply_panels},
+    },
+    cache::{BLOCK, Cached},
 };
 
-/// Elements of a vector.
-const LANES: usize = 16;
-/// Elements of a head that are mixed together.
-const TILE: usize = 2 * LANES;
-
 impl Cached<'_> {
-    /// The products of probabilities with values, for query heads that share those from `column` on: of `p` `[heads, keys]`
-    /// into `y` `[heads, dim]`.
-    #[inline(always)]
-    pub fn mix(&self, (p, keys): (&[f32], usize), column: usize, (y, dim): (&mut [f32], usize)) {
-        let (mut p, mut y) = (p.chunks_exact(keys), y.chunks_exact_mut(dim));
-        while let (Some(first), Some(own)) = (p.next(), y.next()) {
-            match (p.next(), y.next()) {
-                (Some(second), Some(other)) => self.mix_heads([first, second], column, [own, other]),
-                _ => self.mix_heads([first], column, [own]),
-            }
-        }
-    }
-
-    /// The same for `H` heads.
-    #[inline(always)]
-    fn mix_heads<const H: usize>(&self, p: [&[f32]; H], column: usize, mut y: [&mut [f32]; H]) {
-        let dim = y[0].len();
-        let whole = dim / TILE * TILE;
-        for first in (0..whole).step_by(TILE) {
-            let y = y.each_mut().map(|y| &mut y[first..first + TILE]);
-            self.mix_tile::<H, 2, LANES>(p, column + first, y);
-        }
-        for first in whole..dim {
-            self.mix_tile::<H, 1, 1>(p, column + first, y.each_mut().map(|y| &mut y[first..first + 1]));
-        }
-    }
-
-    /// The same for `V` vectors of `L` elements of each head.
-    #[inline(always)]
-    fn mix_tile<const H: usize, const V: usize, const L: usize>(
+    /// The scores `q·kᵀ` of heads `q` `[heads, dim]` that share the keys from `column` on: into `scores` `[heads, keys]`, of the
+    /// first positions.
+    pub fn scores(
         &self,
-        p: [&[f32]; H],
+        kernels: &Kernels,
+        (q, dim): (&[f32], usize),
         column: usize,
-        mut y: [&mut [f32]; H],
+        (scores, keys): (&mut [f32], usize),
     ) {
-        let (mut sums, mut position, keys) = ([[[0.0_f32; L]; V]; H], 0, p[0].len());
-        for piece in self.0.iter().filter(|piece| !piece.is_empty()) {
-            let mut rows = piece.values;
-            // A query does not see the positions after its own.
-            while !rows.is_empty() && position < keys {
-                if position > 0 && position % CHAIN == 0 {
-                    end(&mut sums, &mut y, position == CHAIN);
+        let q = Mat::new(q, q.len() / dim, dim, dim);
+        let mut first = 0;
+        for piece in &self.0 {
+            let count = piece.len().min(keys - first);
+            if count == 0 {
+                continue;
+            }
+            for link in (0..dim).step_by(CHAIN) {
+                let q = q.columns(link, CHAIN.min(dim - link));
+                let data = &piece.keys[(column + link) * BLOCK..];
+                let b = Panels { data, row: BLOCK, panel: piece.width * BLOCK };
+                let sums = if link == 0 { Sums::Begin } else { Sums::Add };
+                multiply_panels(kernels, q, b, count, (&mut scores[first..], keys), sums);
+            }
+            first += count;
+        }
+    }
+
+    /// The products of probabilities `p` `[heads, keys]` with the values from `column` on, which the heads share, into `y`
+    /// `[heads, dim]`. Positions after the first `keys` are not seen.
+    pub fn mix(
+        &self,
+        kernels: &Kernels,
+        (p, keys): (&[f32], usize),
+        column: usize,
+        (y, dim): (&mut [f32], usize),
+    ) {
+        let whole = dim / PANEL * PANEL;
+        if whole > 0 {
+            self.mix_panels(kernels, Mat::new(p, p.len() / keys, keys, keys), column, (y, dim), whole);
+        }
+        for (p, y) in p.chunks_exact(keys).zip(y.chunks_exact_mut(dim)) {
+            for (first, y) in (whole..).zip(&mut y[whole..]) {
+                *y = self.mix_element(p, column + first);
+            }
+        }
+    }
+
+    /// The first `cols` columns, whole panels.
+    fn mix_panels(
+        &self,
+        kernels: &Kernels,
+        p: Mat,
+        column: usize,
+        (y, dim): (&mut [f32], usize),
+        cols: usize,
+    ) {
+        let (mut position, mut link) = (0, Vec::new());
+        for piece in &self.0 {
+            let mut values = piece.values;
+            while !values.is_empty() && position < p.cols() {
+                let left = (CHAIN - position % CHAIN).min(p.cols() - position);
+                let count = left.min(values.len() / piece.width);
+                let here;
+                (here, values) = values.split_at(count * piece.width);
+                let b = Panels { data: &here[column..], row: piece.width, panel: PANEL };
+                let sums = if position % CHAIN == 0 { Sums::Begin } else { Sums::Continue };
+                let first = position < CHAIN;
+                if !first {
+                    link.resize(y.len(), 0.0);
                 }
-                let count = (CHAIN - position % CHAIN).min(rows.len() / piece.width).min(keys - position);
-                let link;
-                (link, rows) = rows.split_at(count * piece.width);
-                let p = p.map(|p| &p[position..position + count]);
-                sums = add(sums, link, piece.width, column, p);
+                let out = if first { &mut *y } else { &mut link[..] };
+                multiply_panels(kernels, p.columns(position, count), b, cols, (out, dim), sums);
                 position += count;
-            }
-        }
-        end(&mut sums, &mut y, position <= CHAIN);
-    }
-}
-
-/// `sums` and the products of `p` with the rows of `values`, one after another; all sums stay in registers.
-#[inline(always)]
-fn add<const H: usize, const V: usize, const L: usize>(
-    mut sums: [[[f32; L]; V]; H],
-    values: &[f32],
-    width: usize,
-    column: usize,
-    p: [&[f32]; H],
-) -> [[[f32; L]; V]; H] {
-    for (position, row) in values.chunks_exact(width).enumerate() {
-        let row: &[[f32; L]; V] =
-            row[column..column + V * L].as_chunks().0.try_into().expect("as many vectors");
-        for (sums, p) in sums.iter_mut().zip(&p) {
-            let p = p[position];
-            for (sums, row) in sums.iter_mut().zip(row) {
-                for lane in 0..L {
-                    sums[lane] = p.mul_add(row[lane], sums[lane]);
+                if !first && count == left {
+                    let rows = y.chunks_exact_mut(dim).zip(link.chunks_exact(dim));
+                    rows.for_each(|(y, link)| {
+                        y[..cols].iter_mut().zip(link).for_each(|(y, link)| *y += link)
+                    });
                 }
             }
         }
     }
-    sums
-}
 
-/// Ends the links of all heads.
-#[inline(always)]
-fn end<const H: usize, const V: usize, const L: usize>(
-    links: &mut [[[f32; L]; V]; H],
-    y: &mut [&mut [f32]; H],
-    begins: bool,
-) {
-    for (link, y) in links.iter_mut().zip(y) {
-        close(link.as_flattened_mut(), y, begins);
+    /// One column of one head.
+    fn mix_element(&self, p: &[f32], column: usize) -> f32 {
+        let values = self.0.iter().flat_map(|piece| piece.values.chunks_exact(piece.width.max(1)));
+        let mut terms = p.iter().zip(values).map(|(p, row)| (p, row[column]));
+        let mut link = || terms.by_ref().take(CHAIN).fold(0.0_f32, |sum, (p, value)| p.mul_add(value, sum));
+        let first = link();
+        (1..p.len().div_ceil(CHAIN)).fold(first, |sum, _| sum + link())
     }
 }

@@ -32,8 +32,19 @@ pub(crate) struct Micro<T> {
     pub out_row: usize,
     /// How many columns are written.
     pub cols: usize,
-    /// Whether the sums are added to what is there.
-    pub accumulate: bool,
+    /// What becomes of what is there.
+    pub sums: Sums,
+}
+
+/// What becomes of what is there, where the sums of a product go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Sums {
+    /// It is overwritten.
+    Begin,
+    /// The sums are added to it.
+    Add,
+    /// The chains go on from it.
+    Continue,
 }
 
 /// Computes a part of a product with all its columns.
@@ -41,7 +52,7 @@ pub(crate) struct Micro<T> {
 /// # Safety
 /// The processor must have the level; the left factor must be readable at as many rows as the kernel has, of `inner` elements,
 /// the right one at `inner` rows of whole panels, and the product writable at those rows of `cols` elements, and readable
-/// there if it accumulates.
+/// there unless its sums begin.
 pub(crate) type Sweep<T> = unsafe fn(&Micro<T>);
 
 /// The kernels of a level.
@@ -188,6 +199,10 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     let lanes = S::F32_LANES;
     let place = |v: usize| v * lanes / PANEL * part.b_panel + v * lanes % PANEL;
     let mut sums = [[simd.splat_f32s(0.0); V]; M];
+    if part.sums == Sums::Continue {
+        // SAFETY: the caller's.
+        sums = unsafe { get(simd, part.out, part.out_row, part.cols) };
+    }
     let (mut a, mut b) = (part.a, part.b);
     for i in 0..M {
         let row = part.out.wrapping_add(i * part.out_row);
@@ -214,7 +229,7 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     }
     if part.cols >= V * lanes {
         // SAFETY: the caller's.
-        return unsafe { put(simd, &sums, part.out, part.out_row, part.accumulate) };
+        return unsafe { put(simd, &sums, part.out, part.out_row, part.sums == Sums::Add) };
     }
     let mut whole = [[simd.splat_f32s(0.0); V]; M];
     let rows = bytemuck::cast_slice_mut(whole.as_flattened_mut());
@@ -222,8 +237,29 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     unsafe { put(simd, &sums, rows.as_mut_ptr(), V * lanes, false) };
     for (i, row) in rows.chunks_exact(V * lanes).enumerate() {
         // SAFETY: the caller's.
-        unsafe { put_some(part.out.add(i * part.out_row), &row[..part.cols], part.accumulate) };
+        unsafe { put_some(part.out.add(i * part.out_row), &row[..part.cols], part.sums == Sums::Add) };
     }
+}
+
+/// What is there, in as many columns as there are.
+///
+/// # Safety
+/// `out` must be valid for reads of `M` rows, `stride` apart, of `V` vectors or `cols` elements, whichever is less.
+#[inline(always)]
+unsafe fn get<S: Simd, const M: usize, const V: usize>(
+    simd: S,
+    out: *const f32,
+    stride: usize,
+    cols: usize,
+) -> [[S::f32s; V]; M] {
+    let mut sums = [[simd.splat_f32s(0.0); V]; M];
+    let width = V * S::F32_LANES;
+    for (i, row) in bytemuck::cast_slice_mut(sums.as_flattened_mut()).chunks_exact_mut(width).enumerate() {
+        let from = out.wrapping_add(i * stride);
+        // SAFETY: the caller's.
+        row[..cols.min(width)].copy_from_slice(unsafe { std::slice::from_raw_parts(from, cols.min(width)) });
+    }
+    sums
 }
 
 /// Writes all sums, or adds them to what is there. Loops this short are unrolled, so that sums never leave their registers.

@@ -76,6 +76,8 @@ fn turn<T: Element>(
         // SAFETY: the processor has AVX2.
         return unsafe { turn_in_registers(square, to) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = level;
     for (k, to) in to.iter_mut().enumerate() {
         (0..SQUARE).for_each(|j| to[first + j] = square[j][k].widen());
     }

@@ -9,7 +9,7 @@ use pulp::bytemuck;
 use super::{
     Mat,
     element::{Element, read_in_place},
-    kernel::{Kernels, Micro},
+    kernel::{Kernels, Micro, Sums},
     pack::{self, PANEL},
 };
 
@@ -61,10 +61,10 @@ fn room(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
 }
 
 /// A right factor as the kernels read it: from its first element on, with the strides of rows and of panels.
-struct Laid<'a, T> {
-    data: &'a [T],
-    row: usize,
-    panel: usize,
+pub(super) struct Laid<'a, T> {
+    pub data: &'a [T],
+    pub row: usize,
+    pub panel: usize,
 }
 
 impl<T: Element> Tile<'_, T> {
@@ -108,33 +108,51 @@ impl<T: Element> Tile<'_, T> {
     fn block<U: Element>(
         &self,
         level: Level,
-        (a, packed_a): (Mat, Option<&[f32]>),
+        left: (Mat, Option<&[f32]>),
         b: &Laid<U>,
         columns: Range<usize>,
         accumulate: bool,
     ) {
-        let (inner, kernels) = (a.cols(), Kernels::of(level));
-        for (first, kernel) in kernels.groups(a.rows()) {
-            let left = match packed_a {
-                Some(packed) => &packed[first * inner..],
-                None => a.rows_from(first, kernels.heights[kernel]).data(),
-            };
-            let part = Micro {
-                inner,
-                a: left.as_ptr(),
-                a_row: a.row_stride(),
-                b: b.data.as_ptr(),
-                b_row: b.row,
-                b_panel: b.panel,
-                out: self.out.wrapping_add(first * self.stride + columns.start),
-                out_row: self.stride,
-                cols: columns.len(),
-                accumulate,
-            };
-            let sweep = U::sweep(kernels, kernel, packed_a.is_some()).expect("such a factor is packed");
-            // SAFETY: the factors lie within their slices, the right one with whole panels; the product is the creator's.
-            unsafe { sweep(&part) };
-        }
+        let out = (self.out.wrapping_add(columns.start), self.stride);
+        let sums = if accumulate { Sums::Add } else { Sums::Begin };
+        // SAFETY: the factors lie within their slices, the right one with whole panels; the product is the creator's.
+        unsafe { product(Kernels::of(level), left, b, out, columns.len(), sums) };
+    }
+}
+
+/// A product whose factors are laid out: the left one as it is, or packed, and `cols` columns, at `out` with rows `stride` apart.
+///
+/// # Safety
+/// The processor must have the level of the kernels; the right factor must have whole panels of as many rows as the left one
+/// has columns, and the product be writable, and readable unless its sums begin.
+pub(super) unsafe fn product<T: Element>(
+    kernels: &Kernels,
+    (a, packed): (Mat, Option<&[f32]>),
+    b: &Laid<T>,
+    (out, stride): (*mut f32, usize),
+    cols: usize,
+    sums: Sums,
+) {
+    for (first, kernel) in kernels.groups(a.rows()) {
+        let left = match packed {
+            Some(packed) => &packed[first * a.cols()..],
+            None => a.rows_from(first, kernels.heights[kernel]).data(),
+        };
+        let part = Micro {
+            inner: a.cols(),
+            a: left.as_ptr(),
+            a_row: a.row_stride(),
+            b: b.data.as_ptr(),
+            b_row: b.row,
+            b_panel: b.panel,
+            out: out.wrapping_add(first * stride),
+            out_row: stride,
+            cols,
+            sums,
+        };
+        let sweep = T::sweep(kernels, kernel, packed.is_some()).expect("such a factor is packed");
+        // SAFETY: the caller's.
+        unsafe { sweep(&part) };
     }
 }
 
