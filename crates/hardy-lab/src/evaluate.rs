@@ -116,7 +116,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
     pub fn run(
         &self,
         levels: &[Level],
-        mut progress: impl FnMut(&Level, usize),
+        mut progress: impl FnMut(&Level, usize) + Send,
     ) -> Result<EvalRecord, LabError> {
         let level = |level: &Level| self.level(level, |done| progress(level, done));
         let records = levels.iter().map(level).collect::<Result<_, _>>()?;
@@ -159,7 +159,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         score.then(|| serde_json::to_string(self.judge.rewards()).unwrap_or_default())
     }
 
-    fn level(&self, level: &Level, mut progress: impl FnMut(usize)) -> Result<LevelRecord, LabError> {
+    fn level(&self, level: &Level, mut progress: impl FnMut(usize) + Send) -> Result<LevelRecord, LabError> {
         let mut draws = Vec::new();
         for draw in 0..self.draws_of(level) {
             let before = draw * self.setting.problems.len() * self.sampling.samples;
@@ -186,7 +186,7 @@ impl<B: NoisyBackend> Evaluation<'_, B> {
         &self,
         level: &Level,
         draw: usize,
-        mut progress: impl FnMut(usize),
+        mut progress: impl FnMut(usize) + Send,
     ) -> Result<DrawRecord, LabError> {
         let Setting { policy, problems: all, wording } = self.setting;
         let problems = &all[self.workers.share(all.len())];

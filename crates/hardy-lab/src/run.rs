@@ -197,7 +197,7 @@ pub fn run<B: NoisyBackend>(
     directory: &Path,
     resume: bool,
     device: &B::Device,
-    tell: &mut dyn FnMut(Event<'_>),
+    tell: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<EvalRecord, LabError> {
     run_on::<B>(&Crew::default(), config, directory, resume, device, tell)
 }
@@ -215,7 +215,7 @@ pub fn run_on<B: NoisyBackend>(
     directory: &Path,
     resume: bool,
     device: &B::Device,
-    tell: &mut dyn FnMut(Event<'_>),
+    tell: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<EvalRecord, LabError> {
     let (workers, mut nobody) = (&crew.workers, |_: Event<'_>| {});
     let tell = if workers.is_first() { tell } else { &mut nobody };
@@ -303,7 +303,11 @@ pub fn run_on<B: NoisyBackend>(
 
 /// Before a run reads anything: refuses a directory that it would overwrite, or locks that of the run that goes on. A
 /// directory that is to be made is locked once all is read, since nothing is written for what can not be used.
-fn enter(directory: &Path, resume: bool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Option<Lock>, LabError> {
+fn enter(
+    directory: &Path,
+    resume: bool,
+    tell: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<Option<Lock>, LabError> {
     if !resume {
         refuse_existing(directory)?;
     }
@@ -311,12 +315,12 @@ fn enter(directory: &Path, resume: bool, tell: &mut dyn FnMut(Event<'_>)) -> Res
 }
 
 /// Keeps other runs out of a directory.
-fn take(directory: &Path, tell: &mut dyn FnMut(Event<'_>)) -> Result<Lock, LabError> {
+fn take(directory: &Path, tell: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<Lock, LabError> {
     Lock::take(directory, LOCK, &mut |warning| tell(Event::Warning(warning)))
 }
 
 /// Locks a directory that is to be made; refuses it where somebody else has begun a run there since.
-fn begin(directory: &Path, resume: bool, tell: &mut dyn FnMut(Event<'_>)) -> Result<Lock, LabError> {
+fn begin(directory: &Path, resume: bool, tell: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<Lock, LabError> {
     let lock = take(directory, tell)?;
     if !resume && directory.join(CONFIG).exists() {
         return Err(Error::Exists(directory.to_owned()).into());
@@ -374,7 +378,7 @@ pub fn run_arms<B: NoisyBackend>(
     directory: &Path,
     resume: bool,
     device: &B::Device,
-    tell: &mut dyn FnMut(Event<'_>),
+    tell: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<Vec<(String, PathBuf, EvalRecord)>, LabError> {
     let arms = config.arms()?;
     if config.arm.is_empty() {
@@ -441,7 +445,7 @@ impl Judge<'_> {
         &self,
         trainer: &Trainer<B>,
         log: &mut Option<Log>,
-        tell: &mut dyn FnMut(Event<'_>),
+        tell: &mut (dyn FnMut(Event<'_>) + Send),
     ) -> Result<EvalRecord, LabError> {
         let config = self.config;
         let policy = trainer.policy.stored_as(config.checkpoint.dtype);

@@ -19,8 +19,8 @@ use crate::{
 /// A decoder whose linear weights and embedding stay as they are.
 #[derive(Debug)]
 pub struct Frozen<'a, B: Backend> {
-    decoder: &'a Decoder<B>,
-    noise: &'a Noise,
+    pub(crate) decoder: &'a Decoder<B>,
+    pub(crate) noise: &'a Noise,
     /// The transposed weight of every linear layer, by the index of its parameter.
     weights: Vec<Option<Tensor<B, 2>>>,
     /// The embedding's table.
@@ -41,6 +41,11 @@ impl<'a, B: NoisyBackend> Frozen<'a, B> {
         let table = &decoder.blueprint.embedding;
         let table = embedding::freeze(decoder.parameters[table.weight].clone(), &noise.errors(table.site));
         Self { decoder, noise, weights, table }
+    }
+
+    /// The same weights under `noise`, which has the errors of theirs.
+    pub(crate) fn under(&self, noise: &'a Noise) -> Self {
+        Self { decoder: self.decoder, noise, weights: self.weights.clone(), table: self.table.clone() }
     }
 
     /// The hidden states after the last norm, `[tokens, hidden]`, of tokens that continue what `cache` holds of

@@ -3,7 +3,11 @@
 
 mod late;
 
-use std::{collections::VecDeque, ops::Range};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use burn_tensor::Tensor;
 use hardy_numerics::NoiseKey;
@@ -15,6 +19,7 @@ use hardy_ops::{
         sample::{Drawn, Sampler, sample},
     },
 };
+use rayon::prelude::*;
 
 use crate::{
     decoder::{Batch, Decoder, sequence_rows},
@@ -96,39 +101,92 @@ pub fn generate<B: NoisyBackend>(
     prompts: &[Prompt],
     how: &Generation,
     noise: &Noise,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize) + Send,
+) -> Vec<Vec<Sample>> {
+    let frozen = Frozen::new(decoder, noise);
+    let progress = Mutex::new((0, progress));
+    let ended = || {
+        let (finished, progress) = &mut *progress.lock().unwrap_or_else(PoisonError::into_inner);
+        *finished += 1;
+        progress(*finished);
+    };
+    let lanes = lanes::<B>(prompts, how, noise);
+    if lanes.len() == 1 {
+        return in_one_batch(&frozen, prompts, how, ended);
+    }
+    let how = Generation { batch: how.batch / lanes.len(), ..how.clone() };
+    let run = |lane: Range<usize>| {
+        let noise = noise.counted_apart();
+        (in_one_batch(&frozen.under(&noise), &prompts[lane], &how, ended), noise)
+    };
+    let (samples, counted): (Vec<_>, Vec<_>) = lanes.into_par_iter().with_max_len(1).map(run).unzip();
+    counted.iter().for_each(|part| noise.count(part));
+    samples.concat()
+}
+
+/// In how many lanes a batch of at least so many sequences is generated.
+const LANES: [(usize, usize); 2] = [(256, 4), (32, 2)];
+
+/// The prompts in parts that are generated side by side, each a batch of its own, so that threads need not wait for each other at
+/// every operator; an idle one helps where others still compute. The parts do not depend on the number of threads. Where a
+/// device computes, or somebody watches in order, there is one.
+fn lanes<B: NoisyBackend>(prompts: &[Prompt], how: &Generation, noise: &Noise) -> Vec<Range<usize>> {
+    let total: usize = prompts.iter().map(|prompt| prompt.samples.len()).sum();
+    let wanted = LANES.iter().find(|(sequences, _)| how.batch.min(total) >= *sequences);
+    let Some((_, wanted)) = wanted.filter(|_| B::ON_HOST && !noise.is_watched()) else {
+        return vec![0..prompts.len()];
+    };
+    let (mut lanes, mut first, mut samples) = (Vec::new(), 0, 0);
+    for (index, prompt) in prompts.iter().enumerate() {
+        samples += prompt.samples.len();
+        if samples * wanted >= total * (lanes.len() + 1) {
+            lanes.push(first..index + 1);
+            first = index + 1;
+        }
+    }
+    if let Some(last) = lanes.last_mut() {
+        last.end = prompts.len();
+    }
+    lanes
+}
+
+/// The same in one batch, which calls `ended` at the end of every sequence.
+fn in_one_batch<B: NoisyBackend>(
+    frozen: &Frozen<B>,
+    prompts: &[Prompt],
+    how: &Generation,
+    ended: impl Fn(),
 ) -> Vec<Vec<Sample>> {
     let mut results: Vec<Vec<Option<Sample>>> = prompts.iter().map(|p| vec![None; p.samples.len()]).collect();
     let total: usize = prompts.iter().map(|p| p.samples.len()).sum();
-    let frozen = Frozen::new(decoder, noise);
-    let mut cache = cache(decoder, prompts, how);
+    let mut cache = cache(frozen.decoder, prompts, how);
     let (mut active, mut ready, mut next, mut finished) = (Vec::new(), VecDeque::new(), 0, 0);
     while finished < total {
         let room = how.batch.max(1) - active.len();
         let waiting: usize = ready.iter().map(|ready: &Ready<B>| ready.waiting(prompts)).sum();
         let admitted = admit(&prompts[next..], room.saturating_sub(waiting));
-        ready.extend(prefill(&frozen, prompts, next..next + admitted, &mut cache));
+        ready.extend(prefill(frozen, prompts, next..next + admitted, &mut cache));
         next += admitted;
         let started = start(&mut ready, prompts, &mut cache, how, room);
-        let mut ended = |sequence: &mut Active, cache: &mut KvBuffer<B>| {
+        let mut finish = |sequence: &mut Active, cache: &mut KvBuffer<B>| {
             finished += 1;
             cache.finish(sequence.cached);
             results[sequence.prompt][sequence.sample] = Some(std::mem::take(&mut sequence.out));
-            progress(finished);
+            ended();
         };
         let none_waits = next == prompts.len() && ready.iter().all(|ready| ready.waiting(prompts) == 0);
-        if started.is_empty() && none_waits && late::may_be::<B>(noise, how) {
-            late::decode_to_the_end(&frozen, &mut active, &mut cache, how, &mut ended);
+        if started.is_empty() && none_waits && late::may_be::<B>(frozen.noise, how) {
+            late::decode_to_the_end(frozen, &mut active, &mut cache, how, &mut finish);
         }
         // Those that start have drawn a token already.
         if started.is_empty() && !active.is_empty() {
-            decode(&frozen, &mut active, &mut cache, how);
+            decode(frozen, &mut active, &mut cache, how);
         }
         active.extend(started);
         active.retain_mut(|sequence: &mut Active| {
             let has_ended = sequence.has_ended(how);
             if has_ended {
-                ended(sequence, &mut cache);
+                finish(sequence, &mut cache);
             }
             !has_ended
         });

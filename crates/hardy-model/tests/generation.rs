@@ -151,3 +151,31 @@ fn a_checkpoint_that_is_read_as_it_is_stored_generates_the_same_in_half_the_memo
     let of = |decoder| generate(decoder, &prompts(), &how(7, 20, 1.0), &Noise::clean(), |_| {});
     assert_eq!(of(&stored), of(&wide));
 }
+
+#[test]
+fn lanes_give_the_samples_and_the_receipts_of_one_batch_on_any_number_of_threads() {
+    let decoder = decoder(23, |_| 0);
+    let prompt =
+        |prompt: Prompt| Prompt { samples: (1..=14).map(|i| prompt.sequence + i).collect(), ..prompt };
+    let prompts: Vec<Prompt> = prompts().into_iter().map(prompt).collect();
+    let run = |batch, threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let plan = Plan { rules: vec![Rule::noise(0.05)], ..Plan::default() };
+        let plan = plan.bind(&decoder.blueprint.sites, &[Phase::Eval]).unwrap();
+        let (noise, mut told) = (plan.noise(Phase::Eval, 0), Vec::new());
+        let samples = pool
+            .install(|| generate(&decoder, &prompts, &how(batch, 5, 1.0), &noise, |done| told.push(done)));
+        assert_eq!(told, (1..=30 * 14).collect::<Vec<_>>());
+        (samples, plan.receipts())
+    };
+    for batch in [40, 300] {
+        let one = run(batch, 1);
+        assert!(one == run(batch, 2) && one == run(batch, 3), "batches of {batch}");
+        let (samples, receipts) = run(7, 2);
+        assert_eq!(samples, one.0);
+        for (ours, other) in one.1.iter().zip(&receipts) {
+            assert_eq!((ours.calls, ours.elements), (other.calls, other.elements));
+            assert!((ours.measured - other.measured).abs() < 1e-12);
+        }
+    }
+}

@@ -47,6 +47,20 @@ impl Noise {
         Self { recomputed: true, ..self.clone() }
     }
 
+    /// The same noise, counted apart until [`Noise::count`] adds that up: so parts of a pass that run side by side give the
+    /// same receipts whichever is first.
+    #[must_use]
+    pub fn counted_apart(&self) -> Self {
+        let apart = |site: &Arc<SiteNoise>| Arc::new(site.counted_apart());
+        Self { sites: self.sites.iter().map(|site| site.as_ref().map(apart)).collect(), ..self.clone() }
+    }
+
+    /// Adds what was counted apart.
+    pub fn count(&self, apart: &Self) {
+        let sites = self.sites.iter().flatten().zip(apart.sites.iter().flatten());
+        sites.for_each(|(all, apart)| all.count(apart));
+    }
+
     /// The same noise, with the largest magnitude of every site's output kept; see [`Noise::magnitudes`].
     #[must_use]
     pub fn watched(self, sites: usize) -> Self {

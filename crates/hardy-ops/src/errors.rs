@@ -31,6 +31,23 @@ impl SiteNoise {
         points[point as usize].push(injection);
     }
 
+    /// The same, counted apart.
+    pub fn counted_apart(&self) -> Self {
+        let apart = |of: &Injection| Injection { tally: Arc::default(), ..of.clone() };
+        let all = |points: &[Vec<Injection>; 5]| points.each_ref().map(|of| of.iter().map(apart).collect());
+        Self { values: all(&self.values), sums: all(&self.sums) }
+    }
+
+    /// Adds what was counted apart.
+    pub fn count(&self, apart: &Self) {
+        let pairs = self.injections().zip(apart.injections());
+        pairs.for_each(|(all, apart)| all.tally.count(&apart.tally.counts()));
+    }
+
+    fn injections(&self) -> impl Iterator<Item = &Injection> {
+        self.values.iter().chain(&self.sums).flatten()
+    }
+
     /// Whether something falls on the rows of activations in the forward pass.
     pub fn acts_on_rows(&self) -> bool {
         [Point::Input, Point::Output].into_iter().any(|point| {

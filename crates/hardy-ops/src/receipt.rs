@@ -196,11 +196,16 @@ pub(crate) struct Counts {
 impl Tally {
     /// Counts `calls` in which `elements` were perturbed.
     pub fn add(&self, calls: u64, elements: u64, scale: Option<f64>, energy: ErrorEnergy) {
+        self.count(&Counts { armed: false, calls, elements, asked: scale, energy });
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn count(&self, other: &Counts) {
         self.update(|counts| {
-            counts.calls += calls;
-            counts.elements += elements;
-            counts.asked = mean_with(counts.asked, scale, elements, counts.elements);
-            counts.energy += energy;
+            counts.calls += other.calls;
+            counts.elements += other.elements;
+            counts.asked = mean_with(counts.asked, other.asked, other.elements, counts.elements);
+            counts.energy += other.energy;
         });
     }
 

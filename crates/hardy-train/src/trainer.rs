@@ -153,7 +153,7 @@ impl<B: NoisyBackend> Trainer<B> {
     /// # Errors
     /// A loss or gradient that is not finite, unless such updates are left out, or too many of them in a row; the policy
     /// is then as it was before the failing update.
-    pub fn step(&mut self, progress: impl FnMut(usize, usize)) -> Result<StepRecord> {
+    pub fn step(&mut self, progress: impl FnMut(usize, usize) + Send) -> Result<StepRecord> {
         let started = Instant::now();
         let sampled = self.sample(progress)?;
         self.phase_ended();

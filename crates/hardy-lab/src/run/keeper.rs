@@ -49,7 +49,7 @@ impl<'a> Keeper<'a> {
         &mut self,
         trainer: &mut Trainer<B>,
         evaluation: Option<&EvalRecord>,
-        tell: &mut dyn FnMut(Event<'_>),
+        tell: &mut (dyn FnMut(Event<'_>) + Send),
     ) -> Result<(), LabError> {
         let due = self.how.is_due(trainer.steps, trainer.total_steps, evaluation.is_some());
         let scored = evaluation.zip(self.how.best).map(|(record, by)| (by, score(record, by)));

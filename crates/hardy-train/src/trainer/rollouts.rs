@@ -18,7 +18,7 @@ use crate::{
 impl<B: NoisyBackend> Trainer<B> {
     /// Samples a group of responses to each of the step's prompts, and again to as many further ones as groups were
     /// dropped, until nothing is missing, the rounds are over, or there is no further prompt.
-    pub(super) fn sample(&self, mut progress: impl FnMut(usize, usize)) -> Result<Sampled> {
+    pub(super) fn sample(&self, mut progress: impl FnMut(usize, usize) + Send) -> Result<Sampled> {
         let (n, size, step) = (self.problems.len(), self.train.prompts_per_step, self.steps as usize);
         let mut prompts = prompts_at_step(n, size, self.seed, step);
         // One noise for all rounds, so that the errors of weights are counted once.
@@ -48,7 +48,7 @@ impl<B: NoisyBackend> Trainer<B> {
         chosen: &[usize],
         first_group: usize,
         noise: &Noise,
-        mut progress: impl FnMut(usize, usize),
+        mut progress: impl FnMut(usize, usize) + Send,
     ) -> Result<Vec<Rollout>> {
         let train = &self.train;
         // A program that died is better noticed before the answers are sampled.
