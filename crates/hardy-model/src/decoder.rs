@@ -20,6 +20,7 @@ use hardy_ops::{
         head::head,
         residual::residual,
         rms_norm::rms_norm,
+        scale::scale,
         silu::silu_up,
     },
 };
@@ -270,7 +271,7 @@ impl<B: NoisyBackend> Decoder<B> {
     pub(crate) fn scaled(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self.blueprint.config.embedding_scale {
             None => x,
-            Some(scale) => x * scale,
+            Some(factor) => scale(x, factor.into()),
         }
     }
 

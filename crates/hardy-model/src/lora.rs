@@ -3,7 +3,13 @@
 
 use burn_tensor::{Tensor, TensorData, backend::Backend};
 use hardy_numerics::{NoiseKey, Row, fill_uniform};
-use hardy_ops::{NoisyBackend, Rows};
+use hardy_ops::{
+    NoisyBackend, Rows,
+    ops::{
+        residual::residual,
+        scale::{masked, scale},
+    },
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -200,12 +206,12 @@ impl<B: NoisyBackend> Decoder<B> {
             Some(dropout) if lora.dropout > 0.0 => {
                 let module = &self.blueprint.sites[adapter.a.site.0].module;
                 let (width, device) = (x.dims()[1], x.device());
-                x * dropout.mask::<B>(module, rows, width, lora.dropout, &device)
+                masked(x, dropout.mask::<B>(module, rows, width, lora.dropout, &device))
             }
             _ => x,
         };
         let inner = linear(&adapter.a.linear(), x);
-        y + linear(&adapter.b.linear(), inner) * lora.scale()
+        residual(y, scale(linear(&adapter.b.linear(), inner), lora.scale()))
     }
 }
 

@@ -47,6 +47,11 @@ pub trait NoisyBackend: Backend {
     /// Tokens that a device has drawn and the host has not seen; of a backend on the host there are none.
     type Underway;
 
+    /// Rows and width of a tensor.
+    fn shape(x: &Primitive<Self>) -> [usize; 2] {
+        x.shape().dims::<2>()
+    }
+
     /// The elements of `x`, row by row.
     fn host(x: &Primitive<Self>) -> Self::Host;
 
@@ -85,6 +90,16 @@ pub trait NoisyBackend: Backend {
     /// `x + y`, of one shape, in the memory of one of them where nobody else reads it.
     fn accumulate(x: Primitive<Self>, y: Primitive<Self>) -> Primitive<Self> {
         Self::float_add(x, y)
+    }
+
+    /// See [`scale`](crate::ops::scale::scale).
+    fn scaled(x: Primitive<Self>, factor: f64) -> Primitive<Self> {
+        Self::float_mul_scalar(x, factor.into())
+    }
+
+    /// See [`masked`](crate::ops::scale::masked).
+    fn masked(x: Primitive<Self>, mask: &Primitive<Self>) -> Primitive<Self> {
+        Self::float_mul(x, mask.clone())
     }
 
     /// See [`linear::linear`].
@@ -398,6 +413,6 @@ pub trait NoisyBackend: Backend {
 }
 
 /// Rows and width of a tensor.
-pub(crate) fn shape_of<B: Backend>(x: &Primitive<B>) -> [usize; 2] {
-    x.shape().dims::<2>()
+pub(crate) fn shape_of<B: NoisyBackend>(x: &Primitive<B>) -> [usize; 2] {
+    B::shape(x)
 }

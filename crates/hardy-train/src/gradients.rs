@@ -4,7 +4,7 @@
 use burn_autodiff::Autodiff;
 use burn_tensor::Tensor;
 use hardy_model::Decoder;
-use hardy_ops::{Noise, NoisyBackend};
+use hardy_ops::{Noise, NoisyBackend, ops::scale::scale};
 use rayon::prelude::*;
 
 use crate::digest;
@@ -70,7 +70,7 @@ impl<B: NoisyBackend> Gradients<B> {
         if max_norm == 0.0 || norm <= max_norm {
             return self.0;
         }
-        self.0.into_par_iter().map(|gradient| gradient * (max_norm / (norm + 1e-6))).collect()
+        self.0.into_iter().map(|gradient| scale(gradient, max_norm / (norm + 1e-6))).collect()
     }
 }
 

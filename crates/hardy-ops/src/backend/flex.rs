@@ -1,9 +1,9 @@
 //! The host's backend: the kernels of [`crate::ops`] on its own memory.
 
-use std::{convert::Infallible, ops::Deref};
+use std::{convert::Infallible, ops::Deref, sync::Arc};
 
-use burn_flex::{Flex, FlexDevice, FlexTensor};
-use burn_tensor::{Bytes, DType, TensorData, bf16};
+use burn_flex::{Flex, FlexDevice, FlexTensor, Layout};
+use burn_tensor::{Bytes, DType, Shape, TensorData, bf16};
 use hardy_numerics::{NoiseKey, Row};
 
 use super::{Grads, NoisyBackend};
@@ -16,7 +16,7 @@ use crate::{
         attention::{self, Angles, AttentionAt, Heads, HostCache, KvPass, Places, Segments},
         embedding, gather, gelu, head, linear, log_prob, residual, rms_norm,
         sample::{self, Drawn, Sampler},
-        silu,
+        scale, silu,
     },
     site::Point,
 };
@@ -25,9 +25,18 @@ use crate::{
 #[derive(Debug)]
 pub enum FlexHost {
     /// The memory.
-    Shared(FlexTensor),
+    Shared(Arc<Bytes>),
     /// A copy in f32.
-    Widened(Vec<f32>),
+    Copied(Vec<f32>),
+}
+
+impl FlexHost {
+    /// That of a tensor in f32. One that is all of its memory is not cloned: that would clone its layout too.
+    fn of(x: &FlexTensor) -> Self {
+        let (layout, data) = (x.layout(), x.data_arc());
+        let whole = layout.is_contiguous() && layout.num_elements() * size_of::<f32>() == data.len();
+        if whole { Self::Shared(data) } else { Self::Shared(x.to_contiguous().data_arc()) }
+    }
 }
 
 impl Deref for FlexHost {
@@ -35,8 +44,8 @@ impl Deref for FlexHost {
 
     fn deref(&self) -> &[f32] {
         match self {
-            Self::Shared(x) => &x.storage::<f32>()[..x.layout().num_elements()],
-            Self::Widened(x) => x,
+            Self::Shared(x) => bytemuck::cast_slice(x),
+            Self::Copied(x) => x,
         }
     }
 }
@@ -62,7 +71,17 @@ impl NoisyBackend for Flex {
     type Underway = Infallible;
 
     fn host(x: &FlexTensor) -> FlexHost {
-        narrow::widened(x).map_or_else(|| FlexHost::Shared(x.to_contiguous()), FlexHost::Widened)
+        narrow::widened(x).map_or_else(|| FlexHost::of(x), FlexHost::Copied)
+    }
+
+    fn shape(x: &FlexTensor) -> [usize; 2] {
+        x.layout().shape().dims()
+    }
+
+    fn upload(data: Vec<f32>, [rows, width]: [usize; 2], _: &FlexTensor) -> FlexTensor {
+        assert_eq!(data.len(), rows * width, "elements of a tensor");
+        let layout = Layout::new(Shape::new([rows, width]), vec![width as isize, 1], 0);
+        FlexTensor::new(Bytes::from_elems(data), layout, DType::F32)
     }
 
     fn host_rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
@@ -103,6 +122,14 @@ impl NoisyBackend for Flex {
 
     fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {
         residual::accumulate(x, y)
+    }
+
+    fn scaled(x: FlexTensor, factor: f64) -> FlexTensor {
+        scale::scaled(x, factor)
+    }
+
+    fn masked(x: FlexTensor, mask: X) -> FlexTensor {
+        scale::times(x, mask)
     }
 
     host_kernels! {

@@ -91,6 +91,16 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
         record::<B, C, _, 2>([&x, &y], sum, (), |(), grad, _| [Some(grad.clone()), Some(grad)])
     }
 
+    fn scaled(x: Primitive<Self>, factor: f64) -> Primitive<Self> {
+        let y = B::scaled(x.primitive.clone(), factor);
+        record::<B, C, _, 1>([&x], y, factor, |factor, grad, _| [Some(B::scaled(grad, *factor))])
+    }
+
+    fn masked(x: Primitive<Self>, mask: &Primitive<Self>) -> Primitive<Self> {
+        let y = B::masked(x.primitive.clone(), &mask.primitive);
+        record::<B, C, _, 1>([&x], y, mask.primitive.clone(), |mask, grad, _| [Some(B::masked(grad, mask))])
+    }
+
     fn noisy_linear(
         x: &Primitive<Self>,
         w: &Primitive<Self>,

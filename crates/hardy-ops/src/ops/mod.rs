@@ -22,6 +22,7 @@ pub mod residual;
 pub mod rms_norm;
 pub mod row_gate;
 pub mod sample;
+pub mod scale;
 pub mod silu;
 pub mod softmax;
 mod weight;

@@ -29,7 +29,7 @@ pub(crate) fn accumulate(x: FlexTensor, y: FlexTensor) -> FlexTensor {
 }
 
 /// Whether the elements lie one after another from the first, as numbers of 32 bits.
-fn is_plain(x: &FlexTensor) -> bool {
+pub(super) fn is_plain(x: &FlexTensor) -> bool {
     x.dtype() == DType::F32
         && x.shape().num_dims() == 2
         && matches!(x.layout().contiguous_offsets(), Some((0, _)))
