@@ -7,9 +7,9 @@
 Nothing is installed. Without PyTorch and transformers only Hardy's figures are printed; without TRL the GRPO step has
 no peer. Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocabulary 512, f32.
 
-The limit of a work is the time of what it can not do without: the linear layers' products at the best rate that any
-library here reached for them in this run, or the bytes of weights and caches at the rate of a plain copy in this run,
-whichever takes longer. Of the noisy step it is the clean step. Both programs and the copies run one after another as
+The limit of a work is the time of what it can not do without: its linear layers' products, alone and of the very same
+shapes, as fast as the better of both libraries computed them in this run, or the bytes of weights and caches at the rate
+of a plain copy in this run, whichever takes longer. Of the noisy step it is the clean step. Both programs and the copies run one after another as
 children of one process, in one session and process group, the order changing from round to round, so that a slow minute
 hits all of them; figures are medians, with the smallest and the largest.
 """
@@ -34,10 +34,9 @@ GOALS = {
     "generate_1": (0.1, 1.5),
     "grpo": (0.25, None),
 }
-# Linear layers of every size: how many, in, out.
+# Linear layers of every size: how many, in, out; the head is the last.
 SHAPES = [(12, 256, 256), (12, 256, 128), (12, 256, 704), (6, 704, 256), (1, 256, 512)]
 WEIGHTS = sum(count * inner * outer for count, inner, outer in SHAPES)
-HEAD = 256 * 512
 # What computes the plain products of both programs.
 LIBRARIES = {"hardy": "Hardy", "peer": "PyTorch"}
 # Floating-point operations of the linear layers of a training step: three products of 4,096 tokens.
@@ -47,31 +46,44 @@ CACHE = 6 * 2 * 128 * 4
 COPY_BYTES = 256 << 20
 
 
-def generation(batch, prompts):
-    """Floating-point operations of the linear layers, and bytes of weights and caches, of 64 new tokens for each of
-    `batch` samples of `prompts` prompts of 64 tokens."""
-    prefill = prompts * 64 * (WEIGHTS - HEAD) + prompts * HEAD
-    decoding = 63 * batch * WEIGHTS
+# Tokens of the update of a GRPO step, in which a prompt of 64 tokens is shared by its eight samples of 64.
+UPDATE_TOKENS = 32 * 64 + 256 * 64
+
+
+def generated_bytes(batch):
+    """Bytes of weights and caches that 64 new tokens for each of `batch` prompts of 64 tokens take."""
     keys = batch * sum(64 + new for new in range(1, 64))
-    return 2 * (prefill + decoding), 64 * 4 * WEIGHTS + keys * CACHE
+    return 64 * 4 * WEIGHTS + keys * CACHE
 
 
-def limit(work, flop_per_second, bytes_per_second, seconds):
-    """The least time that a work can take, and what it is that takes it."""
-    if work == "train_noisy":
-        return (seconds["train"], "the clean step") if "train" in seconds else (None, None)
-    if work in ("train", "products"):
-        flop, size = PRODUCT_FLOP, 0
-    elif work == "grpo":
-        flop, size = generation(256, 32)
-        # The update, in which a prompt of 64 tokens is shared by its eight samples.
-        flop += 6 * (32 * 64 + 256 * 64) * WEIGHTS
-    else:
+class Limits:
+    """What works can not do without, measured in turns when it is first asked for."""
+
+    def __init__(self, programs, rounds, threads):
+        self.programs, self.rounds, self.kept = programs, rounds, {}
+        self.copies = measure({"copy": Copy(threads)}, None, rounds)["copy"]
+        self.bytes_per_second = 2 * COPY_BYTES / statistics.median(self.copies)
+
+    def products(self, work):
+        """The seconds of both libraries' products alone."""
+        if work not in self.kept:
+            self.kept[work] = measure(self.programs, work, self.rounds)
+        return self.kept[work]
+
+    def least(self, work):
+        return min(statistics.median(times) for times in self.products(work).values() if times)
+
+    def of(self, work, seconds):
+        """The least time that a work can take, and what it is that takes it."""
+        if work == "train_noisy":
+            return (seconds["train"], "the clean step") if "train" in seconds else (None, None)
+        if work == "train":
+            return self.least("products"), "products"
+        if work == "grpo":
+            return self.least("products_grpo") + self.least("products") * UPDATE_TOKENS / 4096, "products"
         batch = int(work.split("_")[1])
-        flop, size = generation(batch, batch)
-    if flop_per_second is None:
-        return None, None
-    return max((flop / flop_per_second, "products"), (size / bytes_per_second, "bytes"))
+        read = (generated_bytes(batch) / self.bytes_per_second, "bytes")
+        return read if batch == 1 else max((self.least(f"products_{batch}"), "products"), read)
 
 
 def processor():
@@ -203,6 +215,7 @@ class Peers:
             if isinstance(module, torch.nn.Linear):
                 module.forward = lambda x, module=module: linear(x, module.weight, module.bias)
         self.trainer = self.grpo_trainer()
+        self.weights = None
 
     def model(self, kind, attention):
         settings = config()
@@ -223,6 +236,9 @@ class Peers:
             self.grpo()
         elif work == "products":
             self.products()
+        elif work.startswith("products_"):
+            prompts, samples = {"grpo": (32, 256)}.get(work[9:]) or [int(work[9:])] * 2
+            self.products_of_generation(prompts, samples)
         else:
             self.generate(int(work.split("_")[1]))
         return time.perf_counter() - started
@@ -255,6 +271,24 @@ class Peers:
             x, w, dy = torch.ones(4096, inner), torch.ones(outer, inner), torch.ones(4096, outer)
             for _ in range(count):
                 x @ w.T, dy @ w, dy.T @ x
+
+    def products_of_generation(self, prompts, samples):
+        """Those of the prompts, and of every new token but the last, each with the weights of its own layer."""
+        torch = self.torch
+        layers = [(inner, outer) for count, inner, outer in SHAPES for _ in range(count)]
+        if self.weights is None:
+            self.weights = [torch.full((outer, inner), 0.1) for inner, outer in layers]
+
+        def products_of(rows, weights):
+            x = {inner: torch.ones(rows, inner) for inner, _ in layers}
+            for w in weights:
+                torch.nn.functional.linear(x[w.shape[1]], w)
+
+        with torch.inference_mode():
+            products_of(prompts * 64, self.weights[:-1])
+            products_of(prompts, self.weights[-1:])
+            for _ in range(63):
+                products_of(samples, self.weights)
 
     def grpo_trainer(self):
         """A trainer for 32 prompts of 64 tokens, 8 samples of 64 tokens each, one update a step."""
@@ -338,21 +372,18 @@ def main():
     hardy, peer = Hardy(arguments.threads), peers(arguments.threads)
     programs = {"hardy": hardy} | ({"peer": peer} if peer else {})
     print(f"{processor()}, {hardy.simd()}, {arguments.threads} threads, {arguments.rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    products = measure(programs, "products", arguments.rounds)
-    copies = measure({"copy": Copy(arguments.threads)}, None, arguments.rounds)["copy"]
-    rates = {name: PRODUCT_FLOP / statistics.median(times) for name, times in products.items() if times}
-    for name in rates:
-        shown = spread([PRODUCT_FLOP / t / 1e9 for t in products[name]], 0, " GFLOP/s")
+    limits = Limits(programs, arguments.rounds, arguments.threads)
+    for name, times in limits.products("products").items():
+        shown = spread([PRODUCT_FLOP / t / 1e9 for t in times], 0, " GFLOP/s")
         print(f"the linear layers' products alone, {LIBRARIES[name]}: {shown}")
-    bytes_per_second = 2 * COPY_BYTES / statistics.median(copies)
-    print(f"a plain copy, bytes read and written: {bytes_per_second / 1e9:.1f} GB/s")
+    print(f"a plain copy, bytes read and written: {limits.bytes_per_second / 1e9:.1f} GB/s")
     print("| work | Hardy | peer | Hardy / peer | goal | limit | Hardy / limit | goal |\n|---|---|---|---|---|---|---|---|")
     seconds = {}
     for work in arguments.only.split(","):
         times = measure(programs, work, arguments.rounds)
         ours, theirs = times["hardy"], times.get("peer", [])
         seconds[work] = statistics.median(ours)
-        least, what = limit(work, max(rates.values()), bytes_per_second, seconds)
+        least, what = limits.of(work, seconds)
         to_peer, to_limit = GOALS.get(work, (None, None))
         cells = [
             work,
@@ -365,6 +396,8 @@ def main():
             to_limit or "–",
         ]
         print("|", " | ".join(map(str, cells)), "|", flush=True)
+    for work, times in limits.kept.items():
+        print(f"{work} alone:", ", ".join(f"{LIBRARIES[name]} {spread(all, 3, ' s')}" for name, all in times.items()))
 
 
 main()

@@ -12,6 +12,7 @@ use std::{
     env,
     hint::black_box,
     io::{BufRead, IsTerminal, Write, stdin, stdout},
+    slice,
     time::Instant,
 };
 
@@ -27,7 +28,10 @@ use hardy_ops::device::Cuda;
 use hardy_ops::device::Kernels;
 #[cfg(feature = "vulkan")]
 use hardy_ops::device::Vulkan;
-use hardy_ops::{Address, At, Noise, NoisyBackend, Pass, Phase, Plan, Row, Rule};
+use hardy_ops::{
+    Address, At, Noise, NoisyBackend, Pass, Phase, Plan, Primitive, Row, Rule,
+    ops::linear::{freeze, frozen_linear},
+};
 use hardy_train::{
     adamw::AdamW,
     advantage,
@@ -162,7 +166,7 @@ fn on_device() {
 }
 
 /// The works, as the other program names them.
-const WORKS: [&str; 11] = [
+const WORKS: [&str; 14] = [
     "train",
     "train_noisy",
     "generate_1",
@@ -174,6 +178,9 @@ const WORKS: [&str; 11] = [
     "grpo_hashed",
     "hashes",
     "products",
+    "products_32",
+    "products_256",
+    "products_grpo",
 ];
 
 fn serve<B: NoisyBackend>(device: &B::Device, tensor_cores: impl Fn() -> bool) {
@@ -208,6 +215,8 @@ struct Bench<B: NoisyBackend> {
     optimizer: AdamW<B>,
     /// Whether an update is hashed, as that of a run is.
     hashing: bool,
+    /// Weights of every linear layer of the model, as a generation has them, for its products alone.
+    frozen: Vec<Tensor<B, 2>>,
 }
 
 impl<B: NoisyBackend> Bench<B> {
@@ -217,7 +226,7 @@ impl<B: NoisyBackend> Bench<B> {
         let weights = initial_weights(&blueprint, 0);
         let decoder = Decoder::from_host(blueprint, weights, device).in_precision(precision());
         let optimizer = AdamW::new(&decoder.parameters, [0.9, 0.999], 0.01);
-        Self { sizes, device: device.clone(), decoder, optimizer, hashing: false }
+        Self { sizes, device: device.clone(), decoder, optimizer, hashing: false, frozen: Vec::new() }
     }
 
     /// Does one piece of work.
@@ -236,6 +245,9 @@ impl<B: NoisyBackend> Bench<B> {
             "hashes" => [0; 2].into_iter().for_each(|_| drop(black_box(digests(&self.decoder.parameters)))),
             "grpo_noisy" => self.grpo(&self.noise()),
             "products" => self.products(),
+            "products_32" => self.products_of_generation(32, 32),
+            "products_256" => self.products_of_generation(256, 256),
+            "products_grpo" => self.products_of_generation(PROMPTS, PROMPTS * SAMPLES),
             _ => eprintln!("unknown work `{work}`; there are {}", WORKS.join(", ")),
         }
         B::sync(&self.device).expect("a device that is there");
@@ -338,33 +350,72 @@ impl<B: NoisyBackend> Bench<B> {
         });
     }
 
-    /// The matrix products of a training step alone, without attention's: three for every linear layer.
-    fn products(&self) {
-        let Sizes { model, sequences, tokens, .. } = self.sizes;
-        let (tokens, layers) = (sequences * tokens, model.layers);
-        let (hidden, kv) = (model.hidden_size, model.hidden_size / model.heads * model.kv_heads);
-        let mlp = model.intermediate_size;
-        // How many linear layers there are of every size: count, in, out.
-        let shapes = [
+    /// The linear layers of the model: how many there are of every size, in and out; the head is the last.
+    fn linears(&self) -> [(usize, usize, usize); 5] {
+        let Sizes { model, .. } = self.sizes;
+        let (layers, hidden, mlp) = (model.layers, model.hidden_size, model.intermediate_size);
+        let kv = hidden / model.heads * model.kv_heads;
+        [
             (2 * layers, hidden, hidden),
             (2 * layers, hidden, kv),
             (2 * layers, hidden, mlp),
             (layers, mlp, hidden),
             (1, hidden, model.vocab_size),
-        ];
-        let filled =
-            |rows, columns| Tensor::<B, 2>::ones([rows, columns], &self.device).into_primitive().tensor();
+        ]
+    }
+
+    fn ones(&self, rows: usize, columns: usize) -> Primitive<B> {
+        Tensor::<B, 2>::ones([rows, columns], &self.device).into_primitive().tensor()
+    }
+
+    /// What is at a linear layer without errors, for so many tokens in sequences of the training step's length.
+    fn clean(&self, tokens: usize) -> At {
         let address = |token: usize| {
             let row = Row { sequence: 0, position: token as u32 };
             Address { group: (token / self.sizes.tokens) as u32, ..row.into() }
         };
-        let at = At::clean(&(0..tokens).map(address).collect()).in_precision(precision());
-        for (count, inner, outer) in shapes {
-            let (x, w, dy) = (filled(tokens, inner), filled(outer, inner), filled(tokens, outer));
+        At::clean(&(0..tokens).map(address).collect()).in_precision(precision())
+    }
+
+    /// The matrix products of a training step alone, without attention's: three for every linear layer.
+    fn products(&self) {
+        let tokens = self.sizes.sequences * self.sizes.tokens;
+        let at = self.clean(tokens);
+        for (count, inner, outer) in self.linears() {
+            let (x, w, dy) = (self.ones(tokens, inner), self.ones(outer, inner), self.ones(tokens, outer));
             for _ in 0..count {
                 drop(B::noisy_linear(&x, &w, None, &at));
                 drop(B::noisy_linear_backward(&x, &w, &dy, [true, true, false], &at));
             }
+        }
+    }
+
+    /// The matrix products of a generation alone: those of the prompts, and of every new token but the last of so many samples,
+    /// each with the weights of its own layer.
+    fn products_of_generation(&mut self, prompts: usize, samples: usize) {
+        if self.frozen.is_empty() {
+            let layers = self.linears().map(|(count, inner, outer)| vec![[outer, inner]; count]);
+            // Not a bfloat16, which would be stored in 16 bits.
+            let freeze = |shape| freeze(Tensor::full(shape, 0.1, &self.device), &self.clean(1));
+            self.frozen = layers.concat().into_iter().map(freeze).collect();
+        }
+        let Sizes { prompt, new, .. } = self.sizes;
+        let (head, layers) = self.frozen.split_last().expect("a head");
+        self.products_of(prompts * prompt, layers);
+        self.products_of(prompts, slice::from_ref(head));
+        (1..new).for_each(|_| self.products_of(samples, &self.frozen));
+    }
+
+    fn products_of(&self, rows: usize, weights: &[Tensor<B, 2>]) {
+        let at = self.clean(rows);
+        let mut factors: Vec<Tensor<B, 2>> = Vec::new();
+        for weight in weights {
+            let [inner, _] = weight.dims();
+            if factors.last().is_none_or(|x| x.dims()[1] != inner) {
+                factors.push(Tensor::ones([rows, inner], &self.device));
+            }
+            let x = factors.last().expect("one was made").clone();
+            drop(frozen_linear(x, weight.clone(), None, &at));
         }
     }
 }
