@@ -134,7 +134,8 @@ fn lanes<B: NoisyBackend>(prompts: &[Prompt], how: &Generation, noise: &Noise) -
     let total: usize = prompts.iter().map(|prompt| prompt.samples.len()).sum();
     let wanted = LANES.iter().find(|(sequences, _)| how.batch.min(total) >= *sequences);
     let Some((_, wanted)) = wanted.filter(|_| B::ON_HOST && !noise.is_watched()) else {
-        return vec![0..prompts.len()];
+        let all = 0..prompts.len();
+        return vec![all];
     };
     let (mut lanes, mut first, mut samples) = (Vec::new(), 0, 0);
     for (index, prompt) in prompts.iter().enumerate() {
