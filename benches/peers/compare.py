@@ -9,9 +9,9 @@ no peer. Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocab
 
 The limit of a work is the time of what it can not do without: its linear layers' products, alone and of the very same
 shapes, as fast as the better of both libraries computed them in this run, or the bytes of weights and caches at the rate
-of a plain copy in this run, whichever takes longer. Of the noisy step it is the clean step. Both programs and the copies run one after another as
-children of one process, in one session and process group, the order changing from round to round, so that a slow minute
-hits all of them; figures are medians, with the smallest and the largest.
+of a plain copy in this run, whichever takes longer. Of the noisy step it is the clean step. Both programs and the copies run
+one after another as children of one process, in one session and process group, the order changing from round to round, so
+that a slow minute hits all of them; figures are medians, with the smallest and the largest.
 """
 
 import argparse
@@ -44,8 +44,6 @@ PRODUCT_FLOP = 6 * 4096 * WEIGHTS
 # Bytes of a token's keys and values in all layers.
 CACHE = 6 * 2 * 128 * 4
 COPY_BYTES = 256 << 20
-
-
 # Tokens of the update of a GRPO step, in which a prompt of 64 tokens is shared by its eight samples of 64.
 UPDATE_TOKENS = 32 * 64 + 256 * 64
 
@@ -61,8 +59,8 @@ class Limits:
 
     def __init__(self, programs, rounds, threads):
         self.programs, self.rounds, self.kept = programs, rounds, {}
-        self.copies = measure({"copy": Copy(threads)}, None, rounds)["copy"]
-        self.bytes_per_second = 2 * COPY_BYTES / statistics.median(self.copies)
+        copies = measure({"copy": Copy(threads)}, None, rounds)["copy"]
+        self.bytes_per_second = 2 * COPY_BYTES / statistics.median(copies)
 
     def products(self, work):
         """The seconds of both libraries' products alone."""

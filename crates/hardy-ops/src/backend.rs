@@ -57,7 +57,7 @@ pub trait NoisyBackend: Backend {
 
     /// Some rows of `x` `[height, width]`, one after another; no others are read.
     fn host_rows(x: &Primitive<Self>, rows: &[u32]) -> Vec<f32> {
-        let ([_, width], host) = (shape_of::<Self>(x), Self::host(x));
+        let ([_, width], host) = (Self::shape(x), Self::host(x));
         rows.iter().flat_map(|&row| &host[row as usize * width..][..width]).copied().collect()
     }
 
@@ -128,7 +128,7 @@ pub trait NoisyBackend: Backend {
         if errors.injections(Point::GradWeight).is_empty() {
             return dw;
         }
-        let (shape @ [_, width], mut host) = (shape_of::<Self>(&dw), Self::host(&dw).to_vec());
+        let (shape @ [_, width], mut host) = (Self::shape(&dw), Self::host(&dw).to_vec());
         errors.perturb_flat(Point::GradWeight, width, &mut host);
         Self::upload(host, shape, &dw)
     }
@@ -410,9 +410,4 @@ pub trait NoisyBackend: Backend {
     ) -> Primitive<Self> {
         log_prob::entropy_backward::<Self>(logits, temperature, grad)
     }
-}
-
-/// Rows and width of a tensor.
-pub(crate) fn shape_of<B: NoisyBackend>(x: &Primitive<B>) -> [usize; 2] {
-    B::shape(x)
 }

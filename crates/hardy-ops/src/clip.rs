@@ -6,7 +6,7 @@ use hardy_numerics::{Perturbation, Quantization};
 
 use crate::{
     at::At,
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     errors::{Errors, Injection},
     site::Point,
 };
@@ -37,7 +37,7 @@ pub(crate) fn gradient<B: NoisyBackend>(
     if !clips(at, point) {
         return grad;
     }
-    let shape @ [_, width] = shape_of::<B>(&grad);
+    let shape @ [_, width] = B::shape(&grad);
     let mut clipped = B::host(&grad).to_vec();
     clip(at, point, width, &mut B::host(x).to_vec(), &mut clipped);
     B::upload(clipped, shape, &grad)

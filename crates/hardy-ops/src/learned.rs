@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     at::{At, Noise},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     errors::Injection,
     plan::BoundPlan,
     rows::Rows,
@@ -28,7 +28,7 @@ impl At {
         else {
             return;
         };
-        let [_, width] = shape_of::<B>(grad);
+        let [_, width] = B::shape(grad);
         let along = along_rows(injection.keys[0], self.rows().of(Pass::Forward), width, &B::host(grad));
         sums.add_scale(*site, along);
     }

@@ -7,10 +7,7 @@ use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
 use hardy_numerics::Precision;
 use rayon::prelude::*;
 
-use crate::{
-    backend::{NoisyBackend, shape_of},
-    ops::linear,
-};
+use crate::{backend::NoisyBackend, ops::linear};
 
 /// Elements that one task converts.
 const PART: usize = 1 << 14;
@@ -26,7 +23,7 @@ pub(crate) fn narrowed(x: &FlexTensor) -> Option<FlexTensor> {
     let lossless = |part: &[f32]| part.iter().fold(0, |bits, x| bits | x.to_bits()) & LOW == 0;
     host.par_chunks(PART).all(lossless).then(|| {
         let data: Vec<bf16> = host.par_iter().with_min_len(PART).map(|x| narrow(*x)).collect();
-        FlexTensor::from_data(TensorData::new(data, shape_of::<Flex>(x)))
+        FlexTensor::from_data(TensorData::new(data, Flex::shape(x)))
     })
 }
 
@@ -44,7 +41,7 @@ pub(crate) fn widened(x: &FlexTensor) -> Option<Vec<f32>> {
 
 /// Some rows of `x`, one after another, in f32.
 pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
-    let [_, width] = shape_of::<Flex>(x);
+    let [_, width] = Flex::shape(x);
     let places = || rows.iter().map(|&row| row as usize * width..(row as usize + 1) * width);
     if let Some(stored) = stored(x) {
         return places().flat_map(|row| &stored[row]).map(|x| widen(*x)).collect();
@@ -55,7 +52,7 @@ pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
 
 /// The transpose of `x`, where it is stored in 16 bits.
 pub(crate) fn transposed(x: &FlexTensor) -> Option<FlexTensor> {
-    let [rows, width] = shape_of::<Flex>(x);
+    let [rows, width] = Flex::shape(x);
     let bits = linear::transposed(stored(x)?.reinterpret_cast(), [rows, width]);
     let data: Vec<bf16> = bits.reinterpret_into();
     Some(FlexTensor::from_data(TensorData::new(data, [width, rows])))

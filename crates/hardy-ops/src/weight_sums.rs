@@ -9,7 +9,7 @@ use hardy_numerics::ErrorEnergy;
 
 use crate::{
     at::At,
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     clip,
     ops::parallel,
     site::{Point, SiteId},
@@ -288,7 +288,7 @@ impl At {
         let mut sums = take(sums, site);
         let [dw, db] = [Of::Weight, Of::Bias].map(|of| sums.take_there::<B>(of));
         let SiteSums { weight, bias, .. } = sums;
-        let (shape @ [_, width], bias_shape) = (shape_of::<B>(w), [1, bias.len()]);
+        let (shape @ [_, width], bias_shape) = (B::shape(w), [1, bias.len()]);
         let dw = match dw {
             Some(dw) => Some(B::weight_gradient_errors(dw, self)),
             // A device injects by itself, also into what workers summed up.

@@ -27,7 +27,7 @@ pub enum FlexHost {
     /// The memory.
     Shared(Arc<Bytes>),
     /// A copy in f32.
-    Copied(Vec<f32>),
+    Widened(Vec<f32>),
 }
 
 impl FlexHost {
@@ -45,7 +45,7 @@ impl Deref for FlexHost {
     fn deref(&self) -> &[f32] {
         match self {
             Self::Shared(x) => bytemuck::cast_slice(x),
-            Self::Copied(x) => x,
+            Self::Widened(x) => x,
         }
     }
 }
@@ -71,7 +71,7 @@ impl NoisyBackend for Flex {
     type Underway = Infallible;
 
     fn host(x: &FlexTensor) -> FlexHost {
-        narrow::widened(x).map_or_else(|| FlexHost::of(x), FlexHost::Copied)
+        narrow::widened(x).map_or_else(|| FlexHost::of(x), FlexHost::Widened)
     }
 
     fn shape(x: &FlexTensor) -> [usize; 2] {

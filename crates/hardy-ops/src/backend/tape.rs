@@ -15,7 +15,7 @@ use burn_autodiff::{
 use burn_tensor::{TensorMetadata, backend::AutodiffBackend};
 use hardy_numerics::{NoiseKey, Row};
 
-use super::{Grads, NoisyBackend, Primitive, shape_of};
+use super::{Grads, NoisyBackend, Primitive};
 use crate::{
     at::At,
     clip,
@@ -156,7 +156,7 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
             let dx = dx.map(|dx| clip::gradient::<B>(at, Point::Input, x, dx));
             let dw = dw.map(|dw| clip::gradient::<B>(at, Point::Weight, w, dw));
             // The weight may come from an operation on the tape, which wants a gradient also where it is gathered.
-            let nothing = || B::upload(vec![0.0; shape_of::<B>(w)[1]], shape_of::<B>(w), w);
+            let nothing = || B::upload(vec![0.0; B::shape(w)[1]], B::shape(w), w);
             [dx, dw.or_else(|| needs[1].then(nothing))]
         })
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Primitive, shape_of},
+    backend::Primitive,
     ops::attention::{self, Angles, AttentionAt, Heads, KvPass, Segments},
     rows::Rows,
     site::Point,
@@ -112,7 +112,7 @@ pub fn backward<B: Kernels>(
     let [dq, dk, dv] = B::attend_backward(seen.each_ref(), grad, heads, segments, at);
     look_within(at, |again| attention::backward::<B>(qkv, grad, angles, heads, segments, again));
     let dq = inject::rows::<B>(&at.scores, Point::GradInput, Operand::Lhs, dq);
-    let (device, tokens) = (B::float_device(&dq), shape_of::<B>(&dq)[0]);
+    let (device, tokens) = (B::float_device(&dq), B::shape(&dq)[0]);
     let Expanded { rows, order, .. } = expanded::<B>(segments, at.scores.rows(), &device);
     let add_up = |x: Primitive<B>, of: &At| {
         let x = inject::rows::<B>(&of.for_rows(&rows), Point::GradInput, Operand::Rhs, x);

@@ -3,7 +3,7 @@
 use super::{inject, is_for_host, kernels::Kernels};
 use crate::{
     at::{At, Operand},
-    backend::{Primitive, shape_of},
+    backend::Primitive,
     errors::Errors,
     indices::Indices,
     ops::embedding,
@@ -35,7 +35,7 @@ pub fn backward<B: Kernels>(
     if is_for_host(at) {
         return embedding::backward::<B>(w, ids, grad, at);
     }
-    let height = shape_of::<B>(w)[0];
+    let height = B::shape(w)[0];
     let order = ids.order::<B>(height, &B::float_device(grad));
     at.gradient_there::<B>(Of::Weight, |sum| B::scatter(grad, &order, height, sum))
 }
@@ -45,7 +45,7 @@ pub fn backward<B: Kernels>(
 /// # Panics
 /// If a row does not exist.
 pub fn gather<B: Kernels>(x: &Primitive<B>, rows: &Indices) -> Primitive<B> {
-    let [height, _] = shape_of::<B>(x);
+    let [height, _] = B::shape(x);
     assert!(rows.iter().all(|&row| (row as usize) < height), "a row below {height}");
     B::gather(x, &rows.table::<B>(&B::float_device(x)))
 }

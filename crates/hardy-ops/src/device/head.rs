@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Grads, Primitive, shape_of},
+    backend::{Grads, Primitive},
     indices::Indices,
     ops::head::{self, run_rows},
     rows::Rows,
@@ -32,7 +32,7 @@ struct Seen<'a, B: Kernels> {
 
 impl<'a, B: Kernels> Seen<'a, B> {
     fn new(x: &Primitive<B>, w: &Primitive<B>, (targets, temperature): (&'a Indices, f32), at: &At) -> Self {
-        let vocab = shape_of::<B>(w)[0];
+        let vocab = B::shape(w)[0];
         assert!(targets.iter().all(|&target| (target as usize) < vocab), "a target below {vocab}");
         let x = inject::rows::<B>(at, Point::Input, Operand::Lhs, x.clone());
         Self { x, w: inject::flat::<B>(at, Point::Weight, w.clone()), targets, temperature }
@@ -40,7 +40,7 @@ impl<'a, B: Kernels> Seen<'a, B> {
 
     /// The rows in chunks of whole runs, so that no sum depends on where chunks end.
     fn chunks(&self, at: &At) -> impl Iterator<Item = Range<usize>> + use<B> {
-        let vocab = shape_of::<B>(&self.w)[0];
+        let vocab = B::shape(&self.w)[0];
         let (run, most) = (run_rows(vocab), (CHUNK / vocab).max(run_rows(vocab)));
         let chunks = head::chunks(at.rows().runs(run), most);
         chunks.into_iter().map(|runs| runs[0].start..runs[runs.len() - 1].end)
@@ -109,7 +109,7 @@ pub fn backward<B: Kernels>(
                 dx.push(B::matmul(&dz, &seen.w, Layout::Nn, at.precision(), &Ending::NOTHING));
             }
             if needs[1] {
-                let runs = rows.runs_on::<B>(run_rows(shape_of::<B>(w)[0]), &B::float_device(&dz));
+                let runs = rows.runs_on::<B>(run_rows(B::shape(w)[0]), &B::float_device(&dz));
                 dw = Some(B::add_product(&dz, &x, at.precision(), &runs, dw.take()));
             }
         }
@@ -126,7 +126,7 @@ pub fn backward<B: Kernels>(
 
 /// The rows `range` of `x`.
 fn slice<B: Kernels>(x: &Primitive<B>, range: &Range<usize>) -> Primitive<B> {
-    let [rows, width] = shape_of::<B>(x);
+    let [rows, width] = B::shape(x);
     if *range == (0..rows) {
         return x.clone();
     }

@@ -7,7 +7,7 @@ use hardy_numerics::ErrorEnergy;
 use super::kernels::{Kernels, Place};
 use crate::{
     at::{At, Operand},
-    backend::{Primitive, shape_of},
+    backend::Primitive,
     errors::{Errors, Injection},
     site::Point,
 };
@@ -27,7 +27,7 @@ pub(super) fn rows_after<B: Kernels>(
 ) -> Primitive<B> {
     let x = injected::<B>(at, point, operand, x, done);
     if at.keeps_rows(point, operand) {
-        at.keep_rows(point, operand, 0, shape_of::<B>(&x)[1], &B::host(&x));
+        at.keep_rows(point, operand, 0, B::shape(&x)[1], &B::host(&x));
     }
     x
 }
@@ -39,7 +39,7 @@ fn injected<B: Kernels>(
     x: Primitive<B>,
     done: usize,
 ) -> Primitive<B> {
-    let (shape @ [_, width], errors) = (shape_of::<B>(&x), &at.injections(point)[done..]);
+    let (shape @ [_, width], errors) = (B::shape(&x), &at.injections(point)[done..]);
     if errors.is_empty() {
         return x;
     }
@@ -75,7 +75,7 @@ pub(super) fn addressed<B: Kernels>(
 
 /// `x`, a weight or the gradient of one, with the errors of `point`.
 pub(super) fn flat<B: Kernels>(errors: &Errors, point: Point, x: Primitive<B>) -> Primitive<B> {
-    let (shape @ [rows, width], all) = (shape_of::<B>(&x), errors.injections(point));
+    let (shape @ [rows, width], all) = (B::shape(&x), errors.injections(point));
     if all.is_empty() {
         return x;
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Grads, Primitive, shape_of},
+    backend::{Grads, Primitive},
     errors::Errors,
     ops::{chain::CHAIN, linear},
     site::Point,
@@ -70,7 +70,7 @@ pub fn backward<B: Kernels>(
         let w = inject::flat::<B>(&again, Point::Weight, w.clone());
         product::<B>(at, Point::GradInput, [grad, &w], Layout::Nn, None)
     });
-    assert_eq!(at.rows().len(), shape_of::<B>(grad)[0], "an address for every row");
+    assert_eq!(at.rows().len(), B::shape(grad)[0], "an address for every row");
     let runs = at.rows().runs_on::<B>(CHAIN, &B::float_device(grad));
     let dw = needs[1].then(|| {
         let x = inject::rows::<B>(&again, Point::Input, Operand::Lhs, x.clone());

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Primitive, shape_of},
+    backend::Primitive,
     site::Point,
 };
 
@@ -51,7 +51,7 @@ pub(super) fn product<B: Kernels>(
     let all_there = errors.iter().all(|error| B::injects(&error.perturbation, Place::Rows));
     let fused = errors.first().filter(|error| all_there && B::fuses(&error.perturbation, a));
     let noise = fused.map(|error| {
-        let width = shape_of::<B>(b)[usize::from(layout == Layout::Nn)];
+        let width = B::shape(b)[usize::from(layout == Layout::Nn)];
         let (rows, tally) =
             inject::addressed::<B>(at, error, point, width, Operand::Lhs, &B::float_device(a));
         Noise { error: (error.perturbation, error.keys[Operand::Lhs as usize]), rows, tally }

@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{primitive, tensor};
 use crate::{
     at::At,
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     errors::Errors,
     indices::Indices,
     site::Point,
@@ -22,7 +22,7 @@ pub fn embedding<B: NoisyBackend>(weight: Tensor<B, 2>, ids: impl Into<Indices>,
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primitive<B> {
-    let [_, width] = shape_of::<B>(w);
+    let [_, width] = B::shape(w);
     let mut y = if at.injections(Point::Weight).is_empty() {
         B::host_rows(w, ids)
     } else {
@@ -66,7 +66,7 @@ pub fn embedding_of_drawn<B: NoisyBackend>(
 
 /// The table `w` `[vocab, width]` with its errors.
 pub fn frozen_table<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
-    let shape @ [_, width] = shape_of::<B>(w);
+    let shape @ [_, width] = B::shape(w);
     B::upload(errors.weight(width, &B::host(w)).into_owned(), shape, w)
 }
 
@@ -77,7 +77,7 @@ pub fn backward<B: NoisyBackend>(
     grad: &Primitive<B>,
     at: &At,
 ) -> Option<Primitive<B>> {
-    let [vocab, width] = shape_of::<B>(w);
+    let [vocab, width] = B::shape(w);
     let add = |sum: &mut Sum| add_rows(&B::host(grad), ids, width, &mut sum.total);
     let dw = at.weight_gradient([vocab * width, width], add);
     dw.map(|dw| B::upload(dw, [vocab, width], w))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use burn_tensor::Tensor;
 
 use super::{parallel, primitive, rms_norm::dot, tensor};
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::backend::{NoisyBackend, Primitive};
 
 /// Where every token goes. An entry is a token at one of its experts; entries are sorted by expert, then by token.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ pub fn forward<B: NoisyBackend>(
     probabilities: &Primitive<B>,
     routes: &Routes,
 ) -> Primitive<B> {
-    let ([_, width], [tokens, experts]) = (shape_of::<B>(outputs), shape_of::<B>(probabilities));
+    let ([_, width], [tokens, experts]) = (B::shape(outputs), B::shape(probabilities));
     let (x, weights) = (B::host(outputs), routes.weights(&B::host(probabilities), experts));
     let (mut y, per_token) = (vec![0.0; tokens * width], routes.0.per_token);
     parallel::for_chunks(
@@ -137,7 +137,7 @@ pub fn backward<B: NoisyBackend>(
     grad: &Primitive<B>,
     routes: &Routes,
 ) -> [Primitive<B>; 2] {
-    let ([_, width], [tokens, experts]) = (shape_of::<B>(outputs), shape_of::<B>(probabilities));
+    let ([_, width], [tokens, experts]) = (B::shape(outputs), B::shape(probabilities));
     let (x, p, dy) = (B::host(outputs), B::host(probabilities), B::host(grad));
     let weights = routes.weights(&p, experts);
     let mut dx = vec![0.0; x.len()];
@@ -162,7 +162,7 @@ pub fn backward<B: NoisyBackend>(
             entries.iter().for_each(|&(_, expert)| dp[expert] = (dp[expert] - pull) / divisor);
         }
     }
-    [B::upload(dx, shape_of::<B>(outputs), outputs), B::upload(dp, [tokens, experts], probabilities)]
+    [B::upload(dx, B::shape(outputs), outputs), B::upload(dp, [tokens, experts], probabilities)]
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 
 use super::{embedding::add_rows, primitive, tensor};
 use crate::{
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     indices::Indices,
 };
 
@@ -19,7 +19,7 @@ pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: impl Into<Indices>) -
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
-    let [_, width] = shape_of::<B>(x);
+    let [_, width] = B::shape(x);
     let x_host = B::host(x);
     let mut y = Vec::with_capacity(rows.len() * width);
     for &row in rows {
@@ -30,7 +30,7 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> 
 
 /// Every gradient row goes back to where its row came from.
 pub fn backward<B: NoisyBackend>(grad: &Primitive<B>, rows: &[u32], height: usize) -> Primitive<B> {
-    let [_, width] = shape_of::<B>(grad);
+    let [_, width] = B::shape(grad);
     let mut dx = vec![0.0; height * width];
     add_rows(&B::host(grad), rows, width, &mut dx);
     B::upload(dx, [height, width], grad)

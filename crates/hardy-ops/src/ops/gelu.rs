@@ -7,7 +7,7 @@ use hardy_numerics::math;
 use super::{parallel, primitive, tensor};
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     site::Point,
 };
 
@@ -32,7 +32,7 @@ pub fn gelu<B: NoisyBackend>(x: Tensor<B, 2>, approximation: Approximation, at: 
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, approximation: Approximation, at: &At) -> Primitive<B> {
-    let (x_host, [rows, width]) = (B::host(x), shape_of::<B>(x));
+    let (x_host, [rows, width]) = (B::host(x), B::shape(x));
     let x_seen = at.input(Operand::Lhs, width, &x_host);
     let mut y = match approximation {
         Approximation::Exact => parallel::map(
@@ -58,7 +58,7 @@ pub fn backward<B: NoisyBackend>(
     at: &At,
 ) -> Primitive<B> {
     let (x_host, grad_host) = (B::host(x), B::host(grad));
-    let ([rows, width], at_again) = (shape_of::<B>(x), at.again());
+    let ([rows, width], at_again) = (B::shape(x), at.again());
     let x_seen = at_again.input(Operand::Lhs, width, &x_host);
     let mut dx = match approximation {
         Approximation::Exact => parallel::map2(

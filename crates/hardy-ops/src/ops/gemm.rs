@@ -18,7 +18,8 @@ pub(crate) use element::Element;
 use grid::Grid;
 pub(crate) use kernel::{Kernels, Sums};
 pub(crate) use pack::PANEL;
-use tile::{Laid, Tile};
+pub(crate) use tile::Panels;
+use tile::Tile;
 
 /// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
 /// can not be changed. A right factor may be stored in 16 bits.
@@ -167,14 +168,6 @@ pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat, ac
     one(&links(a.cols).collect::<Vec<_>>());
 }
 
-/// A right factor in panels of [`PANEL`] columns: its rows are `row` apart, and from a panel to the next there are `panel` elements.
-#[derive(Clone, Copy)]
-pub(crate) struct Panels<'a> {
-    pub data: &'a [f32],
-    pub row: usize,
-    pub panel: usize,
-}
-
 /// `cols` columns of the product of `a` with panels, on the calling thread, in one chain, at `out` with rows `stride` apart. The
 /// last panel is read as a whole.
 ///
@@ -192,8 +185,7 @@ pub(crate) fn multiply_panels(
     assert!(a.col_stride == 1 && rows > 0 && inner > 0 && cols > 0, "a product with terms");
     let read = (cols - 1) / PANEL * b.panel + (inner - 1) * b.row + PANEL;
     assert!(read <= b.data.len() && fits(out.len(), rows, cols, stride), "product exceeds its slice");
-    let b = Laid { data: b.data, row: b.row, panel: b.panel };
-    // SAFETY: checked above, of `out` is borrowed mutably, and what hands out kernels has seen that the processor has them.
+    // SAFETY: both lie within their slices, `out` is borrowed mutably, and the processor has a level whose kernels are handed out.
     unsafe { tile::product(kernels, (a, None), &b, (out.as_mut_ptr(), stride), cols, sums) };
 }
 

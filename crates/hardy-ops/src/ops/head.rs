@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Grads, NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive},
     by_row::Sums,
     indices::Indices,
     site::Point,
@@ -117,7 +117,7 @@ pub fn forward<B: NoisyBackend>(
     temperature: f32,
     at: &At,
 ) -> Primitive<B> {
-    let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let ([tokens, inner], [vocab, _]) = (B::shape(x), B::shape(w));
     let x_host = B::host(x);
     at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
@@ -152,7 +152,7 @@ pub fn backward<B: NoisyBackend>(
     needs: [bool; 2],
     at: &At,
 ) -> Grads<B, 2> {
-    let ([tokens, inner], [vocab, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let ([tokens, inner], [vocab, _]) = (B::shape(x), B::shape(w));
     let (x_host, grad_host, again) = (B::host(x), B::host(grad), at.again());
     let (x_seen, w_seen) = (again.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, &again));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Grads, NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive},
     site::Point,
     weight_sums::Sum,
 };
@@ -52,7 +52,7 @@ pub fn forward<B: NoisyBackend>(
         },
     );
     at.output(width, &mut y);
-    B::upload(y, shape_of::<B>(x), x)
+    B::upload(y, B::shape(x), x)
 }
 
 /// With `z = (x − mean)·r` and `g = ∂y·w`: `∂x = r·(g − mean(g) − z·mean(g·z))`, `∂w = Σ ∂y·z`, `∂b = Σ ∂y`, the last
@@ -66,7 +66,7 @@ pub fn backward<B: NoisyBackend>(
     at: &At,
 ) -> Grads<B, 3> {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
-    let ([_, width], at_again) = (shape_of::<B>(x), at.again());
+    let ([_, width], at_again) = (B::shape(x), at.again());
     let (x_seen, w_seen) =
         (at_again.input(Operand::Lhs, width, &x_host), at_again.weight(w_host.len(), &w_host));
     let n = width as f32;
@@ -93,7 +93,7 @@ pub fn backward<B: NoisyBackend>(
     let add = |sum: &mut [f32]| add_columns(at, &grad_host, width, sum);
     let db = needs[1].then(|| at.bias_gradient(width, add)).flatten();
     let [dw, db] = [dw, db].map(|sum| sum.map(|grad| B::upload(grad, [1, width], x)));
-    [Some(B::upload(dx, shape_of::<B>(x), x)), dw, db]
+    [Some(B::upload(dx, B::shape(x), x)), dw, db]
 }
 
 /// Adds `Σ ∂y·z` to `total` `[width]`.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{Grads, NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive},
     errors::Errors,
     site::Point,
 };
@@ -55,7 +55,7 @@ pub fn frozen_linear<B: NoisyBackend>(
 
 /// The weight `w` `[out, in]` with its errors, transposed.
 pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
-    let [outer, inner] = shape_of::<B>(w);
+    let [outer, inner] = B::shape(w);
     let w_host = B::host(w);
     let seen = errors.weight_factor(inner, &w_host);
     B::upload(transposed(&seen, [outer, inner]), [inner, outer], w)
@@ -88,7 +88,7 @@ pub fn forward_frozen<B: NoisyBackend>(
     b: Option<&Primitive<B>>,
     at: &At,
 ) -> Primitive<B> {
-    let ([tokens, inner], [_, outer]) = (shape_of::<B>(x), shape_of::<B>(frozen));
+    let ([tokens, inner], [_, outer]) = (B::shape(x), B::shape(frozen));
     let (x_host, w_seen) = (B::host(x), Weight::<B>::stored(frozen));
     at.watch().input(inner, &x_host);
     let x_seen = at.factor(Operand::Lhs, inner, &x_host);
@@ -104,7 +104,7 @@ pub fn forward<B: NoisyBackend>(
     b: Option<&Primitive<B>>,
     at: &At,
 ) -> Primitive<B> {
-    let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let ([tokens, inner], [outer, _]) = (B::shape(x), B::shape(w));
     let x_host = B::host(x);
     at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
@@ -121,7 +121,7 @@ fn finish<B: NoisyBackend>(
     x: &Primitive<B>,
     at: &At,
 ) -> Primitive<B> {
-    let [tokens, _] = shape_of::<B>(x);
+    let [tokens, _] = B::shape(x);
     if let Some(b) = b {
         add_to_rows(&mut y, &B::host(b));
     }
@@ -138,7 +138,7 @@ pub fn backward<B: NoisyBackend>(
     needs: [bool; 3],
     at: &At,
 ) -> Grads<B, 3> {
-    let ([tokens, inner], [outer, _]) = (shape_of::<B>(x), shape_of::<B>(w));
+    let ([tokens, inner], [outer, _]) = (B::shape(x), B::shape(w));
     let (at_again, grad_host) = (at.again(), B::host(grad));
     let grad_seen = at.precision().operands(Cow::Borrowed(&grad_host));
     let dy = Mat::new(&grad_seen, tokens, outer, outer);

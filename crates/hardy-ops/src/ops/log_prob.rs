@@ -9,7 +9,7 @@ use super::{
     softmax::{exp_row, maximum, sum},
     tensor,
 };
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::backend::{NoisyBackend, Primitive};
 
 /// The log-probability of `targets` `[tokens]` under `logits` `[tokens, vocab]` at `temperature`, as `[tokens, 1]`,
 /// and the entropy of every row in nats, as `[tokens, 1]` too. Both can be differentiated.
@@ -74,7 +74,7 @@ pub fn forward<B: NoisyBackend>(
     targets: &[u32],
     temperature: f32,
 ) -> [Primitive<B>; 2] {
-    let [tokens, vocab] = shape_of::<B>(logits);
+    let [tokens, vocab] = B::shape(logits);
     let host = B::host(logits);
     // Log-probability and entropy of a row side by side, so that one pass fills both.
     let mut both = vec![0.0; 2 * tokens];
@@ -202,7 +202,7 @@ pub fn backward<B: NoisyBackend>(
     temperature: f32,
     grad: &Primitive<B>,
 ) -> Primitive<B> {
-    let [tokens, vocab] = shape_of::<B>(logits);
+    let [tokens, vocab] = B::shape(logits);
     let grad_host = B::host(grad);
     let mut dz = B::host(logits).to_vec();
     parallel::for_chunks(
@@ -228,7 +228,7 @@ pub fn entropy_backward<B: NoisyBackend>(
     temperature: f32,
     grad: &Primitive<B>,
 ) -> Primitive<B> {
-    let [tokens, vocab] = shape_of::<B>(logits);
+    let [tokens, vocab] = B::shape(logits);
     let grad_host = B::host(grad);
     let mut dz = B::host(logits).to_vec();
     parallel::for_chunks(

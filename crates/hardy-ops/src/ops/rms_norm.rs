@@ -6,7 +6,7 @@ use burn_tensor::Tensor;
 use super::{parallel, primitive, tensor};
 use crate::{
     at::{At, Operand},
-    backend::{Grads, NoisyBackend, Primitive, shape_of},
+    backend::{Grads, NoisyBackend, Primitive},
     site::Point,
     weight_sums::Sum,
 };
@@ -28,7 +28,7 @@ pub fn rms_norm<B: NoisyBackend>(
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32, at: &At) -> Primitive<B> {
     let (x_host, w_host) = (B::host(x), B::host(w));
-    let [_, row] = shape_of::<B>(x);
+    let [_, row] = B::shape(x);
     let (x_seen, w_seen) = (at.input(Operand::Lhs, row, &x_host), at.weight(w_host.len(), &w_host));
     let width = w_seen.len();
     // SAFETY: `x_seen` has as many whole rows, and each is as wide as the weight.
@@ -46,7 +46,7 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, w: &Primitive<B>, epsilon: f32
         )
     };
     at.output(row, &mut y);
-    B::upload(y, shape_of::<B>(x), x)
+    B::upload(y, B::shape(x), x)
 }
 
 /// `∂x = r·(∂y·w) − x·r³/n·Σ(∂y·w·x)`, `∂w = Σ ∂y·x·r` where it is needed, and not gathered.
@@ -59,7 +59,7 @@ pub fn backward<B: NoisyBackend>(
     at: &At,
 ) -> Grads<B, 2> {
     let (x_host, w_host, grad_host) = (B::host(x), B::host(w), B::host(grad));
-    let ([_, row], at_again) = (shape_of::<B>(x), at.again());
+    let ([_, row], at_again) = (B::shape(x), at.again());
     let (x_seen, w_seen) =
         (at_again.input(Operand::Lhs, row, &x_host), at_again.weight(w_host.len(), &w_host));
     let width = w_seen.len();
@@ -81,7 +81,7 @@ pub fn backward<B: NoisyBackend>(
     at.perturb_rows(Point::GradInput, Operand::Lhs, row, &mut dx);
     let add = |sum: &mut Sum| add_gradient(at, row, [&x_seen, &grad_host], epsilon, &mut sum.total);
     let dw = needs_weight.then(|| at.weight_gradient([width, width], add)).flatten();
-    [Some(B::upload(dx, shape_of::<B>(x), x)), dw.map(|dw| B::upload(dw, [1, width], x))]
+    [Some(B::upload(dx, B::shape(x), x)), dw.map(|dw| B::upload(dw, [1, width], x))]
 }
 
 /// Adds `Σ ∂y·x·r` to `sum` `[width]`, the rows of `x` and `∂y` being `row` wide.

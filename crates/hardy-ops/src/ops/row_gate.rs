@@ -4,7 +4,7 @@
 use burn_tensor::Tensor;
 
 use super::{parallel, primitive, rms_norm::dot, silu::sigmoid, tensor};
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::backend::{NoisyBackend, Primitive};
 
 /// Multiplies every row of `x` `[tokens, width]` by the sigmoid of its `gate` `[tokens, 1]`.
 pub fn gate_rows<B: NoisyBackend>(x: Tensor<B, 2>, gate: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -13,7 +13,7 @@ pub fn gate_rows<B: NoisyBackend>(x: Tensor<B, 2>, gate: Tensor<B, 2>) -> Tensor
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, gate: &Primitive<B>) -> Primitive<B> {
-    B::upload(scaled(&B::host(x), &B::host(gate), shape_of::<B>(x)[1]), shape_of::<B>(x), x)
+    B::upload(scaled(&B::host(x), &B::host(gate), B::shape(x)[1]), B::shape(x), x)
 }
 
 /// Every row of `x` times the sigmoid of its gate.
@@ -41,7 +41,7 @@ pub fn backward<B: NoisyBackend>(
     grad: &Primitive<B>,
 ) -> [Primitive<B>; 2] {
     let (x_host, gate_host, grad_host) = (B::host(x), B::host(gate), B::host(grad));
-    let [rows, width] = shape_of::<B>(x);
+    let [rows, width] = B::shape(x);
     let dx = scaled(&grad_host, &gate_host, width);
     let of_row = |((x, dy), gate): ((&[f32], &[f32]), &f32)| {
         let share = sigmoid(*gate);

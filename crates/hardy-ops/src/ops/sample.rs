@@ -13,7 +13,7 @@ use hardy_numerics::{NoiseKey, Row, simd::dispatch};
 use rayon::prelude::*;
 
 use super::{log_prob::Weighed, primitive};
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::backend::{NoisyBackend, Primitive};
 
 /// A token that was drawn, and its log-probability.
 pub type Drawn = (u32, f32);
@@ -54,7 +54,7 @@ pub fn draw<B: NoisyBackend>(
     how: &Sampler,
     key: NoiseKey,
 ) -> Vec<Option<Drawn>> {
-    let ([_, vocab], host) = (shape_of::<B>(logits), B::host(logits));
+    let ([_, vocab], host) = (B::shape(logits), B::host(logits));
     let one = |(row, logits): (&Row, &[f32])| how.choose(logits, key.uniform(*row, 0));
     rows.par_iter().zip(host.par_chunks_exact(vocab)).map(one).collect()
 }

@@ -7,7 +7,7 @@ use hardy_numerics::math;
 use super::{parallel, primitive, tensor};
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     site::Point,
 };
 
@@ -26,7 +26,7 @@ pub fn silu_up<B: NoisyBackend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, at: &At) -
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
-    let (x_host, [rows, width]) = (B::host(x), shape_of::<B>(x));
+    let (x_host, [rows, width]) = (B::host(x), B::shape(x));
     let x_seen = at.input(Operand::Lhs, width, &x_host);
     let mut y = parallel::map(
         &x_seen,
@@ -39,7 +39,7 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
 
 /// `∂y/∂x = σ(x)·(1 + x·(1 − σ(x)))`.
 pub fn backward<B: NoisyBackend>(x: &Primitive<B>, grad: &Primitive<B>, at: &At) -> Primitive<B> {
-    let (x_host, [rows, width], at_again) = (B::host(x), shape_of::<B>(x), at.again());
+    let (x_host, [rows, width], at_again) = (B::host(x), B::shape(x), at.again());
     let x_seen = at_again.input(Operand::Lhs, width, &x_host);
     let mut dx = parallel::map2(
         &x_seen,
@@ -56,7 +56,7 @@ pub fn backward<B: NoisyBackend>(x: &Primitive<B>, grad: &Primitive<B>, at: &At)
 
 /// The forward pass of [`silu_up`] on host slices.
 pub fn forward_up<B: NoisyBackend>(gate: &Primitive<B>, up: &Primitive<B>, at: &At) -> Primitive<B> {
-    let (gate_host, up_host, [rows, width]) = (B::host(gate), B::host(up), shape_of::<B>(gate));
+    let (gate_host, up_host, [rows, width]) = (B::host(gate), B::host(up), B::shape(gate));
     let mut y = match gated(at, width, &gate_host) {
         Some(activated) => activated,
         None => {
@@ -101,7 +101,7 @@ pub fn backward_up<B: NoisyBackend>(
     at: &At,
 ) -> [Primitive<B>; 2] {
     let (gate_host, up_host, grad_host) = (B::host(gate), B::host(up), B::host(grad));
-    let ([rows, width], at_again) = (shape_of::<B>(gate), at.again());
+    let ([rows, width], at_again) = (B::shape(gate), at.again());
     let seen = at_again.input(Operand::Lhs, width, &gate_host);
     let mut d_gate = parallel::map3(
         &seen,

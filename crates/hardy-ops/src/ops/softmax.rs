@@ -6,7 +6,7 @@ use hardy_numerics::math;
 use super::{parallel, primitive, rms_norm::dot, tensor};
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     site::Point,
 };
 
@@ -17,7 +17,7 @@ pub fn softmax<B: NoisyBackend>(x: Tensor<B, 2>, at: &At) -> Tensor<B, 2> {
 
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
-    let [rows, width] = shape_of::<B>(x);
+    let [rows, width] = B::shape(x);
     let mut p = at.input(Operand::Lhs, width, &B::host(x)).into_owned();
     parallel::for_chunks(
         &mut p,
@@ -35,7 +35,7 @@ pub fn forward<B: NoisyBackend>(x: &Primitive<B>, at: &At) -> Primitive<B> {
 
 /// `∂x = p·(∂p − Σ ∂p·p)`.
 pub fn backward<B: NoisyBackend>(x: &Primitive<B>, grad: &Primitive<B>, at: &At) -> Primitive<B> {
-    let [rows, width] = shape_of::<B>(x);
+    let [rows, width] = B::shape(x);
     let grad_host = B::host(grad);
     let mut dx = at.again().input(Operand::Lhs, width, &B::host(x)).into_owned();
     parallel::for_chunks(

@@ -6,7 +6,7 @@ use hardy_numerics::Precision;
 
 use super::gemm::{Factor, Mat};
 use crate::{
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     errors::Errors,
     narrow::rounded,
     site::Point,
@@ -28,7 +28,7 @@ impl<'w, B: NoisyBackend> Weight<'w, B> {
     /// `w` under `errors`, which are counted.
     pub fn seen(w: &'w Primitive<B>, errors: &Errors) -> Self {
         let is_clean = errors.injections(Point::Weight).is_empty();
-        let [_, width] = shape_of::<B>(w);
+        let [_, width] = B::shape(w);
         match errors.precision() {
             Precision::F32 if is_clean => Self::stored(w),
             Precision::F32 => Self::Perturbed(errors.weight(width, &B::host(w)).into_owned()),

@@ -4,7 +4,7 @@ use std::{any::Any, fmt};
 
 use burn_tensor::{Tensor, TensorPrimitive};
 
-use crate::backend::{NoisyBackend, Primitive, shape_of};
+use crate::backend::{NoisyBackend, Primitive};
 
 /// A sum on a device, whose backend the one who put it there knows.
 pub(super) trait Resident: Any + Send {
@@ -41,7 +41,7 @@ impl<B: NoisyBackend> OnDevice<B> {
 
 impl<B: NoisyBackend> Resident for OnDevice<B> {
     fn length(&self) -> usize {
-        shape_of::<B>(&self.0).iter().product()
+        B::shape(&self.0).iter().product()
     }
 
     fn host(&self) -> Vec<f32> {

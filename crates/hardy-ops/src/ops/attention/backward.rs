@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     by_row::{ByRow, Sums},
     site::Point,
 };
@@ -94,11 +94,7 @@ pub fn backward<B: NoisyBackend>(
     let dv = gather_grads(&dv, segments, heads, &at.values);
     angles.turn_back(&mut dq, heads.dim, heads.query_width());
     angles.turn_back(&mut dk, heads.dim, heads.kv_width());
-    [
-        B::upload(dq, shape_of::<B>(q), q),
-        B::upload(dk, shape_of::<B>(k), k),
-        B::upload(dv, shape_of::<B>(v), v),
-    ]
+    [B::upload(dq, B::shape(q), q), B::upload(dk, B::shape(k), k), B::upload(dv, B::shape(v), v)]
 }
 
 /// The gradient of keys or values `[tokens, kv_heads·d]` from those that every segment gave, `[keys, heads·d]` each:

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     at::Operand,
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     site::Point,
 };
 
@@ -42,7 +42,7 @@ pub fn forward_cached<B: NoisyBackend>(
         #[inline(always)]
         |(sequence, places), y| attend_cached(sequence, places, y, heads, at),
     );
-    B::upload(y, shape_of::<B>(q), q)
+    B::upload(y, B::shape(q), q)
 }
 
 /// Adds a sequence's keys and values to its place, and attends to what its prompt and its place hold.

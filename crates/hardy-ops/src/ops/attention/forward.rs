@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     at::{At, Operand},
-    backend::{NoisyBackend, Primitive, shape_of},
+    backend::{NoisyBackend, Primitive},
     by_row::Sums,
     site::Point,
 };
@@ -47,7 +47,7 @@ pub fn forward<B: NoisyBackend>(
         #[inline(always)]
         |sequence, y| attend_in_blocks(&sequence, y, heads, at),
     );
-    B::upload(y, shape_of::<B>(q), q)
+    B::upload(y, B::shape(q), q)
 }
 
 /// Queries and keys at their positions, as their product sees them.

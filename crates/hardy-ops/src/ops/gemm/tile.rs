@@ -60,8 +60,10 @@ fn room(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
     &mut bytemuck::cast_slice_mut(buffer)[..len]
 }
 
-/// A right factor as the kernels read it: from its first element on, with the strides of rows and of panels.
-pub(super) struct Laid<'a, T> {
+/// A right factor as the kernels read it, in panels of [`PANEL`] columns: its rows are `row` apart, and from a panel to the next there
+/// are `panel` elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a, T = f32> {
     pub data: &'a [T],
     pub row: usize,
     pub panel: usize,
@@ -93,12 +95,12 @@ impl<T: Element> Tile<'_, T> {
             let in_place = b.row(0).is_some() && read_in_place::<T>(level, packed_a.is_some());
             let direct = if in_place { whole } else { 0 };
             if direct > 0 {
-                let b = Laid { data: b.data(), row: b.row_stride(), panel: PANEL };
+                let b = Panels { data: b.data(), row: b.row_stride(), panel: PANEL };
                 self.block(level, (a, packed_a), &b, first..first + direct, accumulate);
             }
             if direct < b.cols() {
                 let data = pack_right(level, b.columns(direct, b.cols() - direct), &mut scratch.b);
-                let b = Laid { data, row: PANEL, panel: inner * PANEL };
+                let b = Panels { data, row: PANEL, panel: inner * PANEL };
                 self.block(level, (a, packed_a), &b, first + direct..columns.end, accumulate);
             }
         }
@@ -109,7 +111,7 @@ impl<T: Element> Tile<'_, T> {
         &self,
         level: Level,
         left: (Mat, Option<&[f32]>),
-        b: &Laid<U>,
+        b: &Panels<U>,
         columns: Range<usize>,
         accumulate: bool,
     ) {
@@ -128,7 +130,7 @@ impl<T: Element> Tile<'_, T> {
 pub(super) unsafe fn product<T: Element>(
     kernels: &Kernels,
     (a, packed): (Mat, Option<&[f32]>),
-    b: &Laid<T>,
+    b: &Panels<T>,
     (out, stride): (*mut f32, usize),
     cols: usize,
     sums: Sums,
