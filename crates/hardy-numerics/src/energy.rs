@@ -75,11 +75,12 @@ impl Sum for ErrorEnergy {
     }
 }
 
-const LANES: usize = 32;
+const LANES: usize = 16;
 /// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
 const TASK: usize = 16 * 1024;
 
-/// Sums of squares in 32 lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
+/// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level; they are as many as the
+/// registers of AVX2 have room for.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
     error: [f64; LANES],
@@ -93,7 +94,7 @@ impl Lanes {
         Self { error: [0.0; LANES], signal: [0.0; LANES], non_finite: 0 }
     }
 
-    /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 32`.
+    /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 16`.
     #[inline(always)]
     pub fn replace(&mut self, x: &mut [f32], f: impl Fn(usize, f32) -> f32) {
         let (groups, rest) = x.as_chunks_mut::<LANES>();
@@ -112,7 +113,7 @@ impl Lanes {
         }
     }
 
-    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 32`.
+    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 16`.
     #[inline(always)]
     pub fn replace_with(&mut self, x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
         let (groups, rest) = x.as_chunks_mut::<LANES>();

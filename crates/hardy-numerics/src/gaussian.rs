@@ -18,6 +18,10 @@ const GROUPS: usize = 16;
 /// Radii and angles of the pairs of a group: first those of the blocks' first pairs, then those of their second.
 type Words = [[u32; 2 * LANES]; 2];
 
+/// What begins with a line of the cache, so that no vector lies across two.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
 /// Neighbouring elements of a row.
 pub(crate) struct Stretch<'a> {
     pub key: NoiseKey,
@@ -53,7 +57,8 @@ pub(crate) fn with_gaussian<'a>(
     mut stretches: impl Iterator<Item = Stretch<'a>>,
     mut f: impl FnMut(&mut [f32], &[f32]),
 ) {
-    let (mut words, mut values) = ([[[0; 2 * LANES]; 2]; GROUPS], [[0.0; GROUP]; GROUPS]);
+    let (mut words, mut values) = (Aligned([[[0; 2 * LANES]; 2]; GROUPS]), Aligned([[0.0; GROUP]; GROUPS]));
+    let (words, values) = (&mut words.0, &mut values.0);
     let mut parts: [(usize, &mut [f32]); GROUPS] = std::array::from_fn(|_| (0, &mut [][..]));
     let Some(mut rest) = stretches.next() else { return };
     loop {
@@ -72,7 +77,7 @@ pub(crate) fn with_gaussian<'a>(
         if count == 0 {
             return;
         }
-        for (values, words) in values[..groups].iter_mut().zip(&words) {
+        for (values, words) in values[..groups].iter_mut().zip(&*words) {
             normal_values(words, values);
         }
         for (first, part) in &mut parts[..count] {
