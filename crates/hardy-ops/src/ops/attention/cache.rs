@@ -1,6 +1,8 @@
 //! The keys and values that one sequence sees in one layer: those of its prompt, which samples share, and its own. Keys lie in
 //! blocks, one element of all keys of a block after another: a block is a panel of the product that gives scores.
 
+use std::mem::MaybeUninit;
+
 use super::super::{fetch::fetch_share, gemm::PANEL};
 
 /// Keys of a block.
@@ -9,7 +11,7 @@ pub(super) const BLOCK: usize = PANEL;
 /// Keys and values of neighbouring positions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Piece<'a> {
-    /// `[blocks, width, BLOCK]`.
+    /// `[blocks, width, BLOCK]`, in whole blocks.
     pub keys: &'a [f32],
     /// `[length, width]`.
     pub values: &'a [f32],
@@ -21,9 +23,11 @@ pub(super) struct Piece<'a> {
 #[derive(Debug)]
 pub(super) struct Growing<'a> {
     /// `[blocks, width, BLOCK]`.
-    pub keys: &'a mut [f32],
+    pub keys: &'a mut [MaybeUninit<f32>],
     /// `[tokens, width]`.
-    pub values: &'a mut [f32],
+    pub values: &'a mut [MaybeUninit<f32>],
+    /// Positions that were ever written, not fewer than `length`.
+    pub written: &'a mut usize,
     pub length: usize,
     pub width: usize,
 }
@@ -34,8 +38,19 @@ pub(super) struct Cached<'a>(pub [Piece<'a>; 2]);
 
 impl<'a> Piece<'a> {
     /// The first `length` positions of a place, whose keys and values are `width` wide.
-    pub fn new(keys: &'a [f32], values: &'a [f32], length: usize, width: usize) -> Self {
-        Self { keys, values: &values[..length * width], length, width }
+    ///
+    /// # Safety
+    /// They must have been written, and the rest of the last block of keys too.
+    pub unsafe fn new(
+        keys: &'a [MaybeUninit<f32>],
+        values: &'a [MaybeUninit<f32>],
+        length: usize,
+        width: usize,
+    ) -> Self {
+        let keys = &keys[..length.next_multiple_of(BLOCK) * width];
+        // SAFETY: the caller's.
+        let [keys, values] = [keys, &values[..length * width]].map(|x| unsafe { written(x) });
+        Self { keys, values, length, width }
     }
 
     /// How many positions it holds.
@@ -56,16 +71,34 @@ impl<'a> Piece<'a> {
 
 impl<'a> Growing<'a> {
     /// Adds positions, `keys` and `values` `[positions, width]`.
+    ///
+    /// # Panics
+    /// If there is no room for them.
     #[inline(always)]
     pub fn append(self, keys: &[f32], values: &[f32]) -> Piece<'a> {
-        let Self { keys: blocks, values: rows, length, width } = self;
-        rows[length * width..][..values.len()].copy_from_slice(values);
+        let Self { keys: blocks, values: rows, written, length, width } = self;
+        let added = keys.len() / width;
+        let to = &mut rows[length * width..][..added * width];
+        to.iter_mut().zip(&values[..added * width]).for_each(|(to, from)| _ = to.write(*from));
         for (position, key) in (length..).zip(keys.chunks_exact(width)) {
-            let first = position / BLOCK * BLOCK * width + position % BLOCK;
-            blocks[first..].iter_mut().step_by(BLOCK).zip(key).for_each(|(to, from)| *to = *from);
+            let block = &mut blocks[position / BLOCK * BLOCK * width..][..BLOCK * width];
+            if position % BLOCK == 0 {
+                block.fill(MaybeUninit::new(0.0));
+            }
+            let column = block[position % BLOCK..].iter_mut().step_by(BLOCK);
+            column.zip(key).for_each(|(to, from)| _ = to.write(*from));
         }
-        Piece::new(blocks, rows, length + keys.len() / width, width)
+        *written = (*written).max(length + added);
+        // SAFETY: what was held had been written, the rest was now, and a block begins with zeros.
+        unsafe { Piece::new(blocks, rows, length + added, width) }
     }
+}
+
+/// # Safety
+/// All must have been written.
+unsafe fn written(x: &[MaybeUninit<f32>]) -> &[f32] {
+    // SAFETY: a number lies in memory as one that may not be written, and all are, as the caller says.
+    unsafe { &*(std::ptr::from_ref(x) as *const [f32]) }
 }
 
 impl<'a> Cached<'a> {
@@ -90,7 +123,7 @@ impl<'a> Cached<'a> {
     #[inline(always)]
     pub fn fetch_keys(&self) {
         for piece in &self.0 {
-            fetch_share(&piece.keys[..piece.length.next_multiple_of(BLOCK) * piece.width], 0, 1);
+            fetch_share(piece.keys, 0, 1);
         }
     }
 

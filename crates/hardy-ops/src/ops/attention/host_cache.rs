@@ -1,7 +1,7 @@
-//! The host's cache: one buffer, mapped once, in which memory that no token has come to is not touched: the system hands its
-//! pages out, zeroed, to the threads that write them first.
+//! The host's cache: a place's memory is taken when a sequence first comes to it, from the allocator, so that what one
+//! generation frees the next has without the system's help; nothing is written before there is something to keep.
 
-use memmap2::MmapMut;
+use std::mem::MaybeUninit;
 
 use super::{
     buffer::{KvPass, Slots},
@@ -12,22 +12,30 @@ use super::{
 /// The keys and values of many sequences in all layers.
 #[derive(Debug)]
 pub struct HostCache {
-    /// The places of prompts, then those of samples.
-    data: MmapMut,
-    prompts: Places,
-    samples: Places,
+    prompts: Shelf,
+    samples: Shelf,
+}
+
+/// The places of one kind.
+#[derive(Debug)]
+struct Shelf {
+    places: Places,
+    memory: Vec<Memory>,
+}
+
+/// What one place holds.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    /// `[layers, keys | values]`; empty until a sequence comes.
+    data: Box<[MaybeUninit<f32>]>,
+    /// Positions that were ever written, `[layers]`.
+    written: Box<[usize]>,
 }
 
 impl HostCache {
     /// An empty cache with places for prompts, and for samples.
-    ///
-    /// # Panics
-    /// If the system has no such memory.
     pub fn new([prompts, samples]: [Places; 2]) -> Self {
-        let bytes = size_of::<f32>() * (prompts.elements() + samples.elements());
-        let data = MmapMut::map_anon(bytes.max(1))
-            .unwrap_or_else(|e| panic!("{bytes} bytes for keys and values: {e}"));
-        Self { data, prompts, samples }
+        Self { prompts: Shelf::new(prompts), samples: Shelf::new(samples) }
     }
 }
 
@@ -37,48 +45,64 @@ impl<'a> KvPass<'a, HostCache> {
     /// # Panics
     /// If a sequence occurs twice.
     pub(super) fn pieces(self) -> Vec<(Piece<'a>, Growing<'a>)> {
-        let HostCache { data, prompts, samples } = self.cache;
-        let elements = prompts.elements() + samples.elements();
-        let data: &mut [f32] = bytemuck::cast_slice_mut(&mut data[..size_of::<f32>() * elements]);
-        let (before, after) = data.split_at_mut(prompts.elements());
+        let HostCache { prompts, samples } = self.cache;
         match self.slots {
             Slots::Prompts(own) => {
-                let own = growing(before, *prompts, self.layer, own.into_iter());
+                let own = prompts.growing(self.layer, own.into_iter());
                 own.into_iter().map(|own| (Piece::default(), own)).collect()
             }
             Slots::Samples(all) => {
-                let before: &'a [f32] = before;
-                let piece = |held| piece(before, *prompts, self.layer, held);
+                let prompts: &'a Shelf = prompts;
+                let piece = |held| prompts.piece(self.layer, held);
                 let (pieces, own): (Vec<Piece>, Vec<Held>) = all
                     .into_iter()
                     .map(|(prompt, own)| (prompt.map_or_else(Piece::default, piece), own))
                     .unzip();
-                pieces.into_iter().zip(growing(after, *samples, self.layer, own.into_iter())).collect()
+                pieces.into_iter().zip(samples.growing(self.layer, own.into_iter())).collect()
             }
         }
     }
 }
 
-/// What a place holds in `layer`.
-fn piece(data: &[f32], places: Places, layer: usize, Held { place, tokens }: Held) -> Piece<'_> {
-    let (index, size) = (place * places.layers + layer, places.layer());
-    let (keys, values) = data[index * size..][..size].split_at(places.keys());
-    Piece::new(keys, values, tokens, places.width)
-}
+impl Shelf {
+    fn new(places: Places) -> Self {
+        Self { places, memory: vec![Memory::default(); places.count] }
+    }
 
-/// Some places in `layer`, each about to grow.
-fn growing(
-    data: &mut [f32],
-    places: Places,
-    layer: usize,
-    held: impl Iterator<Item = Held>,
-) -> Vec<Growing<'_>> {
-    let all = data.chunks_mut(places.layer().max(1)).skip(layer).step_by(places.layers.max(1));
-    let mut all: Vec<_> = all.map(Some).collect();
-    let one = |Held { place, tokens }: Held| {
-        let elements = all[place].take().expect("a place belongs to one sequence");
-        let (keys, values) = elements.split_at_mut(places.keys());
-        Growing { keys, values, length: tokens, width: places.width }
-    };
-    held.map(one).collect()
+    /// What a place holds in `layer`.
+    ///
+    /// # Panics
+    /// If it holds less.
+    fn piece(&self, layer: usize, Held { place, tokens }: Held) -> Piece<'_> {
+        let (places, memory) = (self.places, &self.memory[place]);
+        if tokens == 0 {
+            return Piece::default();
+        }
+        assert!(tokens <= memory.written[layer], "{tokens} positions of a place that were never written");
+        let (keys, values) = memory.data[layer * places.layer()..][..places.layer()].split_at(places.keys());
+        // SAFETY: so many positions were written, and keys in whole blocks.
+        unsafe { Piece::new(keys, values, tokens, places.width) }
+    }
+
+    /// Some places in `layer`, each about to grow.
+    ///
+    /// # Panics
+    /// If a place occurs twice, or holds less than is said.
+    fn growing(&mut self, layer: usize, held: impl Iterator<Item = Held>) -> Vec<Growing<'_>> {
+        let places = self.places;
+        let mut all: Vec<Option<&mut Memory>> = self.memory.iter_mut().map(Some).collect();
+        let one = |Held { place, tokens }: Held| {
+            let memory = all[place].take().expect("a place belongs to one sequence");
+            if memory.written.is_empty() {
+                memory.data = Box::new_uninit_slice(places.layers * places.layer());
+                memory.written = vec![0; places.layers].into();
+            }
+            let written = &mut memory.written[layer];
+            assert!(tokens <= *written, "{tokens} positions of a place that were never written");
+            let data = &mut memory.data[layer * places.layer()..][..places.layer()];
+            let (keys, values) = data.split_at_mut(places.keys());
+            Growing { keys, values, written, length: tokens, width: places.width }
+        };
+        held.map(one).collect()
+    }
 }
