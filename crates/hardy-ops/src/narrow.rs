@@ -7,7 +7,10 @@ use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
 use hardy_numerics::Precision;
 use rayon::prelude::*;
 
-use crate::{backend::NoisyBackend, ops::linear};
+use crate::{
+    backend::NoisyBackend,
+    ops::{gather::rows_of, linear},
+};
 
 /// Elements that one task converts.
 const PART: usize = 1 << 14;
@@ -42,12 +45,10 @@ pub(crate) fn widened(x: &FlexTensor) -> Option<Vec<f32>> {
 /// Some rows of `x`, one after another, in f32.
 pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
     let [_, width] = Flex::shape(x);
-    let places = || rows.iter().map(|&row| row as usize * width..(row as usize + 1) * width);
-    if let Some(stored) = stored(x) {
-        return places().flat_map(|row| &stored[row]).map(|x| widen(*x)).collect();
+    match stored(x) {
+        Some(stored) => rows_of(stored, width, rows, widen),
+        None => rows_of(&Flex::host(x), width, rows, |x| x),
     }
-    let host = Flex::host(x);
-    places().flat_map(|row| &host[row]).copied().collect()
 }
 
 /// The transpose of `x`, where it is stored in 16 bits.

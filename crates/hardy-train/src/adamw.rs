@@ -55,22 +55,58 @@ impl<B: NoisyBackend> AdamW<B> {
         let [b1, b2] = self.betas;
         let steps = self.steps as f64;
         let (correct_1, correct_2) = (1.0 - b1.powf(steps), 1.0 - b2.powf(steps));
-        let all = parameters.iter_mut().zip(gradients).zip(&mut self.moments);
-        for ((p, g), [m, v]) in all.take(places.end).skip(places.start) {
+        let update = |p: &Tensor<B, 2>| {
             let decay = if p.dims()[0] == 1 { 0.0 } else { self.weight_decay };
-            let update = Update {
+            Update {
                 betas: [b1, b2].map(|b| b as f32),
                 rest: [b1, b2].map(|b| (1.0 - b) as f32),
                 corrections: [correct_1, correct_2].map(|c| c as f32),
                 keep: (1.0 - learning_rate * decay) as f32,
                 rate: learning_rate as f32,
-            };
-            update.apply(p, &g, m, v);
+            }
+        };
+        let all = parameters.iter_mut().zip(gradients).zip(&mut self.moments);
+        let some = all.take(places.end).skip(places.start);
+        let some = some.map(|((p, gradient), [m, v])| Due { update: update(p), state: [p, m, v], gradient });
+        if B::ON_HOST {
+            return on_host(some.collect());
+        }
+        some.for_each(|Due { update, state, gradient }| update.on_device(state, &gradient));
+    }
+}
+
+/// A parameter and its moments, which are due an update.
+struct Due<'a, B: Backend> {
+    update: Update,
+    state: [&'a mut Tensor<B, 2>; 3],
+    gradient: Tensor<B, 2>,
+}
+
+/// All updates on all threads at once, for many parameters are small.
+fn on_host<B: NoisyBackend>(mut all: Vec<Due<B>>) {
+    let mut states: Vec<[Vec<f32>; 3]> =
+        all.iter_mut().map(|due| due.state.each_mut().map(|x| take(x))).collect();
+    let gradients: Vec<B::Host> =
+        all.iter().map(|due| B::host(&due.gradient.clone().into_primitive().tensor())).collect();
+    let parts = all.iter().zip(&mut states).zip(&gradients).flat_map(|((due, [p, m, v]), g)| {
+        let moments = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
+        let state = p.chunks_mut(CHUNK).zip(moments).map(|(p, (m, v))| [p, m, v]);
+        state.zip(g.chunks(CHUNK)).map(|(state, g)| (&due.update, state, g))
+    });
+    parts.collect::<Vec<_>>().into_par_iter().for_each(|(update, state, g)| {
+        dispatch(
+            #[inline(always)]
+            || update.chunk(state, g),
+        );
+    });
+    for (due, state) in all.into_iter().zip(states) {
+        for (tensor, data) in due.state.into_iter().zip(state) {
+            *tensor = Tensor::from_data(TensorData::new(data, due.gradient.dims()), &tensor.device());
         }
     }
 }
 
-/// One step on one parameter, in one pass over its elements.
+/// One step on one parameter.
 struct Update {
     betas: [f32; 2],
     /// `1 − β`.
@@ -83,41 +119,8 @@ struct Update {
 }
 
 impl Update {
-    fn apply<B: NoisyBackend>(
-        &self,
-        p: &mut Tensor<B, 2>,
-        g: &Tensor<B, 2>,
-        m: &mut Tensor<B, 2>,
-        v: &mut Tensor<B, 2>,
-    ) {
-        if !B::ON_HOST {
-            return self.on_device(p, g, m, v);
-        }
-        let shapes = [p.dims(), m.dims(), v.dims()];
-        let [mut p_host, mut m_host, mut v_host] = [&mut *p, &mut *m, &mut *v].map(take);
-        let g_host = B::host(&g.clone().into_primitive().tensor());
-        let chunks = p_host.par_chunks_mut(CHUNK).zip(m_host.par_chunks_mut(CHUNK));
-        chunks.zip(v_host.par_chunks_mut(CHUNK)).zip(g_host.par_chunks(CHUNK)).for_each(
-            |(((p, m), v), g)| {
-                dispatch(
-                    #[inline(always)]
-                    || self.chunk(p, g, m, v),
-                );
-            },
-        );
-        for ((tensor, data), shape) in [(p, p_host), (m, m_host), (v, v_host)].into_iter().zip(shapes) {
-            *tensor = Tensor::from_data(TensorData::new(data, shape), &tensor.device());
-        }
-    }
-
-    /// The same as operations of the device, element by element.
-    fn on_device<B: NoisyBackend>(
-        &self,
-        p: &mut Tensor<B, 2>,
-        g: &Tensor<B, 2>,
-        m: &mut Tensor<B, 2>,
-        v: &mut Tensor<B, 2>,
-    ) {
+    /// As operations of the device, element by element.
+    fn on_device<B: NoisyBackend>(&self, [p, m, v]: [&mut Tensor<B, 2>; 3], g: &Tensor<B, 2>) {
         let ([b1, b2], [rest_1, rest_2], [correct_1, correct_2]) = (self.betas, self.rest, self.corrections);
         *m = m.clone() * b1 + g.clone() * rest_1;
         *v = v.clone() * b2 + g.clone() * g.clone() * rest_2;
@@ -125,8 +128,9 @@ impl Update {
         *p = p.clone() * self.keep - direction * self.rate;
     }
 
+    /// The same in one pass over some elements.
     #[inline(always)]
-    fn chunk(&self, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn chunk(&self, [p, m, v]: [&mut [f32]; 3], g: &[f32]) {
         let ([b1, b2], [rest_1, rest_2], [correct_1, correct_2]) = (self.betas, self.rest, self.corrections);
         for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
             *m = *m * b1 + g * rest_1;

@@ -3,6 +3,7 @@
 
 use hardy_model::{ChatTemplate, Message, Prompt, Tokenizer};
 use hardy_ops::{NoisyBackend, ops::attention::MOST_KEYS};
+use rayon::prelude::*;
 
 use crate::{data::Problem, error::Result, policy::Policy, sequence::Sequence};
 
@@ -97,14 +98,17 @@ impl<B: NoisyBackend> Policy<B> {
         wording: &str,
         samples: usize,
     ) -> Result<Vec<Prompt>> {
-        let prompt = |problem: &Problem| {
+        let prompt = |problem: &&Problem| {
             Ok(Prompt {
                 ids: self.prompt_ids(problem, wording)?,
                 sequence: prompt_sequence(problem.id),
                 samples: (0..samples).map(|sample| sample_sequence(problem.id, sample)).collect(),
             })
         };
-        problems.into_iter().map(prompt).collect()
+        let problems: Vec<&Problem> = problems.into_iter().collect();
+        // All first, so that of several that are refused the first is told.
+        let prompts: Vec<Result<Prompt>> = problems.par_iter().map(prompt).collect();
+        prompts.into_iter().collect()
     }
 
     /// A problem with a worked answer and the token that ends it.

@@ -2,7 +2,7 @@
 
 use burn_tensor::Tensor;
 
-use super::{primitive, tensor};
+use super::{gather::rows_of, primitive, tensor};
 use crate::{
     at::At,
     backend::{NoisyBackend, Primitive},
@@ -28,7 +28,7 @@ pub fn forward<B: NoisyBackend>(w: &Primitive<B>, ids: &[u32], at: &At) -> Primi
     } else {
         let w_host = B::host(w);
         let w_seen = at.weight(width, &w_host);
-        ids.iter().flat_map(|&id| &w_seen[id as usize * width..][..width]).copied().collect()
+        rows_of(&w_seen, width, ids, |x| x)
     };
     at.output(width, &mut y);
     B::upload(y, [ids.len(), width], w)

@@ -3,7 +3,7 @@
 
 use burn_tensor::Tensor;
 
-use super::{embedding::add_rows, primitive, tensor};
+use super::{embedding::add_rows, parallel, primitive, tensor};
 use crate::{
     backend::{NoisyBackend, Primitive},
     indices::Indices,
@@ -20,12 +20,30 @@ pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: impl Into<Indices>) -
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
     let [_, width] = B::shape(x);
-    let x_host = B::host(x);
-    let mut y = Vec::with_capacity(rows.len() * width);
-    for &row in rows {
-        y.extend_from_slice(&x_host[row as usize * width..][..width]);
+    B::upload(rows_of(&B::host(x), width, rows, |x| x), [rows.len(), width], x)
+}
+
+/// The rows of `x` `[height, width]` that `rows` names, every element `widened`.
+pub(crate) fn rows_of<T: Copy + Sync>(
+    x: &[T],
+    width: usize,
+    rows: &[u32],
+    widened: impl Fn(T) -> f32 + Sync,
+) -> Vec<f32> {
+    // SAFETY: every row is written.
+    unsafe {
+        parallel::written(
+            rows.len() * width,
+            parallel::chunk_rows(width) * width,
+            #[inline(always)]
+            |first, y| {
+                for (y, row) in y.chunks_exact_mut(width).zip(&rows[first / width..]) {
+                    let row = &x[*row as usize * width..][..width];
+                    y.iter_mut().zip(row).for_each(|(y, x)| _ = y.write(widened(*x)));
+                }
+            },
+        )
     }
-    B::upload(y, [rows.len(), width], x)
 }
 
 /// Every gradient row goes back to where its row came from.

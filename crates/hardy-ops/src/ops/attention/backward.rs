@@ -1,6 +1,6 @@
 //! The backward pass: the gradients of queries, keys and values, from probabilities that are computed again.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::LazyCell, ops::Deref};
 
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
@@ -20,6 +20,7 @@ use crate::{
     at::{At, Operand},
     backend::{NoisyBackend, Primitive},
     by_row::{ByRow, Sums},
+    rows::Rows,
     site::Point,
 };
 
@@ -90,8 +91,9 @@ pub fn backward<B: NoisyBackend>(
     }
     at.scores.perturb_rows(Point::GradInput, Operand::Lhs, heads.query_width(), &mut dq);
     let (dk, dv): (Vec<_>, Vec<_>) = grads.into_iter().map(|[dk, dv]| (dk, dv)).unzip();
-    let mut dk = gather_grads(&dk, segments, heads, &at.scores);
-    let dv = gather_grads(&dv, segments, heads, &at.values);
+    let keys = LazyCell::new(|| at.scores.rows().select(segments.keys()));
+    let mut dk = gather_grads(&dk, &keys, segments, heads, &at.scores);
+    let dv = gather_grads(&dv, &keys, segments, heads, &at.values);
     angles.turn_back(&mut dq, heads.dim, heads.query_width());
     angles.turn_back(&mut dk, heads.dim, heads.kv_width());
     [B::upload(dq, B::shape(q), q), B::upload(dk, B::shape(k), k), B::upload(dv, B::shape(v), v)]
@@ -99,26 +101,28 @@ pub fn backward<B: NoisyBackend>(
 
 /// The gradient of keys or values `[tokens, kv_heads·d]` from those that every segment gave, `[keys, heads·d]` each:
 /// perturbs them, and sums over the query heads and the segments that share a key.
-fn gather_grads(parts: &[Vec<f32>], segments: &Segments, heads: Heads, at: &At) -> Vec<f32> {
-    let keys = |index| segments.prefix(index).chain(segments.rows(index));
-    let rows = at.rows().select((0..segments.len()).flat_map(keys));
+fn gather_grads(
+    parts: &[Vec<f32>],
+    keys: &impl Deref<Target = Rows>,
+    segments: &Segments,
+    heads: Heads,
+    at: &At,
+) -> Vec<f32> {
     let mut parts = parallel::concat(parts);
-    at.for_rows(&rows).perturb_rows(Point::GradInput, Operand::Rhs, heads.query_width(), &mut parts);
-    let summed = sum_groups(parts, heads);
-    if (0..segments.len()).all(|index| segments.prefix(index).is_empty()) {
-        return summed;
+    if !at.is_clean() {
+        at.for_rows(keys).perturb_rows(Point::GradInput, Operand::Rhs, heads.query_width(), &mut parts);
     }
+    let summed = sum_groups(parts, heads);
+    let Some(sharing) = segments.sharing() else { return summed };
     let width = heads.kv_width();
-    let mut sources: Vec<Vec<usize>> = vec![Vec::new(); at.rows().len()];
-    (0..segments.len()).flat_map(keys).enumerate().for_each(|(part, row)| sources[row].push(part));
     parallel::from_zeros(
-        sources.len() * width,
+        sharing.rows() * width,
         width,
         #[inline(always)]
         |first, total| {
-            for (total, sources) in total.chunks_exact_mut(width).zip(&sources[first..]) {
-                for part in sources {
-                    let part = &summed[part * width..][..width];
+            for (total, keys) in total.chunks_exact_mut(width).zip(sharing.from(first)) {
+                for key in keys {
+                    let part = &summed[key * width..][..width];
                     total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
                 }
             }

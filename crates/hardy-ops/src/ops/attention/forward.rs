@@ -37,15 +37,13 @@ pub fn forward<B: NoisyBackend>(
     let [q_seen, k_seen] = turned::<B>([q, k], angles, heads, at);
     let v_seen = at.values.factor(Operand::Rhs, heads.kv_width(), &v_host);
     let seen = [&*q_seen, &*k_seen, &*v_seen];
-    let one = |index| Sequence::packed(seen, segments, index, heads);
-    let sequences: Vec<Sequence> = (0..segments.len()).map(one).collect();
     let y = attend(
-        sequences,
+        (0..segments.len()).collect(),
         heads,
         segments,
         at,
         #[inline(always)]
-        |sequence, y| attend_in_blocks(&sequence, y, heads, at),
+        |index, y| attend_in_blocks(&Sequence::packed(seen, segments, index, heads), y, heads, at),
     );
     B::upload(y, B::shape(q), q)
 }

@@ -1,7 +1,10 @@
 //! Where the sequences of a packed batch lie: runs of rows, each of which may continue another run. Several responses
 //! to one prompt so share the prompt's rows.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use super::MOST_KEYS;
 use crate::device::OnDevice;
@@ -12,6 +15,8 @@ pub struct Segments {
     all: Arc<[Segment]>,
     /// How many positions a token sees, its own among them.
     window: usize,
+    /// Which keys of all segments are each row; asked for by the backward pass of every layer.
+    sharing: Arc<OnceLock<Sharing>>,
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
     on_device: OnDevice,
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
@@ -22,6 +27,38 @@ pub struct Segments {
 struct Segment {
     rows: Range<usize>,
     prefix: Option<usize>,
+}
+
+/// Where every row is among the keys of all segments, one segment's after another's.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    /// Where the keys that are a row begin in `keys`, and after the last row the end.
+    starts: Vec<usize>,
+    keys: Vec<usize>,
+}
+
+impl Sharing {
+    fn new(segments: &Segments, rows: usize) -> Self {
+        let mut starts = vec![0; rows + 1];
+        segments.keys().for_each(|row| starts[row + 1] += 1);
+        (0..rows).for_each(|row| starts[row + 1] += starts[row]);
+        let (mut next, mut keys) = (starts.clone(), vec![0; starts[rows]]);
+        for (key, row) in segments.keys().enumerate() {
+            keys[next[row]] = key;
+            next[row] += 1;
+        }
+        Self { starts, keys }
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The keys that are each row, from `first` on.
+    pub fn from(&self, first: usize) -> impl Iterator<Item = &[usize]> {
+        self.starts[first..].windows(2).map(|ends| &self.keys[ends[0]..ends[1]])
+    }
 }
 
 impl Segments {
@@ -49,6 +86,7 @@ impl Segments {
         Self {
             all: all.into(),
             window: usize::MAX,
+            sharing: Arc::default(),
             on_device: OnDevice::default(),
             expanded: OnDevice::default(),
         }
@@ -99,6 +137,18 @@ impl Segments {
     /// The rows that segment `index` continues; none where it stands alone.
     pub(crate) fn prefix(&self, index: usize) -> Range<usize> {
         self.all[index].prefix.map_or(0..0, |prefix| self.rows(prefix))
+    }
+
+    /// The rows that the keys of every segment are, one segment after another.
+    pub(super) fn keys(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).flat_map(|index| self.prefix(index).chain(self.rows(index)))
+    }
+
+    /// Which keys are each row; `None` where no segment continues another, so that each is one.
+    pub(super) fn sharing(&self) -> Option<&Sharing> {
+        let rows = self.all.last().map_or(0, |last| last.rows.end);
+        let shared = self.all.iter().any(|segment| segment.prefix.is_some());
+        shared.then(|| self.sharing.get_or_init(|| Sharing::new(self, rows)))
     }
 
     /// Splits `x` `[tokens, width]` into the rows of every segment.
