@@ -85,9 +85,7 @@ impl<'a> ByRow<'a> {
         }
         let mut totals: Sums = vec![(0, ErrorEnergy::default()); self.injections.len()];
         for part in parts {
-            for (total, sum) in totals.iter_mut().zip(part) {
-                add(total, true, sum.0, sum.1);
-            }
+            add_sums(&mut totals, part);
         }
         let calls = self.at.calls(self.point, self.operand);
         for (injection, (elements, energy)) in self.injections.iter().zip(totals) {
@@ -98,6 +96,12 @@ impl<'a> ByRow<'a> {
     fn addresses(&self) -> &'a [Row] {
         self.at.rows().of(self.point.pass())
     }
+}
+
+/// Adds what was injected in another part.
+pub(crate) fn add_sums(sums: &mut Sums, part: &Sums) {
+    sums.resize(sums.len().max(part.len()), (0, ErrorEnergy::default()));
+    sums.iter_mut().zip(part).for_each(|(sum, part)| add(sum, true, part.0, part.1));
 }
 
 fn add(sum: &mut (u64, ErrorEnergy), counted: bool, elements: u64, energy: ErrorEnergy) {

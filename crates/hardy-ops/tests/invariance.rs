@@ -178,15 +178,73 @@ proptest! {
 const NOT_FINITE: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
 /// ∂q, ∂k and ∂v of one sequence, from q, k, v and ∂y.
-fn attention_grads([q, k, v, dy]: &[Vec<f32>; 4]) -> [Vec<f32>; 3] {
-    let rows = rows(&[(3, q.len() / 32)]);
-    let segments = Segments::from_lengths([rows.len()]);
-    let qkv =
-        [(q, 32), (k, 16), (v, 16)].map(|(x, width)| tensor::<Flex>(x, width).into_primitive().tensor());
-    let dy = tensor::<Flex>(dy, 32).into_primitive().tensor();
-    let at = attention_at(&Noise::clean(), &rows);
-    let grads = Flex::noisy_attention_backward(qkv.each_ref(), &dy, &angles(&rows, 8), HEADS, &segments, &at);
-    grads.map(|grad| Flex::host(&grad).to_vec())
+fn attention_grads(x: &[Vec<f32>; 4]) -> [Vec<f32>; 3] {
+    let [_, grads @ ..] = attention_and_grads(x, HEADS, &Noise::clean());
+    grads
+}
+
+/// The output, and ∂q, ∂k and ∂v, of one sequence.
+fn attention_and_grads([q, k, v, dy]: &[Vec<f32>; 4], heads: Heads, noise: &Noise) -> [Vec<f32>; 4] {
+    let [query, kv] = [heads.query, heads.kv].map(|heads| heads * 8);
+    let rows = rows(&[(3, q.len() / query)]);
+    let (segments, at) = (Segments::from_lengths([rows.len()]), attention_at(noise, &rows));
+    let primitive = |x, width| tensor::<Flex>(x, width).into_primitive().tensor();
+    let (qkv, dy) = ([primitive(q, query), primitive(k, kv), primitive(v, kv)], primitive(dy, query));
+    let (qkv, angles) = (qkv.each_ref(), angles(&rows, 8));
+    let y = Flex::noisy_attention(qkv, &angles, heads, &segments, &at);
+    let [dq, dk, dv] = Flex::noisy_attention_backward(qkv, &dy, &angles, heads, &segments, &at);
+    [y, dq, dk, dv].map(|x| Flex::host(&x).to_vec())
+}
+
+/// Tokens of a sequence whose heads are computed side by side.
+const LONG: usize = 1500;
+
+/// q, k, v and ∂y of such a sequence.
+fn long() -> [Vec<f32>; 4] {
+    [(32, 1), (16, 2), (16, 3), (32, 4)].map(|(width, seed)| values(LONG * width, seed))
+}
+
+#[test]
+fn heads_of_a_long_sequence_are_to_the_bit_what_each_is_alone() {
+    let column = |x: &[f32], width: usize, head: usize| -> Vec<f32> {
+        x.chunks(width).flat_map(|row| &row[head * 8..][..8]).copied().collect()
+    };
+    let x = long();
+    let [y, dq, dk, dv] = attention_and_grads(&x, HEADS, &Noise::clean());
+    let alone = |head: usize| {
+        let own =
+            [0, 1, 2, 3].map(|i| column(&x[i], [32, 16, 16, 32][i], [head, head / 2, head / 2, head][i]));
+        attention_and_grads(&own, Heads { query: 1, kv: 1, dim: 8 }, &Noise::clean())
+    };
+    let alone = [0, 1, 2, 3].map(alone);
+    for (head, [own_y, own_dq, ..]) in alone.iter().enumerate() {
+        assert!(column(&y, 32, head) == *own_y && column(&dq, 32, head) == *own_dq, "head {head}");
+    }
+    // Angles are turned back after the sum over heads, so that of gradients of keys only those of values are sums.
+    for (kv, pair) in alone.chunks(2).enumerate() {
+        let sum: Vec<f32> = pair[0][3].iter().zip(&pair[1][3]).map(|(a, b)| a + b).collect();
+        assert!(column(&dv, 16, kv) == sum, "values {kv}");
+        let near = |(sum, (a, b)): (&f32, (&f32, &f32))| (sum - (a + b)).abs() < 1e-4;
+        assert!(column(&dk, 16, kv).iter().zip(pair[0][2].iter().zip(&pair[1][2])).all(near), "keys {kv}");
+    }
+}
+
+#[test]
+fn a_long_sequence_is_the_same_from_a_cache_and_on_any_number_of_threads() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let plan = everywhere();
+        let noise = plan.noise(Phase::Train, 4);
+        let out = pool.install(|| attention_and_grads(&long(), HEADS, &noise));
+        (out, plan.receipts())
+    };
+    let one = run(1);
+    assert!(one.1.iter().any(|receipt| receipt.energy().signal > 0.0));
+    assert!(run(2) == one && run(3) == one);
+    let ([q, k, v, _], plan) = (long(), everywhere());
+    // The first step is short enough that its heads follow each other.
+    let cached = by_steps(&[q, k, v], &rows(&[(3, LONG)]), &[1400, 60, 1, 39], &plan.noise(Phase::Train, 4));
+    assert!(cached == one.0[0]);
 }
 
 #[test]

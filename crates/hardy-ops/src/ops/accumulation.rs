@@ -82,6 +82,11 @@ pub(crate) struct Sums<'a> {
 /// Elements and energy of what was rounded in part of a call.
 pub(crate) type Rounded = (u64, ErrorEnergy);
 
+/// Adds what was rounded in another part.
+pub(crate) fn add_rounded(sum: &mut Rounded, part: &Rounded) {
+    *sum = (sum.0 + part.0, sum.1 + part.1);
+}
+
 impl<'a> Sums<'a> {
     pub fn new(at: &'a At, point: Point, operand: Operand) -> Self {
         Self { at, point, operand }
@@ -144,8 +149,9 @@ impl<'a> Sums<'a> {
     /// Counts one pass, made of several parts in this order.
     pub fn count<'r>(self, parts: impl Iterator<Item = &'r Rounded>) {
         let Some((_, injection)) = self.at.accumulation(self.point) else { return };
-        let add = |sum: Rounded, part: &Rounded| (sum.0 + part.0, sum.1 + part.1);
-        let (elements, energy) = parts.fold((0, ErrorEnergy::default()), add);
+        let mut sum = Rounded::default();
+        parts.for_each(|part| add_rounded(&mut sum, part));
+        let (elements, energy) = sum;
         let calls = self.at.calls(self.point, self.operand);
         self.at.count(injection, self.point, calls, elements, energy);
     }

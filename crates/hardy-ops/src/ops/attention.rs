@@ -16,6 +16,7 @@ mod places;
 mod rotary;
 mod segments;
 mod sequence;
+mod side_by_side;
 
 use burn_tensor::Tensor;
 

@@ -1,13 +1,17 @@
 //! The backward pass: the gradients of queries, keys and values, from probabilities that are computed again.
 
-use std::{borrow::Cow, cell::LazyCell, ops::Deref};
+use std::{
+    borrow::Cow,
+    cell::LazyCell,
+    ops::{Deref, Range},
+};
 
 use hardy_numerics::simd::dispatch;
 use rayon::prelude::*;
 
 use super::{
     super::{
-        accumulation::{Rounded, Sums as Products},
+        accumulation::{Rounded, Sums as Products, add_rounded},
         gemm::Mat,
         parallel,
         rms_norm::dot,
@@ -15,11 +19,12 @@ use super::{
     Angles, AttentionAt, Heads, Segments,
     forward::{ForwardSums, perturb_probabilities, probabilities, turned},
     sequence::{Sequence, not_finite},
+    side_by_side,
 };
 use crate::{
     at::{At, Operand},
     backend::{NoisyBackend, Primitive},
-    by_row::{ByRow, Sums},
+    by_row::{ByRow, Sums, add_sums},
     rows::Rows,
     site::Point,
 };
@@ -31,6 +36,15 @@ struct BackwardSums {
     softmax: Sums,
     /// Of the sums of ∂p, ∂v, ∂q and ∂k.
     rounded: [Rounded; 4],
+}
+
+impl BackwardSums {
+    /// Adds those of the heads that come next.
+    fn add(&mut self, next: &Self) {
+        add_sums(&mut self.probabilities, &next.probabilities);
+        add_sums(&mut self.softmax, &next.softmax);
+        self.rounded.iter_mut().zip(&next.rounded).for_each(|(sum, part)| add_rounded(sum, part));
+    }
 }
 
 /// The sums of the backward products: ∂p, ∂v, ∂q and ∂k. Where they sum over queries, chunks end with each block too.
@@ -74,10 +88,7 @@ pub fn backward<B: NoisyBackend>(
         let rows = segments.rows(index);
         let dy = &grad_seen[rows.start * heads.query_width()..rows.end * heads.query_width()];
         let sequence = Sequence::packed([&q_seen, &k_seen, &v_seen], segments, index, heads);
-        dispatch(
-            #[inline(always)]
-            || backward_one(&sequence, dy, dq, heads, at, &again),
-        )
+        backward_one(&sequence, dy, dq, heads, at, &again)
     };
     let parts: Vec<(BackwardSums, [Vec<f32>; 2])> = parts.into_par_iter().map(one).collect();
     let (sums, grads): (Vec<BackwardSums>, Vec<[Vec<f32>; 2]>) = parts.into_iter().unzip();
@@ -151,7 +162,7 @@ fn sum_groups(x: Vec<f32>, heads: Heads) -> Vec<f32> {
     )
 }
 
-#[inline(always)]
+/// One sequence: head after head, or side by side. Gives the gradients of keys and values too, `[keys, heads·d]` each.
 fn backward_one(
     sequence: &Sequence,
     dy: &[f32],
@@ -160,23 +171,63 @@ fn backward_one(
     at: &AttentionAt,
     again: &AttentionAt,
 ) -> (BackwardSums, [Vec<f32>; 2]) {
+    let finite = [sequence.q, &sequence.k, dy].map(|x| !not_finite(x));
+    let some = |of: Range<usize>, dq: &mut [f32]| {
+        dispatch(
+            #[inline(always)]
+            || backward_heads(sequence, of, dy, dq, heads, [at, again], finite),
+        )
+    };
+    if !side_by_side::worth(sequence, heads) {
+        return some(0..heads.query, dq);
+    }
+    let one = |head| {
+        let mut dq = vec![0.0; sequence.rows.len() * heads.dim];
+        let (sums, [dk, dv]) = some(head..head + 1, &mut dq);
+        (sums, (dq, (dk, dv)))
+    };
+    let parts: Vec<_> = (0..heads.query).into_par_iter().map(one).collect();
+    let (sums, (dqs, (dks, dvs))): (Vec<BackwardSums>, (Vec<_>, (Vec<_>, Vec<_>))) =
+        parts.into_iter().unzip();
+    side_by_side::lay(&dqs, heads, dq);
+    let both = [dks, dvs].map(|parts| {
+        let mut all = vec![0.0; parts.iter().map(Vec::len).sum()];
+        side_by_side::lay(&parts, heads, &mut all);
+        all
+    });
+    let mut sum = BackwardSums::default();
+    sums.iter().for_each(|part| sum.add(part));
+    (sum, both)
+}
+
+/// The heads `of` one sequence: writes ∂q, `dq` `[rows, of.len()·d]`, and gives ∂k and ∂v, `[keys, of.len()·d]` each.
+#[inline(always)]
+fn backward_heads(
+    sequence: &Sequence,
+    of: Range<usize>,
+    dy: &[f32],
+    dq: &mut [f32],
+    heads: Heads,
+    [at, again]: [&AttentionAt; 2],
+    [q_finite, k_finite, dy_finite]: [bool; 3],
+) -> (BackwardSums, [Vec<f32>; 2]) {
     let mut sums = BackwardSums::default();
     let mut uncounted = ForwardSums::default();
-    let (width, dim, offset) = (heads.query_width(), heads.dim, sequence.offset(heads));
+    let (all, width, dim) = (heads.query_width(), of.len() * heads.dim, heads.dim);
+    let offset = sequence.offset(heads);
     let [mut dk, mut dv] = std::array::from_fn(|_| vec![0.0; (offset + sequence.rows.len()) * width]);
     let (mut p, mut perturbed, mut ds) = (Vec::new(), Vec::new(), Vec::new());
     let [ds_sums, dv_sums, dq_sums, dk_sums] = gradient_sums(at);
     let mut exact = [dv_sums.exact(dv.len()), dq_sums.exact(dq.len()), dk_sums.exact(dk.len())];
     let [dv_exact, dq_exact, dk_exact] = &mut exact;
-    let [q_finite, k_finite, dy_finite] = [sequence.q, &sequence.k, dy].map(|x| !not_finite(x));
-    for head in 0..heads.query {
-        let column = head * dim;
+    for head in of.clone() {
+        let column = (head - of.start) * dim;
         for block in sequence.blocks() {
             let seen = probabilities(sequence, &block, head, heads, again, &mut p, &mut uncounted);
             let keys = seen.keys;
             perturbed.clone_from(&p);
             perturb_probabilities(seen, again, &mut perturbed, &mut uncounted);
-            let dy = Mat::new(&dy[block.start * width + column..], block.len(), dim, width);
+            let dy = Mat::new(&dy[block.start * all + head * dim..], block.len(), dim, all);
             let factors = [Mat::new(&perturbed, block.len(), keys, keys), dy];
             seen.spread(dv_sums, [&mut dv, dv_exact], (column, width), factors, dy_finite);
             ds.resize(block.len() * keys, 0.0);

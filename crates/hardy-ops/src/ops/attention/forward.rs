@@ -7,18 +7,19 @@ use rayon::prelude::*;
 
 use super::{
     super::{
-        accumulation::{Rounded, Sums as Products},
+        accumulation::{Rounded, Sums as Products, add_rounded},
         gemm::Mat,
         parallel,
         softmax::softmax_row,
     },
     Angles, AttentionAt, Heads, Segments,
     sequence::{Seen, Sequence, not_finite},
+    side_by_side,
 };
 use crate::{
     at::{At, Operand},
     backend::{NoisyBackend, Primitive},
-    by_row::Sums,
+    by_row::{Sums, add_sums},
     site::Point,
 };
 
@@ -82,6 +83,16 @@ fn outputs(at: &At) -> Products<'_> {
 }
 
 impl ForwardSums {
+    /// Adds those of the heads that come next.
+    fn add(&mut self, next: &Self) {
+        add_sums(&mut self.scores, &next.scores);
+        add_sums(&mut self.softmax_input, &next.softmax_input);
+        add_sums(&mut self.softmax_output, &next.softmax_output);
+        add_sums(&mut self.probabilities, &next.probabilities);
+        add_rounded(&mut self.score_sums, &next.score_sums);
+        add_rounded(&mut self.value_sums, &next.value_sums);
+    }
+
     fn count(all: &[Self], at: &AttentionAt) {
         let AttentionAt { scores, softmax, values } = at;
         outputs(scores).count(all.iter().map(|sums| &sums.score_sums));
@@ -116,21 +127,53 @@ pub(super) fn attend<S: Send>(
     y
 }
 
-#[inline(always)]
+/// One sequence in blocks of queries: head after head, or side by side.
 pub(super) fn attend_in_blocks(
     sequence: &Sequence,
     y: &mut [f32],
     heads: Heads,
     at: &AttentionAt,
 ) -> ForwardSums {
+    let finite = !not_finite(&sequence.v);
+    let some = |of: Range<usize>, y: &mut [f32]| {
+        dispatch(
+            #[inline(always)]
+            || attend_heads(sequence, of, y, heads, at, finite),
+        )
+    };
+    if !side_by_side::worth(sequence, heads) {
+        return some(0..heads.query, y);
+    }
+    let one = |head| {
+        let mut y = vec![0.0; sequence.rows.len() * heads.dim];
+        let sums = some(head..head + 1, &mut y);
+        (sums, y)
+    };
+    let (sums, parts): (Vec<ForwardSums>, Vec<Vec<f32>>) = (0..heads.query).into_par_iter().map(one).unzip();
+    side_by_side::lay(&parts, heads, y);
+    let mut sum = ForwardSums::default();
+    sums.iter().for_each(|part| sum.add(part));
+    sum
+}
+
+/// The heads `of` one sequence, into `y` `[rows, of.len()·d]`.
+#[inline(always)]
+fn attend_heads(
+    sequence: &Sequence,
+    of: Range<usize>,
+    y: &mut [f32],
+    heads: Heads,
+    at: &AttentionAt,
+    finite: bool,
+) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let (width, value_sums) = (heads.query_width(), outputs(&at.values));
-    let (mut exact, finite) = (value_sums.exact(y.len()), !not_finite(&sequence.v));
-    for head in 0..heads.query {
+    let (width, value_sums) = (of.len() * heads.dim, outputs(&at.values));
+    let mut exact = value_sums.exact(y.len());
+    for head in of.clone() {
         for block in sequence.blocks() {
             let seen = probabilities(sequence, &block, head, heads, at, &mut p, &mut sums);
             perturb_probabilities(seen, at, &mut p, &mut sums);
-            let (first, keys) = (block.start * width + head * heads.dim, seen.keys);
+            let (first, keys) = (block.start * width + (head - of.start) * heads.dim, seen.keys);
             let factors = [Mat::new(&p, block.len(), keys, keys), sequence.values(keys, head, heads)];
             seen.mix(value_sums, [y, &mut exact], (first, width), factors, finite);
         }
