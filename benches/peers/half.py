@@ -107,6 +107,8 @@ def batches(directory):
 
 def peer(work, model, inputs):
     """What transformers does, in a process of its own."""
+    if work == "checkpoint":
+        return checkpoint(model)
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
@@ -233,10 +235,11 @@ def main():
     only = args.only.split(",")
     with tempfile.TemporaryDirectory() as inputs:
         model = args.model or os.path.join(inputs, "model")
-        if not os.path.exists(os.path.join(model, "config.json")):
-            checkpoint(model)
-        batches(inputs)
         here = [sys.executable, os.path.abspath(__file__), "--peer"]
+        # In a process of its own: the peak of a child is at least what its parent holds when it is started.
+        if not os.path.exists(os.path.join(model, "config.json")):
+            run(here + ["checkpoint", model, inputs])
+        batches(inputs)
         named = lambda work: os.path.join(inputs, work + ".safetensors")
         if "load" in only:
             load(args.hardy, model, inputs, args.rounds)
