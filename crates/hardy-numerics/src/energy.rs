@@ -79,7 +79,7 @@ const LANES: usize = 16;
 /// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
 const TASK: usize = 16 * 1024;
 
-/// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level; they are as many as the
+/// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level; as many as the
 /// registers of AVX2 have room for.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
