@@ -75,12 +75,12 @@ impl Sum for ErrorEnergy {
     }
 }
 
+/// Lanes of a sum: so many that those of errors and of signals fit the registers of AVX2.
 const LANES: usize = 16;
 /// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
 const TASK: usize = 16 * 1024;
 
-/// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level; as many as the
-/// registers of AVX2 have room for.
+/// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
     error: [f64; LANES],

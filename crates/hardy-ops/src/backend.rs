@@ -57,8 +57,7 @@ pub trait NoisyBackend: Backend {
 
     /// Some rows of `x` `[height, width]`, one after another; no others are read.
     fn host_rows(x: &Primitive<Self>, rows: &[u32]) -> Vec<f32> {
-        let ([_, width], host) = (Self::shape(x), Self::host(x));
-        rows.iter().flat_map(|&row| &host[row as usize * width..][..width]).copied().collect()
+        gather::rows_of(&Self::host(x), Self::shape(x)[1], rows, |x| x)
     }
 
     /// `x` in 16 bits where each of its elements is a bfloat16: half the memory, and every kernel reads the same of it, to

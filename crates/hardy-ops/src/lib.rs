@@ -21,6 +21,7 @@ mod plan;
 mod receipt;
 mod rows;
 mod rule;
+mod scatter;
 mod site;
 mod tap;
 mod watch;

@@ -220,7 +220,7 @@ fn heads_of_a_long_sequence_are_to_the_bit_what_each_is_alone() {
     for (head, [own_y, own_dq, ..]) in alone.iter().enumerate() {
         assert!(column(&y, 32, head) == *own_y && column(&dq, 32, head) == *own_dq, "head {head}");
     }
-    // Angles are turned back after the sum over heads, so that of gradients of keys only those of values are sums.
+    // Gradients of keys are turned back after their sum over heads, so that only those of values are the sum to the bit.
     for (kv, pair) in alone.chunks(2).enumerate() {
         let sum: Vec<f32> = pair[0][3].iter().zip(&pair[1][3]).map(|(a, b)| a + b).collect();
         assert!(column(&dv, 16, kv) == sum, "values {kv}");

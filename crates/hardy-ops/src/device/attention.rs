@@ -2,16 +2,13 @@
 
 use burn_tensor::ops::IntTensor;
 
-use super::{
-    inject, is_for_host,
-    kernels::Kernels,
-    tables::{scatter_order, table},
-};
+use super::{inject, is_for_host, kernels::Kernels, tables::table};
 use crate::{
     at::{At, Operand},
     backend::Primitive,
     ops::attention::{self, Angles, AttentionAt, Heads, KvPass, Segments},
     rows::Rows,
+    scatter::Scatter,
     site::Point,
 };
 
@@ -85,11 +82,12 @@ struct Expanded<B: Kernels> {
 /// Computed once for all layers of a pass over `of`.
 fn expanded<B: Kernels>(segments: &Segments, of: &Rows, device: &B::Device) -> Expanded<B> {
     let new = || {
-        let all = (0..segments.len()).flat_map(|index| segments.prefix(index).chain(segments.rows(index)));
-        let all: Vec<usize> = all.collect();
-        let named: Vec<u32> = all.iter().map(|&row| row as u32).collect();
-        let order = table::<B>(scatter_order(&named, of.len()), device);
-        Expanded { of: of.clone(), rows: of.select(all), order }
+        let order = table::<B>(Scatter::new(&segments.keys(), of.len()).into_table(), device);
+        Expanded {
+            of: of.clone(),
+            rows: of.select(segments.keys().into_iter().map(|row| row as usize)),
+            order,
+        }
     };
     let kept = segments.expanded_on_device().get(device, new);
     if kept.of.are(of) { kept } else { new() }

@@ -18,6 +18,7 @@ use crate::{
     indices::Indices,
     ops::attention::{Angles, Segments},
     rows::Rows,
+    scatter::Scatter,
     site::Pass,
 };
 
@@ -67,27 +68,6 @@ pub(crate) fn table<B: NoisyBackend>(words: Vec<u32>, device: &B::Device) -> Int
     B::int_from_data(TensorData::new(words, [length]), device)
 }
 
-/// The order in which a scatter adds: of every row of `[height]` the places in `indices` that name it.
-///
-/// # Panics
-/// If an index is not below `height`.
-pub(crate) fn scatter_order(indices: &[u32], height: usize) -> Vec<u32> {
-    let mut order = vec![0_u32; height + 1];
-    for &index in indices {
-        order[index as usize + 1] += 1;
-    }
-    for row in 0..height {
-        order[row + 1] += order[row];
-    }
-    let (mut next, mut entries) = (order[..height].to_vec(), vec![0; indices.len()]);
-    for (place, &index) in (0..).zip(indices) {
-        entries[next[index as usize] as usize] = place;
-        next[index as usize] += 1;
-    }
-    order.extend(entries);
-    order
-}
-
 impl Rows {
     /// The addresses in `pass` on `device`, `[rows, 4]`: position, the low and the high half of the sequence, and whether
     /// the row is counted.
@@ -121,7 +101,7 @@ impl Indices {
 
     /// The order in which a scatter into a table of `height` rows adds by them, on `device`.
     pub(crate) fn order<B: NoisyBackend>(&self, height: usize, device: &B::Device) -> IntTensor<B> {
-        let new = || (height, table::<B>(scatter_order(self, height), device));
+        let new = || (height, table::<B>(Scatter::new(self, height).into_table(), device));
         let (kept_height, kept) = self.order_on_device().get(device, new);
         if kept_height == height { kept } else { new().1 }
     }
@@ -148,15 +128,5 @@ impl Angles {
             count_upload();
             B::float_from_data(TensorData::new(angles, [length]), device)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scatter_adds_the_rows_of_an_index_in_their_order() {
-        assert_eq!(scatter_order(&[2, 0, 2, 3], 5), [0, 1, 1, 3, 4, 4, 1, 0, 2, 3]);
     }
 }

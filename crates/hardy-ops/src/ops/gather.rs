@@ -20,7 +20,7 @@ pub fn gather_rows<B: NoisyBackend>(x: Tensor<B, 2>, rows: impl Into<Indices>) -
 /// The forward pass on host slices.
 pub fn forward<B: NoisyBackend>(x: &Primitive<B>, rows: &[u32]) -> Primitive<B> {
     let [_, width] = B::shape(x);
-    B::upload(rows_of(&B::host(x), width, rows, |x| x), [rows.len(), width], x)
+    B::upload(B::host_rows(x, rows), [rows.len(), width], x)
 }
 
 /// The rows of `x` `[height, width]` that `rows` names, every element `widened`.

@@ -102,7 +102,7 @@ pub fn backward<B: NoisyBackend>(
     }
     at.scores.perturb_rows(Point::GradInput, Operand::Lhs, heads.query_width(), &mut dq);
     let (dk, dv): (Vec<_>, Vec<_>) = grads.into_iter().map(|[dk, dv]| (dk, dv)).unzip();
-    let keys = LazyCell::new(|| at.scores.rows().select(segments.keys()));
+    let keys = LazyCell::new(|| at.scores.rows().select(segments.keys().into_iter().map(|row| row as usize)));
     let mut dk = gather_grads(&dk, &keys, segments, heads, &at.scores);
     let dv = gather_grads(&dv, &keys, segments, heads, &at.values);
     angles.turn_back(&mut dq, heads.dim, heads.query_width());
@@ -127,13 +127,13 @@ fn gather_grads(
     let Some(sharing) = segments.sharing() else { return summed };
     let width = heads.kv_width();
     parallel::from_zeros(
-        sharing.rows() * width,
+        sharing.height() * width,
         width,
         #[inline(always)]
         |first, total| {
-            for (total, keys) in total.chunks_exact_mut(width).zip(sharing.from(first)) {
+            for (total, keys) in total.chunks_exact_mut(width).zip(sharing.rows_from(first)) {
                 for key in keys {
-                    let part = &summed[key * width..][..width];
+                    let part = &summed[*key as usize * width..][..width];
                     total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
                 }
             }

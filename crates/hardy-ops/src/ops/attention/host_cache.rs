@@ -12,13 +12,13 @@ use super::{
 /// The keys and values of many sequences in all layers.
 #[derive(Debug)]
 pub struct HostCache {
-    prompts: Shelf,
-    samples: Shelf,
+    prompts: Store,
+    samples: Store,
 }
 
 /// The places of one kind.
 #[derive(Debug)]
-struct Shelf {
+struct Store {
     places: Places,
     memory: Vec<Memory>,
 }
@@ -35,7 +35,7 @@ struct Memory {
 impl HostCache {
     /// An empty cache with places for prompts, and for samples.
     pub fn new([prompts, samples]: [Places; 2]) -> Self {
-        Self { prompts: Shelf::new(prompts), samples: Shelf::new(samples) }
+        Self { prompts: Store::new(prompts), samples: Store::new(samples) }
     }
 }
 
@@ -52,7 +52,7 @@ impl<'a> KvPass<'a, HostCache> {
                 own.into_iter().map(|own| (Piece::default(), own)).collect()
             }
             Slots::Samples(all) => {
-                let prompts: &'a Shelf = prompts;
+                let prompts: &'a Store = prompts;
                 let piece = |held| prompts.piece(self.layer, held);
                 let (pieces, own): (Vec<Piece>, Vec<Held>) = all
                     .into_iter()
@@ -64,7 +64,7 @@ impl<'a> KvPass<'a, HostCache> {
     }
 }
 
-impl Shelf {
+impl Store {
     fn new(places: Places) -> Self {
         Self { places, memory: vec![Memory::default(); places.count] }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::MOST_KEYS;
-use crate::device::OnDevice;
+use crate::{device::OnDevice, scatter::Scatter};
 
 /// Where the sequences of a packed batch begin and end, and which earlier run of rows each one continues.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Segments {
     /// How many positions a token sees, its own among them.
     window: usize,
     /// Which keys of all segments are each row; asked for by the backward pass of every layer.
-    sharing: Arc<OnceLock<Sharing>>,
+    sharing: Arc<OnceLock<Scatter>>,
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
     on_device: OnDevice,
     #[cfg_attr(not(feature = "cube"), allow(dead_code, reason = "kernels ask for it"))]
@@ -27,38 +27,6 @@ pub struct Segments {
 struct Segment {
     rows: Range<usize>,
     prefix: Option<usize>,
-}
-
-/// Where every row is among the keys of all segments, one segment's after another's.
-#[derive(Debug)]
-pub(super) struct Sharing {
-    /// Where the keys that are a row begin in `keys`, and after the last row the end.
-    starts: Vec<usize>,
-    keys: Vec<usize>,
-}
-
-impl Sharing {
-    fn new(segments: &Segments, rows: usize) -> Self {
-        let mut starts = vec![0; rows + 1];
-        segments.keys().for_each(|row| starts[row + 1] += 1);
-        (0..rows).for_each(|row| starts[row + 1] += starts[row]);
-        let (mut next, mut keys) = (starts.clone(), vec![0; starts[rows]]);
-        for (key, row) in segments.keys().enumerate() {
-            keys[next[row]] = key;
-            next[row] += 1;
-        }
-        Self { starts, keys }
-    }
-
-    /// How many rows there are.
-    pub fn rows(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// The keys that are each row, from `first` on.
-    pub fn from(&self, first: usize) -> impl Iterator<Item = &[usize]> {
-        self.starts[first..].windows(2).map(|ends| &self.keys[ends[0]..ends[1]])
-    }
 }
 
 impl Segments {
@@ -140,15 +108,16 @@ impl Segments {
     }
 
     /// The rows that the keys of every segment are, one segment after another.
-    pub(super) fn keys(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.len()).flat_map(|index| self.prefix(index).chain(self.rows(index)))
+    pub(crate) fn keys(&self) -> Vec<u32> {
+        let of = |index| self.prefix(index).chain(self.rows(index));
+        (0..self.len()).flat_map(of).map(|row| row as u32).collect()
     }
 
     /// Which keys are each row; `None` where no segment continues another, so that each is one.
-    pub(super) fn sharing(&self) -> Option<&Sharing> {
+    pub(super) fn sharing(&self) -> Option<&Scatter> {
         let rows = self.all.last().map_or(0, |last| last.rows.end);
         let shared = self.all.iter().any(|segment| segment.prefix.is_some());
-        shared.then(|| self.sharing.get_or_init(|| Sharing::new(self, rows)))
+        shared.then(|| self.sharing.get_or_init(|| Scatter::new(&self.keys(), rows)))
     }
 
     /// Splits `x` `[tokens, width]` into the rows of every segment.
