@@ -79,6 +79,8 @@ impl Sum for ErrorEnergy {
 const LANES: usize = 16;
 /// Elements that one task measures. It is fixed, so that sums do not depend on the thread count.
 const TASK: usize = 16 * 1024;
+/// Elements that are measured at a time, while they are in the nearest cache.
+const PART: usize = 512;
 
 /// Sums of squares in lanes of f64, so that their order, and with it the result, is the same at every SIMD level.
 #[derive(Clone, Copy)]
@@ -97,87 +99,79 @@ impl Lanes {
     /// Replaces every `x[i]` by `f(i, x[i])` and counts the difference in lane `i % 16`.
     #[inline(always)]
     pub fn replace(&mut self, x: &mut [f32], f: impl Fn(usize, f32) -> f32) {
-        let (groups, rest) = x.as_chunks_mut::<LANES>();
-        let mut first = 0;
-        for group in groups {
-            let (before, mut after) = (*group, [0.0; LANES]);
-            for lane in 0..LANES {
-                after[lane] = f(first + lane, before[lane]);
+        let mut images = [0.0; PART];
+        for (part, x) in x.chunks_mut(PART).enumerate() {
+            let images = &mut images[..x.len()];
+            for (i, (image, &x)) in images.iter_mut().zip(&*x).enumerate() {
+                *image = f(PART * part + i, x);
             }
-            self.add(&before, &after);
-            *group = after;
-            first += LANES;
-        }
-        for (lane, x) in rest.iter_mut().enumerate() {
-            self.replace_one(lane, x, f(first + lane, *x));
+            self.compare(x, images);
+            x.copy_from_slice(images);
         }
     }
 
-    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 16`.
+    /// Replaces every `x[i]` by `f(x[i], y[i])` and counts the difference in lane `i % 16`; `y` becomes what `x` was.
+    /// That an error is not finite shows in the sums, so that it costs nothing to look for one; these are then taken
+    /// anew.
     #[inline(always)]
-    pub fn replace_with(&mut self, x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
-        let (groups, rest) = x.as_chunks_mut::<LANES>();
-        let (y_groups, y_rest) = y.as_chunks::<LANES>();
-        // Local copies, so that the compiler knows that nothing overlaps, and keeps the sums in registers.
-        let mut sums = *self;
-        for (group, y) in groups.iter_mut().zip(y_groups) {
-            let (before, y, mut after) = (*group, *y, [0.0; LANES]);
+    pub fn replace_with(&mut self, x: &mut [f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+        let (x_groups, x_rest) = x.as_chunks_mut::<LANES>();
+        let (y_groups, y_rest) = y.as_chunks_mut::<LANES>();
+        let (mut errors, mut signals) = (self.error, self.signal);
+        for (x, y) in x_groups.iter_mut().zip(y_groups) {
+            let (before, mut after, mut error) = (*x, *y, [0.0; LANES]);
             for lane in 0..LANES {
-                after[lane] = f(before[lane], y[lane]);
+                after[lane] = f(before[lane], after[lane]);
             }
-            sums.add(&before, &after);
-            *group = after;
+            for lane in 0..LANES {
+                error[lane] = after[lane] - before[lane];
+            }
+            (*x, *y) = (after, before);
+            for lane in 0..LANES {
+                add_square(&mut errors[lane], error[lane]);
+            }
+            for lane in 0..LANES {
+                add_square(&mut signals[lane], before[lane]);
+            }
         }
-        *self = sums;
-        for (lane, (x, y)) in rest.iter_mut().zip(y_rest).enumerate() {
-            self.replace_one(lane, x, f(*x, *y));
+        for (lane, (x, y)) in x_rest.iter_mut().zip(y_rest).enumerate() {
+            (*x, *y) = (f(*x, *y), *x);
+            add_square(&mut errors[lane], *x - *y);
+            add_square(&mut signals[lane], *y);
+        }
+        if any_not_finite(&errors) {
+            self.add_finite(y, x);
+        } else {
+            (self.error, self.signal) = (errors, signals);
         }
     }
 
-    /// Counts the differences of two slices.
+    /// Counts the differences of two slices, in the same way.
     #[inline(always)]
     pub fn compare(&mut self, before: &[f32], after: &[f32]) {
-        let (before, rest) = before.as_chunks::<LANES>();
-        let (after, rest_after) = after.as_chunks::<LANES>();
-        for (before, after) in before.iter().zip(after) {
-            self.add(before, after);
-        }
-        for (lane, (&before, &after)) in rest.iter().zip(rest_after).enumerate() {
-            self.add_one(lane, before, after);
-        }
-    }
-
-    /// Adds a group of elements. Whether all errors are finite is seen at once, so that they cost one comparison.
-    #[inline(always)]
-    fn add(&mut self, before: &[f32; LANES], after: &[f32; LANES]) {
-        let (mut error, mut signal) = ([0.0; LANES], *before);
-        for lane in 0..LANES {
-            error[lane] = after[lane] - before[lane];
-        }
-        if error.iter().fold(false, |any, error| any | !error.is_finite()) {
-            self.non_finite += leave_out(&mut error, &mut signal);
-        }
-        for lane in 0..LANES {
-            add_square(&mut self.error[lane], error[lane]);
-            add_square(&mut self.signal[lane], signal[lane]);
+        for (before, after) in before.chunks(PART).zip(after.chunks(PART)) {
+            let error = with_squares(self.error, before, after, |before, after| after - before);
+            if any_not_finite(&error) {
+                self.add_finite(before, after);
+            } else {
+                self.error = error;
+                self.signal = with_squares(self.signal, before, after, |before, _| before);
+            }
         }
     }
 
-    #[inline(always)]
-    fn add_one(&mut self, lane: usize, before: f32, after: f32) {
-        let error = after - before;
-        if error.is_finite() {
-            add_square(&mut self.error[lane], error);
-            add_square(&mut self.signal[lane], before);
-        } else {
-            self.non_finite += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn replace_one(&mut self, lane: usize, x: &mut f32, image: f32) {
-        self.add_one(lane, *x, image);
-        *x = image;
+    /// Counts those differences of two slices that are finite.
+    #[cold]
+    #[inline(never)]
+    fn add_finite(&mut self, before: &[f32], after: &[f32]) {
+        let finite = |before: f32, after: f32| (after - before).is_finite();
+        let kept = |x: f32, finite| if finite { x } else { 0.0 };
+        self.error = with_squares(self.error, before, after, |before, after| {
+            kept(after - before, finite(before, after))
+        });
+        self.signal =
+            with_squares(self.signal, before, after, |before, after| kept(before, finite(before, after)));
+        self.non_finite += before.iter().zip(after).filter(|&(&x, &y)| !finite(x, y)).count() as u64;
     }
 
     #[inline(always)]
@@ -187,17 +181,25 @@ impl Lanes {
     }
 }
 
-/// Sets errors that are not finite to 0, and their signals with them; gives how many there were.
+/// The sums with the squares of `f(x[i], y[i])` added in lane `i % 16`.
 #[inline(always)]
-fn leave_out(error: &mut [f32; LANES], signal: &mut [f32; LANES]) -> u64 {
-    let mut count = 0;
-    for lane in 0..LANES {
-        let finite = error[lane].is_finite();
-        count += u64::from(!finite);
-        error[lane] = if finite { error[lane] } else { 0.0 };
-        signal[lane] = if finite { signal[lane] } else { 0.0 };
+fn with_squares(mut sums: [f64; LANES], x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> [f64; LANES] {
+    let (x_groups, x_rest) = x.as_chunks::<LANES>();
+    let (y_groups, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x_groups.iter().zip(y_groups) {
+        for lane in 0..LANES {
+            add_square(&mut sums[lane], f(x[lane], y[lane]));
+        }
     }
-    count
+    for (sum, (&x, &y)) in sums.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+        add_square(sum, f(x, y));
+    }
+    sums
+}
+
+#[inline(always)]
+fn any_not_finite(sums: &[f64; LANES]) -> bool {
+    sums.iter().fold(false, |any, sum| any | !sum.is_finite())
 }
 
 /// The square of an f32 is exact in f64, so that fusing changes nothing but the time.

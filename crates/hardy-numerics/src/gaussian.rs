@@ -4,19 +4,13 @@
 
 use crate::address::{NoiseKey, Row};
 use crate::math::{ln_unit, sin_cos_of_half_turn};
-use crate::philox;
+use crate::philox::{self, BLOCKS, Words};
 use crate::simd::dispatch;
 
-/// Philox blocks computed at a time, one to a 64-bit SIMD lane.
-const LANES: usize = 8;
-/// Values of so many blocks.
-const GROUP: usize = 4 * LANES;
-/// Groups that are computed together. First the random words of all, then the noise of all: two short loops, each of
-/// independent turns, keep the processor busier than one long one.
+/// Values of the blocks that are computed together.
+const GROUP: usize = 4 * BLOCKS;
+/// Groups that are computed together: first the random words of all, then the radii of all, then the noise.
 const GROUPS: usize = 16;
-
-/// Radii and angles of the pairs of a group: first those of the blocks' first pairs, then those of their second.
-type Words = [[u32; 2 * LANES]; 2];
 
 /// What begins with a line of the cache, so that no vector lies across two.
 #[repr(align(64))]
@@ -55,77 +49,79 @@ fn fill(key: NoiseKey, row: Row, first_element: u64, out: &mut [f32]) {
 #[inline(always)]
 pub(crate) fn with_gaussian<'a>(
     mut stretches: impl Iterator<Item = Stretch<'a>>,
-    mut f: impl FnMut(&mut [f32], &[f32]),
+    mut f: impl FnMut(&mut [f32], &mut [f32]),
 ) {
-    let (mut words, mut values) = (Aligned([[[0; 2 * LANES]; 2]; GROUPS]), Aligned([[0.0; GROUP]; GROUPS]));
+    let (mut words, mut values) = (Aligned([[[0; 2 * BLOCKS]; 2]; GROUPS]), Aligned([[0.0; GROUP]; GROUPS]));
     let (words, values) = (&mut words.0, &mut values.0);
+    let mut counters = [[0; 4]; GROUPS];
     let mut parts: [(usize, &mut [f32]); GROUPS] = std::array::from_fn(|_| (0, &mut [][..]));
-    let Some(mut rest) = stretches.next() else { return };
+    let mut rest = Stretch { key: NoiseKey([0; 2]), row: Row::WEIGHT, element: 0, x: &mut [] };
     loop {
-        let (mut groups, mut count) = (0, 0);
-        while groups < GROUPS {
+        while rest.x.is_empty() {
+            let Some(next) = stretches.next() else { return };
+            rest = next;
+        }
+        let (key, mut groups, mut count) = (rest.key, 0, 0);
+        while groups < GROUPS && rest.key == key {
             if rest.x.is_empty() {
                 let Some(next) = stretches.next() else { break };
                 rest = next;
                 continue;
             }
-            let (first, part) = rest.take(&mut words[groups..]);
+            let (first, part) = rest.take(&mut counters[groups..]);
             let end = groups * GROUP + first + part.len();
             parts[count] = (groups * GROUP + first, part);
             (groups, count) = (end.div_ceil(GROUP), count + 1);
         }
-        if count == 0 {
-            return;
+        philox::fill(key.0, &counters[..groups], &mut words[..groups]);
+        // Radii and angles apart, for short chains of operations keep the processor busier than long ones.
+        for [radii, _] in &mut words[..groups] {
+            for word in radii {
+                *word = radius(*word).to_bits();
+            }
         }
         for (values, words) in values[..groups].iter_mut().zip(&*words) {
             normal_values(words, values);
         }
         for (first, part) in &mut parts[..count] {
-            f(part, &values.as_flattened()[*first..][..part.len()]);
+            f(part, &mut values.as_flattened_mut()[*first..][..part.len()]);
         }
     }
 }
 
 impl<'a> Stretch<'a> {
-    /// Takes as many elements off the front as `words` has room for, and writes their words; gives the place of the
-    /// first within its block.
+    /// Takes as many elements off the front as there are `counters` for their groups, and writes these; gives the place
+    /// of the first within its block.
     #[inline(always)]
-    fn take(&mut self, words: &mut [Words]) -> (usize, &'a mut [f32]) {
+    fn take(&mut self, counters: &mut [[u32; 4]]) -> (usize, &'a mut [f32]) {
         let (block, skip) = (self.element / 4, (self.element % 4) as usize);
-        let count = self.x.len().min(words.len() * GROUP - skip);
+        // Where the low word of the block's number would carry, another part begins.
+        let until_carry = (1_u64 << 34) - self.element % (1 << 34);
+        let room = (counters.len() * GROUP - skip).min(usize::try_from(until_carry).unwrap_or(usize::MAX));
+        let count = self.x.len().min(room);
         let part = self.x.split_off_mut(..count).unwrap_or_default();
-        let groups = (skip + count).div_ceil(GROUP);
-        for (i, words) in words[..groups].iter_mut().enumerate() {
-            random_words(self.key, self.row, block.wrapping_add((i * LANES) as u64), words);
+        let counter = self.row.counter(block).map(|word| word as u32);
+        for (i, to) in counters[..(skip + count).div_ceil(GROUP)].iter_mut().enumerate() {
+            *to = counter;
+            to[0] += (i * BLOCKS) as u32;
         }
         self.element = self.element.wrapping_add(count as u64);
         (skip, part)
     }
 }
 
-/// The words of `LANES` blocks.
-#[inline(always)]
-fn random_words(key: NoiseKey, row: Row, block: u64, [radii, angles]: &mut Words) {
-    for i in 0..LANES {
-        let random = philox::bijection(row.counter(block.wrapping_add(i as u64)), key.0);
-        let [a, b, c, d] = random.map(|word| word as u32);
-        (radii[i], angles[i]) = (a, b);
-        (radii[LANES + i], angles[LANES + i]) = (c, d);
-    }
-}
-
 /// The values of a group, in the order of their elements.
 #[inline(always)]
 fn normal_values([radii, angles]: &Words, values: &mut [f32; GROUP]) {
-    let (mut first, mut second) = ([0.0; 2 * LANES], [0.0; 2 * LANES]);
-    for i in 0..2 * LANES {
-        (first[i], second[i]) = pair(radii[i], angles[i]);
+    let (mut first, mut second) = ([0.0; 2 * BLOCKS], [0.0; 2 * BLOCKS]);
+    for i in 0..2 * BLOCKS {
+        (first[i], second[i]) = turn(f32::from_bits(radii[i]), angles[i]);
     }
-    for i in 0..LANES {
+    for i in 0..BLOCKS {
         values[4 * i] = first[i];
         values[4 * i + 1] = second[i];
-        values[4 * i + 2] = first[LANES + i];
-        values[4 * i + 3] = second[LANES + i];
+        values[4 * i + 2] = first[BLOCKS + i];
+        values[4 * i + 3] = second[BLOCKS + i];
     }
 }
 
@@ -137,12 +133,25 @@ pub(crate) fn box_muller(words: [u32; 4]) -> [f32; 4] {
     [a, b, c, d]
 }
 
+/// A step of a word, as a part of the whole.
+const UNIT: f32 = 1.0 / 4_294_967_296.0;
+
 /// G. E. P. Box, M. E. Muller, "A note on the generation of random normal deviates" (1958):
-/// √(−2 ln u)·(cos 2πt, sin 2πt) with u = (radius + 1)·2⁻³² in (0, 1] and t = angle·2⁻³².
+/// √(−2 ln u)·(cos 2πt, sin 2πt) with u = (word + 1)·2⁻³² in (0, 1] and t = angle·2⁻³².
 #[inline(always)]
-fn pair(radius: u32, angle: u32) -> (f32, f32) {
-    const UNIT: f32 = 1.0 / 4_294_967_296.0;
-    let r = (-2.0 * ln_unit((radius as f32).mul_add(UNIT, UNIT))).sqrt();
+fn pair(word: u32, angle: u32) -> (f32, f32) {
+    turn(radius(word), angle)
+}
+
+/// √(−2 ln u).
+#[inline(always)]
+fn radius(word: u32) -> f32 {
+    (-2.0 * ln_unit((word as f32).mul_add(UNIT, UNIT))).sqrt()
+}
+
+/// r·(cos 2πt, sin 2πt).
+#[inline(always)]
+fn turn(r: f32, angle: u32) -> (f32, f32) {
     // All but the angle's highest bit, as signed, are an angle of at most a quarter turn. What remains, half a turn or
     // none, changes the sign of both results.
     let (sin, cos) = sin_cos_of_half_turn((angle << 1) as i32 as f32 * (0.5 * UNIT));
@@ -170,6 +179,29 @@ mod tests {
             for (i, value) in filled.iter().enumerate() {
                 let reference = key.gaussian(row, first + i as u64);
                 prop_assert_eq!(value.to_bits(), reference.to_bits(), "element {}", first + i as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn stretches_of_several_rows_and_keys_have_their_own_values() {
+        let lengths = [0, 3, 0, 700, 32, 1, 0, 0, 97, 0].repeat(5);
+        let places = (0_u32..).map(|i| {
+            let key = NoiseKey([i / 7, 1]);
+            (key, Row { sequence: u64::from(i) << 30, position: i }, u64::from(3 * i))
+        });
+        let mut rows: Vec<_> =
+            places.zip(lengths).map(|(place, length)| (place, vec![f32::NAN; length])).collect();
+        let stretches = rows.iter_mut().map(|((key, row, element), x)| Stretch {
+            key: *key,
+            row: *row,
+            element: *element,
+            x,
+        });
+        with_gaussian(stretches, |x, noise| x.copy_from_slice(noise));
+        for ((key, row, first), x) in rows {
+            for (element, x) in (first..).zip(x) {
+                assert_eq!(x, key.gaussian(row, element), "{row:?}, element {element}");
             }
         }
     }

@@ -91,6 +91,12 @@ impl Level {
         }
     }
 
+    /// What pulp calls it.
+    #[inline]
+    pub(crate) fn arch(self) -> Arch {
+        self.0
+    }
+
     /// Whether it has the instructions of AVX, or newer ones of that kind.
     #[inline]
     pub fn has_avx(self) -> bool {
