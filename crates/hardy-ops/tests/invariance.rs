@@ -84,17 +84,19 @@ fn places(count: usize, tokens: usize) -> Places {
     Places { count, tokens, layers: 1, width: 16 }
 }
 
-/// Attention over a sequence of `length` in steps of the given sizes, with a cache.
-fn by_steps(qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) -> Vec<f32> {
-    let mut cache = KvBuffer::for_sequences(places(1, steps.iter().sum()));
+/// Attention over a sequence in steps of the given sizes, with a cache.
+fn by_steps(heads: Heads, qkv: &[Vec<f32>; 3], rows: &Rows, steps: &[usize], noise: &Noise) -> Vec<f32> {
+    let width = heads.kv * heads.dim;
+    let mut cache = KvBuffer::for_sequences(Places { width, ..places(1, steps.iter().sum()) });
+    let widths = [heads.query * heads.dim, width, width];
     let (sequence, mut start, mut y) = ([cache.sample(None)], 0, Vec::new());
     for step in steps {
         let range = start..start + step;
-        let qkv = [0, 1, 2].map(|i| part(&qkv[i], [32, 16, 16][i], range.clone()));
+        let qkv = [0, 1, 2].map(|i| part(&qkv[i], widths[i], range.clone()));
         let addresses: Rows = rows[range.clone()].into();
-        let (at, turns) = (attention_at(noise, &addresses), angles(&addresses, 8));
+        let (at, turns) = (attention_at(noise, &addresses), angles(&addresses, heads.dim));
         let (cached, segments) = (cache.layer(0, &sequence), Segments::from_lengths([*step]));
-        y.extend(host(cached_attention(qkv, cached, &turns, HEADS, &segments, &at)));
+        y.extend(host(cached_attention(qkv, cached, &turns, heads, &segments, &at)));
         start = range.end;
     }
     y
@@ -114,7 +116,7 @@ fn cached_attention_is_full_attention_to_the_bit_clean_and_under_noise() {
         let one_by_one = vec![1; length];
         let steps: [&[usize]; 4] = [&[600], &one_by_one, &[560, 1, 4, 5, 30], &[3, 64, 65, 8, 460]];
         for steps in steps {
-            let cached = by_steps(&qkv, &rows, steps, &noise);
+            let cached = by_steps(HEADS, &qkv, &rows, steps, &noise);
             assert!(full == cached, "in steps {:?}", &steps[..steps.len().min(5)]);
         }
     }
@@ -146,7 +148,7 @@ proptest! {
         let (segments, at) = (Segments::from_lengths([length]), attention_at(&noise, &rows));
         let full = host(attention(tensors, &angles(&rows, 8), HEADS, &segments, &at));
         let steps = [vec![step; length / step], vec![1; length % step]].concat();
-        prop_assert_eq!(bits(&full), bits(&by_steps(&qkv, &rows, &steps, &noise)));
+        prop_assert_eq!(bits(&full), bits(&by_steps(HEADS, &qkv, &rows, &steps, &noise)));
     }
 
     #[test]
@@ -243,8 +245,37 @@ fn a_long_sequence_is_the_same_from_a_cache_and_on_any_number_of_threads() {
     assert!(run(2) == one && run(3) == one);
     let ([q, k, v, _], plan) = (long(), everywhere());
     // The first step is short enough that its heads follow each other.
-    let cached = by_steps(&[q, k, v], &rows(&[(3, LONG)]), &[1400, 60, 1, 39], &plan.noise(Phase::Train, 4));
+    let cached =
+        by_steps(HEADS, &[q, k, v], &rows(&[(3, LONG)]), &[1400, 60, 1, 39], &plan.noise(Phase::Train, 4));
     assert!(cached == one.0[0]);
+}
+
+#[test]
+fn a_token_that_sees_many_keys_is_that_of_full_attention_on_any_number_of_threads() {
+    // From 1,024 keys of this width on, the heads of a token are computed side by side.
+    let (heads, length) = (Heads { query: 4, kv: 2, dim: 128 }, 1030);
+    let qkv = [(512, 1), (256, 2), (256, 3)].map(|(width, seed)| values(length * width, seed));
+    let (rows, steps) = (rows(&[(3, length)]), [1020, 1, 2, 1, 1, 1, 4]);
+    let full = |noise: &Noise| {
+        let tensors = [0, 1, 2].map(|i| tensor::<Flex>(&qkv[i], [512, 256, 256][i]));
+        let (segments, at) = (Segments::from_lengths([length]), attention_at(noise, &rows));
+        host(attention(tensors, &angles(&rows, 128), heads, &segments, &at))
+    };
+    let cached = |noise: &Noise, threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| by_steps(heads, &qkv, &rows, &steps, noise))
+    };
+    let noisy = |threads| {
+        let plan = everywhere();
+        (cached(&plan.noise(Phase::Train, 4), threads), plan.receipts())
+    };
+    let one = noisy(1);
+    assert!(one.1.iter().any(|receipt| receipt.energy().signal > 0.0));
+    assert!(
+        one.0 == full(&everywhere().noise(Phase::Train, 4))
+            && cached(&Noise::clean(), 2) == full(&Noise::clean())
+    );
+    assert!(noisy(2) == one && noisy(3) == one);
 }
 
 #[test]
@@ -313,7 +344,10 @@ fn cached_sequences_of_a_batch_do_not_see_each_other() {
             qkv[i][range.start * width..range.end * width].to_vec()
         });
         let addresses: Rows = together[range.clone()].into();
-        assert_eq!(by_steps(&alone, &addresses, &[range.len()], &noise), y[range.start * 32..range.end * 32]);
+        assert_eq!(
+            by_steps(HEADS, &alone, &addresses, &[range.len()], &noise),
+            y[range.start * 32..range.end * 32]
+        );
     }
 }
 

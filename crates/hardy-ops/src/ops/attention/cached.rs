@@ -1,8 +1,9 @@
 //! The forward pass of tokens that follow what a cache holds, query by query.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
-use hardy_numerics::simd::Level;
+use hardy_numerics::simd::{Level, dispatch};
+use rayon::prelude::*;
 
 use super::{
     super::gemm::Kernels,
@@ -64,7 +65,11 @@ fn attend_cached(
     attend_in_blocks(&Sequence { k, v, ..sequence }, y, heads, at)
 }
 
-/// The same from a cache, query by query.
+/// Keys that a query sees, each of the width of all its heads, from which on the heads are worth tasks of their own.
+const LONG: usize = 1 << 18;
+
+/// The same from a cache, query by query: all heads on one thread, or where there are many keys the heads that share
+/// some on one each. Where there are many depends on sizes alone, and a head's numbers are the same either way.
 #[inline(always)]
 fn attend_by_query(
     sequence: &Sequence,
@@ -74,26 +79,60 @@ fn attend_by_query(
     at: &AttentionAt,
 ) -> ForwardSums {
     let (mut sums, mut p) = (ForwardSums::default(), Vec::new());
-    let (group, kernels) = (heads.query / heads.kv, Kernels::of(Level::current()));
     let before = cached.len() - sequence.rows.len();
     for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
         let keys = before + query + 1;
-        p.resize(heads.query * keys, 0.0);
+        if keys * heads.kv_width() < LONG {
+            let one = Query { sequence, cached, query, keys, heads, at };
+            one.attend(0..heads.kv, &mut p, y, &mut sums);
+            continue;
+        }
+        let one = |(kv, y)| {
+            let mut sums = ForwardSums::default();
+            let one = Query { sequence, cached, query, keys, heads, at };
+            dispatch(
+                #[inline(always)]
+                || one.attend(kv..kv + 1, &mut Vec::new(), y, &mut sums),
+            );
+            sums
+        };
+        let parts = y.par_chunks_exact_mut(heads.query_width() / heads.kv).enumerate().map(one);
+        parts.collect::<Vec<ForwardSums>>().iter().for_each(|part| sums.add(part));
+    }
+    sums
+}
+
+/// A query, and the first `keys` positions of a cache, which it sees.
+struct Query<'a> {
+    sequence: &'a Sequence<'a>,
+    cached: &'a Cached<'a>,
+    query: usize,
+    keys: usize,
+    heads: Heads,
+    at: &'a AttentionAt,
+}
+
+impl Query<'_> {
+    /// The heads that share the key-value heads `of`, into `y` `[heads, d]`.
+    #[inline(always)]
+    fn attend(&self, of: Range<usize>, p: &mut Vec<f32>, y: &mut [f32], sums: &mut ForwardSums) {
+        let Self { sequence, cached, query, keys, heads, at } = *self;
+        let (group, kernels) = (heads.query / heads.kv, Kernels::of(Level::current()));
+        p.resize(of.len() * group * keys, 0.0);
         cached.fetch_keys();
-        for (kv, p) in p.chunks_exact_mut(group * keys).enumerate() {
+        for (kv, p) in of.clone().zip(p.chunks_exact_mut(group * keys)) {
             cached.fetch_values(kv, heads.kv);
             let q = &sequence.query(query, kv * group, heads)[..group * heads.dim];
             cached.scores(kernels, (q, heads.dim), kv * heads.dim, (p, keys));
         }
         let (row, window) = (sequence.rows.start + query, sequence.window);
-        let seen = Seen { row, queries: 1, head: 0, shortest: keys, keys, window };
-        seen.hide(&mut p);
-        softmax_of_scores(seen, heads, at, &mut p, &mut sums);
-        perturb_probabilities(seen, at, &mut p, &mut sums);
+        let seen = Seen { row, queries: 1, head: of.start * group, shortest: keys, keys, window };
+        seen.hide(p);
+        softmax_of_scores(seen, heads, at, p, sums);
+        perturb_probabilities(seen, at, p, sums);
         let together = p.chunks_exact(group * keys).zip(y.chunks_exact_mut(group * heads.dim));
-        for (kv, (p, y)) in together.enumerate() {
+        for (kv, (p, y)) in of.zip(together) {
             cached.mix(kernels, (p, keys), kv * heads.dim, (y, heads.dim));
         }
     }
-    sums
 }

@@ -84,7 +84,7 @@ fn outputs(at: &At) -> Products<'_> {
 
 impl ForwardSums {
     /// Adds those of the heads that come next.
-    fn add(&mut self, next: &Self) {
+    pub fn add(&mut self, next: &Self) {
         add_sums(&mut self.scores, &next.scores);
         add_sums(&mut self.softmax_input, &next.softmax_input);
         add_sums(&mut self.softmax_output, &next.softmax_output);
