@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use hardy_model::files::remove_abandoned;
 use hardy_train::error::Error;
 
 use crate::error::LabError;
@@ -17,7 +18,7 @@ pub struct Lock(File);
 
 impl Lock {
     /// Locks `directory` by its file `name`, both of which are made if need be. A file system without locks is told to `warn`,
-    /// and nobody is kept out.
+    /// and nobody is kept out. What processes that died there left half-written is removed.
     ///
     /// # Errors
     /// A file that can not be written, or another process at work there, which is named.
@@ -41,6 +42,7 @@ impl Lock {
         let me = format!("process {}{}\n", std::process::id(), host());
         let written = file.set_len(0).and_then(|()| file.write_all(me.as_bytes()));
         written.map_err(LabError::file(&path))?;
+        remove_abandoned(directory);
         Ok(Self(file))
     }
 }

@@ -16,7 +16,7 @@ use hardy_ops::{NoisyBackend, Phase};
 use hardy_train::{
     admission::Asking,
     builtin, checkpoint,
-    config::{CheckpointSection, EvalSection, RunConfig, TrainSection, graders_of, refuse_existing},
+    config::{CheckpointSection, EvalSection, RunConfig, graders_of, refuse_existing},
     data::{self, Problem, Split, answers_for, check_truths},
     early_word::EarlyWord,
     error::Error,
@@ -128,8 +128,9 @@ pub(crate) fn prepare<B: NoisyBackend>(
     let policy =
         policy.with_max_positions(config.model.max_positions).with_system(config.data.system.clone());
     let policy = policy.in_precision(config.precision);
-    let ([problems, eval_problems], warnings) = admit(config, &policy, [problems, eval_problems])?;
+    let ([problems, eval_problems], mut warnings) = admit(config, &policy, [problems, eval_problems])?;
     let (total, per_epoch) = step_counts(config, problems.len())?;
+    warnings.extend(config.train.learning_rate(total).never_reached());
     let scan = scan::for_run(config, &policy, &problems)?;
     let policy = with_adapters(config, policy)?;
     let layers = policy.decoder.blueprint.config.layers;
@@ -562,33 +563,40 @@ pub fn is_finished(directory: &Path, config: &RunConfig) -> Result<bool, LabErro
 /// # Errors
 /// A run that was not started, that differs in anything else, or that is going on.
 pub fn extend(config: &RunConfig, directory: &Path) -> Result<(), LabError> {
+    let mut longer = Vec::new();
     for arm in config.arms()? {
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
-        let mut longer = started_with(&own)?;
-        let _lock = take(&own, &mut |_| {})?;
-        refuse_shorter(&own, &longer.train, &arm.train)?;
-        (longer.train.steps, longer.train.epochs) = (arm.train.steps, arm.train.epochs);
-        refuse_difference(&own, longer.clone(), &arm)?;
-        write_atomically(&own.join(CONFIG), longer.to_toml().as_bytes()).map_err(Error::from)?;
+        let before = started_with(&own)?;
+        let lock = take(&own, &mut |_| {})?;
+        let mut after = before.clone();
+        (after.train.steps, after.train.epochs) = (arm.train.steps, arm.train.epochs);
+        refuse_difference(&own, after.clone(), &arm)?;
+        refuse_shorter(&own, &before, &after)?;
+        longer.push((own.join(CONFIG), after, lock));
+    }
+    // Nothing is written before all were looked at.
+    for (path, after, _) in &longer {
+        write_atomically(path, after.to_toml().as_bytes()).map_err(Error::from)?;
     }
     Ok(())
 }
 
-/// Refuses to make a run shorter, as far as the same key says so before and now.
-fn refuse_shorter(directory: &Path, before: &TrainSection, now: &TrainSection) -> Result<(), Error> {
-    let of = |train: &TrainSection| [("steps", train.steps), ("epochs", train.epochs)];
-    let pairs = of(before).into_iter().zip(of(now));
-    // Steps win over epochs where both are given.
-    let given = pairs
-        .map(|((key, before), (_, now))| (key, before, now))
-        .find(|(_, a, b)| a.is_some() || b.is_some());
-    match given {
-        Some((key, Some(before), Some(now))) if now < before => Err(Error::config(format!(
-            "{}: the run was started with train.{key} = {before}, and --extend goes on to more, not to {now}",
-            directory.join(CONFIG).display()
-        ))),
-        _ => Ok(()),
+/// Refuses to make a run shorter.
+fn refuse_shorter(directory: &Path, before: &RunConfig, now: &RunConfig) -> Result<(), Error> {
+    let problems = training_problems(now)?.len();
+    let [(steps, _), (now_steps, _)] = [step_counts(before, problems)?, step_counts(now, problems)?];
+    if now_steps >= steps {
+        return Ok(());
     }
+    let said = |config: &RunConfig, steps| match (config.train.steps, config.train.epochs) {
+        (Some(steps), _) => format!("train.steps = {steps}"),
+        (None, epochs) => format!("train.epochs = {} ({steps} steps)", epochs.unwrap_or(1)),
+    };
+    let (before, now) = (said(before, steps), said(now, now_steps));
+    Err(Error::config(format!(
+        "{}: the run was started with {before}, and --extend goes on to more, not to {now}",
+        directory.join(CONFIG).display()
+    )))
 }
 
 /// The configuration that a run was started with.

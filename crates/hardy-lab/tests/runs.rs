@@ -237,8 +237,9 @@ fn checkpoints_have_an_interval_of_their_own_and_the_last_ones_and_the_best_are_
 
 #[test]
 fn a_finished_run_that_is_made_longer_comes_out_as_if_it_had_been_so_from_the_first() {
-    let [short, long] = ["train.steps=2", "train.steps=3"]
-        .map(|steps| config(&[steps, "train.max_new_tokens=16", "eval.n=2", "eval.every=1"]));
+    let [short, long] = ["train.steps=2", "train.steps=3"].map(|steps| {
+        config(&[steps, "data.train_problems=8", "train.max_new_tokens=16", "eval.n=2", "eval.every=1"])
+    });
     let (own, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     go(&short, own.path(), false);
     let refused = |config: &RunConfig| extend(config, own.path()).unwrap_err().to_string();
@@ -251,11 +252,12 @@ fn a_finished_run_that_is_made_longer_comes_out_as_if_it_had_been_so_from_the_fi
     let weights = |run: &Path| fs::read(checkpoint::directory(run, 3).join("master.safetensors")).unwrap();
     assert!(weights(own.path()) == weights(whole.path()));
     let before = fs::read(own.path().join("config.toml")).unwrap();
-    assert!(
-        refused(&short).contains("train.steps = 3, and --extend goes on to more, not to 2"),
-        "{}",
-        refused(&short)
-    );
+    let mut one_epoch = long.clone();
+    (one_epoch.train.steps, one_epoch.train.epochs) = (None, Some(1));
+    for (config, not_to) in [(&short, "train.steps = 2"), (&one_epoch, "train.epochs = 1 (2 steps)")] {
+        let wanted = format!("train.steps = 3, and --extend goes on to more, not to {not_to}");
+        assert!(refused(config).contains(&wanted), "{}", refused(config));
+    }
     assert!(before == fs::read(own.path().join("config.toml")).unwrap(), "nothing is written");
 }
 

@@ -13,7 +13,7 @@ mod save;
 mod stored;
 
 pub use adapter::{fingerprint, is_adapter, read_adapter_config};
-pub use atomic::{flush_directory, write_atomically};
+pub use atomic::{flush_directory, remove_abandoned, write_atomically};
 pub use checkpoint::{Elements, HostTensor, read_as_stored, read_checkpoint, read_each};
 pub use described::{IntegerTensor, write_described};
 pub(crate) use json::excerpt;

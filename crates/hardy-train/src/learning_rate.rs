@@ -50,6 +50,18 @@ impl LearningRate {
         };
         self.peak * (self.floor_ratio + (1.0 - self.floor_ratio) * height)
     }
+
+    /// What should be said of a warm-up that is longer than the run.
+    pub fn never_reached(&self) -> Option<String> {
+        let Self { peak, warmup_steps, total_steps, .. } = *self;
+        (total_steps < warmup_steps).then(|| {
+            let last = self.at(total_steps.saturating_sub(1));
+            format!(
+                "`train.warmup_steps` is {warmup_steps}, and the run has {total_steps} steps: its learning rate ends at \
+                 {last:.3e} and never reaches `train.learning_rate`, {peak:e}"
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +90,14 @@ mod tests {
             assert!((rate(decay).at(99) - 0.2).abs() < 1e-12);
         }
         assert_eq!(rate(Decay::Constant).at(99), 2.0);
+    }
+
+    #[test]
+    fn a_warm_up_longer_than_the_run_is_told() {
+        let run = |total_steps| LearningRate { total_steps, ..rate(Decay::Constant) };
+        assert_eq!(run(4).never_reached(), None);
+        let told = run(2).never_reached().unwrap();
+        assert!(told.contains("is 4, and the run has 2 steps: its learning rate ends at 1.000e0"), "{told}");
     }
 
     proptest! {

@@ -1,12 +1,17 @@
 //! Writing a file so that it is there whole or not at all: under a temporary name in the same directory, flushed to
 //! the disk, then renamed over the old one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+
+/// A temporary file that was not written to for so long has nobody who will rename it.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes `bytes` to `path`, replacing what is there in one step. A process that dies on the way leaves the old file.
 ///
@@ -27,6 +32,31 @@ pub(super) fn fill_atomically(path: &Path, fill: impl FnOnce(&mut File) -> Resul
     }
     flush_directory(path);
     Ok(())
+}
+
+/// Removes what processes that died left under their temporary names, in `directory` and all below. Which can not be
+/// removed stays: it is in nobody's way.
+pub fn remove_abandoned(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            remove_abandoned(&entry.path());
+        } else if is_temporary(&entry.file_name())
+            && metadata.modified().is_ok_and(|then| then.elapsed().is_ok_and(|since| since > ABANDONED))
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a name is one of [`temporary_name`].
+fn is_temporary(name: &OsStr) -> bool {
+    let own = |name: &str| {
+        let mut parts = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplitn(3, '.');
+        let numbers = [parts.next()?, parts.next()?].iter().all(|part| part.parse::<u64>().is_ok());
+        Some(numbers && parts.next().is_some_and(|name| !name.is_empty()))
+    };
+    name.to_str().and_then(own).unwrap_or(false)
 }
 
 /// `.name.PROCESS.COUNT.tmp` beside `path`, different for every call.
@@ -82,6 +112,27 @@ mod tests {
         assert!(message.contains("occupied: cannot be written"), "{message}");
         assert_eq!(names(dir.path()), ["occupied"]);
         assert_eq!(fs::read(path.join("inside")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn only_what_was_abandoned_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("checkpoints/step-000003");
+        fs::create_dir_all(&inner).unwrap();
+        let fresh = temporary_name(&inner.join("model.safetensors")).unwrap();
+        let old = ["a.json", ".a.json.tmp", ".a.json.12.x.tmp", "..12.3.tmp"].map(|name| inner.join(name));
+        for path in [&fresh].into_iter().chain(&old) {
+            fs::write(path, b"x").unwrap();
+        }
+        let abandoned = temporary_name(&inner.join("model.safetensors")).unwrap();
+        fs::write(&abandoned, b"x").unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        for path in old.iter().chain([&abandoned]) {
+            File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        remove_abandoned(dir.path());
+        assert!(!abandoned.exists() && fresh.exists() && old.iter().all(|path| path.exists()));
+        remove_abandoned(&dir.path().join("missing"));
     }
 
     #[test]

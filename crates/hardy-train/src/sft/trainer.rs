@@ -66,7 +66,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
             }
         };
         let admitted = policy.admit(problems, &Asking::new(data, &data.train, 1))?;
-        let warnings = admitted.warnings;
+        let mut warnings = admitted.warnings;
         let problems = admitted.problems;
         refuse_unreadable(&policy, &config, &problems)?;
         let policy = with_adapters(policy, &config)?.in_precision(config.precision);
@@ -81,6 +81,7 @@ impl<B: NoisyBackend> SftTrainer<B> {
             total_steps: train.steps,
             floor_ratio: train.floor_ratio,
         };
+        warnings.extend(learning_rate.never_reached());
         let workers = Workers::alone();
         Ok(Self { policy, plan, steps: 0, warnings, workers, config, problems, optimizer, learning_rate })
     }

@@ -167,10 +167,16 @@ fn dry_run<B: Engine>(
     if !(args.resume || args.extend) {
         refuse_existing(directory)?;
     }
-    let device = B::open(args.device.device)?;
+    let (device, mut told) = (B::open(args.device.device)?, Vec::new());
     let plan = |arm: &RunConfig| {
         let lab::DryRun { forecast, warnings } = lab::dry_run::<B>(arm, &device)?;
-        warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        for warning in warnings {
+            // Arms have most in common.
+            if !told.contains(&warning) {
+                note(&format!("warning: {warning}"));
+                told.push(warning);
+            }
+        }
         let own = if config.arm.is_empty() { directory.to_owned() } else { directory.join(&arm.name) };
         Ok(Planned { name: arm.name.clone(), directory: own, forecast })
     };
