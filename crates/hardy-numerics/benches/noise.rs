@@ -4,7 +4,7 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use hardy_numerics::{NoiseKey, Perturbation, Row, fill_gaussian, simd};
+use hardy_numerics::{Bits, Fault, Image, NoiseKey, Perturbation, Row, fill_gaussian, fill_uniform, simd};
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -85,6 +85,14 @@ fn print_ns_per_element() {
     println!("  relative_gaussian, rows of {WIDTH} {in_rows:.3}");
     let one = best(|| _ = FIVE_PERCENT.apply(KEY, Row::WEIGHT, 0, &mut x));
     println!("  relative_gaussian, one thread {one:.3}");
+    let flips = Fault::BitFlip { rate: 1e-3, bits: Bits::Mantissa, image: Image::F32 };
+    let flips = Perturbation::Fault { fault: flips, sparsity: 1.0 };
+    println!("  flipped bits, one thread      {:.3}", best(|| _ = flips.apply(KEY, Row::WEIGHT, 0, &mut x)));
+    let few = Perturbation::Fault { fault: Fault::Spike { scale: 0.5, rate: 0.01 }, sparsity: 0.2 };
+    println!("  spikes in some channels       {:.3}", best(|| _ = few.apply(KEY, Row::WEIGHT, 0, &mut x)));
+    println!("  fill_uniform, one thread      {:.3}", best(|| fill_uniform(KEY, Row::WEIGHT, 0, &mut x)));
+    let cut = Perturbation::Truncation { scale: 0.01 };
+    println!("  truncation, one thread        {:.3}", best(|| _ = cut.apply(KEY, Row::WEIGHT, 0, &mut x)));
     println!("  fill_gaussian, one thread     {:.3}", best(|| fill_gaussian(KEY, Row::WEIGHT, 0, &mut x)));
 }
 

@@ -16,7 +16,7 @@
 //! The mapping is part of the record of a run and never changes.
 
 use crate::gaussian::box_muller;
-use crate::philox::philox4x32_10;
+use crate::philox::{BLOCKS, philox4x32_10};
 
 /// The part of an address that is the same for a whole tensor: seed, stream, step and place, hashed to 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,25 @@ impl Row {
     #[inline(always)]
     pub(crate) fn counter(self, block: u64) -> [u64; 4] {
         [block, u64::from(self.position) ^ (block >> 32), self.sequence, self.sequence >> 32]
+    }
+
+    /// How many elements from `first` on have words that so many counters give, see [`Row::counters`]: up to where the low
+    /// word of a block's number would carry.
+    #[inline(always)]
+    pub(crate) fn together(self, first: u64, counters: usize) -> usize {
+        let until_carry = (1_u64 << 34) - first % (1 << 34);
+        let words = 4 * BLOCKS * counters - (first % 4) as usize;
+        words.min(usize::try_from(until_carry).unwrap_or(usize::MAX))
+    }
+
+    /// The counters from that of element `first` on, each [`BLOCKS`] blocks after the one before.
+    #[inline(always)]
+    pub(crate) fn counters(self, first: u64, counters: &mut [[u32; 4]]) {
+        let counter = self.counter(first / 4).map(|word| word as u32);
+        for (i, to) in counters.iter_mut().enumerate() {
+            *to = counter;
+            to[0] = to[0].wrapping_add((i * BLOCKS) as u32);
+        }
     }
 }
 

@@ -94,17 +94,10 @@ impl<'a> Stretch<'a> {
     /// of the first within its block.
     #[inline(always)]
     fn take(&mut self, counters: &mut [[u32; 4]]) -> (usize, &'a mut [f32]) {
-        let (block, skip) = (self.element / 4, (self.element % 4) as usize);
-        // Where the low word of the block's number would carry, another part begins.
-        let until_carry = (1_u64 << 34) - self.element % (1 << 34);
-        let room = (counters.len() * GROUP - skip).min(usize::try_from(until_carry).unwrap_or(usize::MAX));
-        let count = self.x.len().min(room);
+        let skip = (self.element % 4) as usize;
+        let count = self.x.len().min(self.row.together(self.element, counters.len()));
         let part = self.x.split_off_mut(..count).unwrap_or_default();
-        let counter = self.row.counter(block).map(|word| word as u32);
-        for (i, to) in counters[..(skip + count).div_ceil(GROUP)].iter_mut().enumerate() {
-            *to = counter;
-            to[0] += (i * BLOCKS) as u32;
-        }
+        self.row.counters(self.element, &mut counters[..(skip + count).div_ceil(GROUP)]);
         self.element = self.element.wrapping_add(count as u64);
         (skip, part)
     }

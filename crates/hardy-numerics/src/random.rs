@@ -1,25 +1,44 @@
 //! Random words at addresses, many at a time: the bits of [`NoiseKey::bits`](crate::NoiseKey::bits).
 
 use crate::address::{NoiseKey, Row};
-use crate::{philox, simd::dispatch};
+use crate::{
+    philox::{self, BLOCKS, Words},
+    simd::dispatch,
+};
 
-/// Philox blocks computed at a time, one to a SIMD lane.
-const LANES: usize = 16;
+/// Groups of blocks that are computed together.
+const GROUPS: usize = 16;
+/// Words of a group.
+const GROUP: usize = 4 * BLOCKS;
 /// Words computed at a time.
-pub(crate) const CHUNK: usize = 4 * LANES;
+pub(crate) const CHUNK: usize = GROUPS * GROUP;
 
 /// Writes the words of elements `first_element ..` of a row.
 #[inline(always)]
 pub(crate) fn fill_bits(key: NoiseKey, row: Row, first_element: u64, out: &mut [u32]) {
-    let mut block = first_element / 4;
-    let mut skip = (first_element % 4) as usize;
-    let mut rest = out;
+    let (mut element, mut rest) = (first_element, out);
+    let (mut words, mut ordered) = ([[[0; 2 * BLOCKS]; 2]; GROUPS], [0; CHUNK]);
     while !rest.is_empty() {
-        let part = rest.split_off_mut(..rest.len().min(CHUNK - skip)).unwrap_or_default();
-        let words = bits_chunk(key, row, block);
-        part.copy_from_slice(&words[skip..skip + part.len()]);
-        block = block.wrapping_add(LANES as u64);
-        skip = 0;
+        let skip = (element % 4) as usize;
+        let part = rest.split_off_mut(..rest.len().min(row.together(element, GROUPS))).unwrap_or_default();
+        let mut counters = [[0; 4]; GROUPS];
+        let counters = &mut counters[..(skip + part.len()).div_ceil(GROUP)];
+        row.counters(element, counters);
+        philox::fill(key.0, counters, &mut words[..counters.len()]);
+        for (ordered, words) in ordered.chunks_exact_mut(GROUP).zip(&words[..counters.len()]) {
+            in_order(words, ordered);
+        }
+        part.copy_from_slice(&ordered[skip..skip + part.len()]);
+        element = element.wrapping_add(part.len() as u64);
+    }
+}
+
+/// The words of a group, element after element.
+#[inline(always)]
+fn in_order([even, odd]: &Words, ordered: &mut [u32]) {
+    for (block, words) in ordered.chunks_exact_mut(4).enumerate() {
+        let of = |words: &[u32; 2 * BLOCKS], pair: usize| words[pair * BLOCKS + block];
+        words.copy_from_slice(&[of(even, 0), of(odd, 0), of(even, 1), of(odd, 1)]);
     }
 }
 
@@ -43,19 +62,6 @@ pub(crate) fn fill_uniform_inline(key: NoiseKey, row: Row, first_element: u64, o
         }
         element = element.wrapping_add(CHUNK as u64);
     }
-}
-
-/// The words of elements `4·block .. 4·block + CHUNK`.
-#[inline(always)]
-fn bits_chunk(key: NoiseKey, row: Row, block: u64) -> [u32; CHUNK] {
-    let mut words = [[0_u32; LANES]; 4];
-    for i in 0..LANES {
-        let random = philox::bijection(row.counter(block.wrapping_add(i as u64)), key.0);
-        for (lanes, word) in words.iter_mut().zip(random) {
-            lanes[i] = word as u32;
-        }
-    }
-    std::array::from_fn(|element| words[element % 4][element / 4])
 }
 
 #[cfg(test)]

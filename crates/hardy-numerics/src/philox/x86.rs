@@ -6,6 +6,8 @@ use std::arch::x86_64::*;
 
 /// Counters that are taken together.
 const TOGETHER: usize = 4;
+/// The operation of [`_mm512_ternarylogic_epi64`] that is `a ^ b ^ c`.
+const XOR: i32 = 0x96;
 
 /// What the blocks of a counter have in common, in the order of its use. They differ in word 0 only, so that in the
 /// first round one product is the same for all, and with it in the second the other.
@@ -96,9 +98,6 @@ fn avx512<const N: usize>(keys: &[[u32; 2]; ROUNDS], counters: &[[u32; 4]; N], w
         *words = pulp::cast([[a, c], [b, d]]);
     }
 }
-
-/// The operation of [`_mm512_ternarylogic_epi64`] that is `a ^ b ^ c`.
-const XOR: i32 = 0x96;
 
 /// A block to a lane of 32 bits.
 #[inline]
