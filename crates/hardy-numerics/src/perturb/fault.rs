@@ -244,28 +244,28 @@ pub(super) fn strike<'a>(
         Fault::DeadZone { .. } => in_channels::<false>(
             pieces,
             sparsity,
-            None,
+            Chances::None,
             #[inline(always)]
             |x, _| if x.abs() < limit { 0.0 } else { x },
         ),
         Fault::Saturation { .. } => in_channels::<false>(
             pieces,
             sparsity,
-            None,
+            Chances::None,
             #[inline(always)]
             |x, _| if x.abs() > limit { limit.copysign(x) } else { x },
         ),
         Fault::Bias { .. } => in_channels::<false>(
             pieces,
             sparsity,
-            None,
+            Chances::None,
             #[inline(always)]
             |x, _| x + limit,
         ),
         Fault::Stuck { value } => in_channels::<false>(
             pieces,
             sparsity,
-            None,
+            Chances::None,
             #[inline(always)]
             |x, _| if x.is_nan() { x } else { value as f32 },
         ),
@@ -276,7 +276,7 @@ pub(super) fn strike<'a>(
             in_channels::<true>(
                 pieces,
                 sparsity,
-                Some(chance),
+                Chances::Spike(chance),
                 #[inline(always)]
                 |x, random| {
                     let spike = f32::from_bits(limit.to_bits() | random.word << 31);
@@ -289,7 +289,7 @@ pub(super) fn strike<'a>(
             in_channels::<true>(
                 pieces,
                 sparsity,
-                None,
+                Chances::Rare(flips.any),
                 #[inline(always)]
                 |x, random| flips.apply(x, &random),
             )
@@ -309,13 +309,23 @@ struct Random {
     element: u64,
 }
 
-/// Replaces every value of a faulty channel by `image` of it and of its random word, which is 0 where not `RANDOM`. The
-/// words' upper bits are settled for the chance of a `spike`, where there is one.
+/// What a value's random word decides.
+#[derive(Clone, Copy)]
+enum Chances {
+    /// Nothing that is known here.
+    None,
+    /// Its upper bits whether there is a spike, which is settled before.
+    Spike(Chance),
+    /// Whether the value may change at all: where none of many may, none is looked at.
+    Rare(Chance),
+}
+
+/// Replaces every value of a faulty channel by `image` of it and of its random word, which is 0 where not `RANDOM`.
 #[inline(always)]
 fn in_channels<'a, const RANDOM: bool>(
     pieces: impl Iterator<Item = Piece<'a>>,
     sparsity: f64,
-    spike: Option<Chance>,
+    chances: Chances,
     image: impl Fn(f32, Random) -> f32,
 ) -> ErrorEnergy {
     let in_fault = Chance::new(sparsity);
@@ -328,9 +338,19 @@ fn in_channels<'a, const RANDOM: bool>(
             if RANDOM {
                 fill_bits(keys.noise, row, element + first, &mut words[..part.len()]);
             }
-            if let Some(chance) = spike {
+            if let Chances::Spike(chance) = chances {
                 let second = |i: usize| second_word(keys.noise, row, element + first + i as u64);
                 chance.settle(1, &mut words[..part.len()], second);
+            }
+            if let Chances::Rare(chance) = chances
+                && !words[..part.len()].iter().fold(false, |any, word| any | chance.may(*word))
+            {
+                lanes.replace(
+                    part,
+                    #[inline(always)]
+                    |_, x| x,
+                );
+                continue;
             }
             if sparsity < 1.0 {
                 fill_bits(keys.channels, Row::WEIGHT, channel + first, &mut channels[..part.len()]);
@@ -414,6 +434,25 @@ pub(super) fn flipped(x: f32, mask: u32, image: Image) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::perturb::Perturbation;
+
+    #[test]
+    fn rare_flips_of_a_row_are_those_of_each_value() {
+        let fault = Fault::BitFlip { rate: 2e-6, bits: Bits::All, image: Image::F32 };
+        let flips = Perturbation::Fault { fault, sparsity: 0.5 };
+        let (key, row, n) = (NoiseKey([3, 9]), Row { sequence: 1, position: 2 }, 100_000);
+        let before: Vec<f32> = (0..n).map(|i| i as f32 - 0.5).collect();
+        let (mut whole, mut each) = (before.clone(), before.clone());
+        flips.apply(key, row, 5, &mut whole);
+        for (element, x) in (5..).zip(&mut each) {
+            flips.apply(key, row, element, std::slice::from_mut(x));
+        }
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&whole), bits(&each));
+        assert!(
+            (1..10).contains(&before.iter().zip(&whole).filter(|(a, b)| a.to_bits() != b.to_bits()).count())
+        );
+    }
 
     #[test]
     fn at_rates_that_one_word_can_not_tell_from_0_every_bit_is_as_likely_to_flip() {
