@@ -9,9 +9,10 @@ no peer. Sizes: hidden 256, MLP 704, 6 layers, 8 heads, 4 key-value heads, vocab
 
 The limit of a work is the time of what it can not do without: its linear layers' products, alone and of the very same
 shapes, as fast as the better of both libraries computed them in this run, or the bytes of weights and caches at the rate
-of a plain copy in this run, whichever takes longer. Of the noisy step it is the clean step of the same round. Both programs and the copies run
-one after another as children of one process, in one session and process group, the order changing from round to round, so
-that a slow minute hits all of them; figures are medians, with the smallest and the largest.
+of a plain copy in this run, whichever takes longer. Of the noisy step it is the clean step of the same round. Both
+programs and the copies run one after another as children of one process, in one session and process group, the order
+changing from round to round, so that a slow minute hits all of them; figures are medians, with the smallest and the
+largest.
 """
 
 import argparse

@@ -16,7 +16,7 @@
 //! The mapping is part of the record of a run and never changes.
 
 use crate::gaussian::box_muller;
-use crate::philox::{BLOCKS, philox4x32_10};
+use crate::philox::{BLOCKS, GROUP, philox4x32_10};
 
 /// The part of an address that is the same for a whole tensor: seed, stream, step and place, hashed to 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,7 +106,7 @@ impl Row {
     #[inline(always)]
     pub(crate) fn together(self, first: u64, counters: usize) -> usize {
         let until_carry = (1_u64 << 34) - first % (1 << 34);
-        let words = 4 * BLOCKS * counters - (first % 4) as usize;
+        let words = GROUP * counters - (first % 4) as usize;
         words.min(usize::try_from(until_carry).unwrap_or(usize::MAX))
     }
 

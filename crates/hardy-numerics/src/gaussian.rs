@@ -4,11 +4,9 @@
 
 use crate::address::{NoiseKey, Row};
 use crate::math::{ln_unit, sin_cos_of_half_turn};
-use crate::philox::{self, BLOCKS, Words};
+use crate::philox::{self, BLOCKS, GROUP, Words};
 use crate::simd::dispatch;
 
-/// Values of the blocks that are computed together.
-const GROUP: usize = 4 * BLOCKS;
 /// Groups that are computed together: first the random words of all, then the radii of all, then the noise.
 const GROUPS: usize = 16;
 

@@ -40,6 +40,8 @@ fn round_keys(key: [u32; 2]) -> [[u32; 2]; ROUNDS] {
 
 /// Blocks whose words are computed together.
 pub(crate) const BLOCKS: usize = 8;
+/// Words of so many blocks.
+pub(crate) const GROUP: usize = 4 * BLOCKS;
 
 /// Of `BLOCKS` blocks, words 0 and 2, then words 1 and 3: of every word those of all blocks side by side.
 pub(crate) type Words = [[u32; 2 * BLOCKS]; 2];
@@ -51,7 +53,7 @@ pub(crate) type Words = [[u32; 2 * BLOCKS]; 2];
 /// Where the lengths differ.
 pub(crate) fn fill(key: [u32; 2], counters: &[[u32; 4]], words: &mut [Words]) {
     assert_eq!(counters.len(), words.len(), "a group of words for every counter");
-    match Level::current().arch() {
+    match Level::current().0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has this level.
         pulp::Arch::V4(_) => unsafe { x86::fill_avx512(key, counters, words) },

@@ -2,14 +2,12 @@
 
 use crate::address::{NoiseKey, Row};
 use crate::{
-    philox::{self, BLOCKS, Words},
+    philox::{self, BLOCKS, GROUP, Words},
     simd::dispatch,
 };
 
 /// Groups of blocks that are computed together.
 const GROUPS: usize = 16;
-/// Words of a group.
-const GROUP: usize = 4 * BLOCKS;
 /// Words computed at a time.
 pub(crate) const CHUNK: usize = GROUPS * GROUP;
 

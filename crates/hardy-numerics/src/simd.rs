@@ -17,7 +17,7 @@ const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "scalar"];
 
 /// A SIMD level that this processor has.
 #[derive(Clone, Copy, Debug)]
-pub struct Level(Arch);
+pub struct Level(pub(crate) Arch);
 
 impl Level {
     /// Those of this processor, the best first.
@@ -89,12 +89,6 @@ impl Level {
             4 => "neon",
             _ => "scalar",
         }
-    }
-
-    /// What pulp calls it.
-    #[inline]
-    pub(crate) fn arch(self) -> Arch {
-        self.0
     }
 
     /// Whether it has the instructions of AVX, or newer ones of that kind.

@@ -345,11 +345,7 @@ fn in_channels<'a, const RANDOM: bool>(
             if let Chances::Rare(chance) = chances
                 && !words[..part.len()].iter().fold(false, |any, word| any | chance.may(*word))
             {
-                lanes.replace(
-                    part,
-                    #[inline(always)]
-                    |_, x| x,
-                );
+                lanes.compare(part, part);
                 continue;
             }
             if sparsity < 1.0 {

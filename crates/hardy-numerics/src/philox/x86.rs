@@ -41,33 +41,27 @@ impl Start {
     }
 }
 
-/// As [`super::fill`].
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma")]
-pub fn fill_avx512(key: [u32; 2], counters: &[[u32; 4]], words: &mut [Words]) {
-    let keys = round_keys(key);
-    let (fours, rest) = counters.as_chunks::<TOGETHER>();
-    let (words, rest_words) = words.as_chunks_mut::<TOGETHER>();
-    for (counters, words) in fours.iter().zip(words) {
-        avx512(&keys, counters, words);
-    }
-    for (counter, words) in rest.iter().zip(rest_words) {
-        avx512(&keys, &[*counter], std::array::from_mut(words));
-    }
+/// One level's [`super::fill`], by its kernel for a number of counters.
+macro_rules! fill {
+    ($name:ident, $kernel:ident, $features:literal) => {
+        /// As [`super::fill`].
+        #[target_feature(enable = $features)]
+        pub fn $name(key: [u32; 2], counters: &[[u32; 4]], words: &mut [Words]) {
+            let keys = round_keys(key);
+            let (fours, rest) = counters.as_chunks::<TOGETHER>();
+            let (words, rest_words) = words.as_chunks_mut::<TOGETHER>();
+            for (counters, words) in fours.iter().zip(words) {
+                $kernel(&keys, counters, words);
+            }
+            for (counter, words) in rest.iter().zip(rest_words) {
+                $kernel(&keys, &[*counter], std::array::from_mut(words));
+            }
+        }
+    };
 }
 
-/// As [`super::fill`].
-#[target_feature(enable = "avx2,fma")]
-pub fn fill_avx2(key: [u32; 2], counters: &[[u32; 4]], words: &mut [Words]) {
-    let keys = round_keys(key);
-    let (fours, rest) = counters.as_chunks::<TOGETHER>();
-    let (words, rest_words) = words.as_chunks_mut::<TOGETHER>();
-    for (counters, words) in fours.iter().zip(words) {
-        avx2(&keys, counters, words);
-    }
-    for (counter, words) in rest.iter().zip(rest_words) {
-        avx2(&keys, &[*counter], std::array::from_mut(words));
-    }
-}
+fill!(fill_avx512, avx512, "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma");
+fill!(fill_avx2, avx2, "avx2,fma");
 
 /// A block to a lane of 64 bits, of which the upper halves may hold anything.
 #[inline]

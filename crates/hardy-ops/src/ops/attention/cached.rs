@@ -82,21 +82,20 @@ fn attend_by_query(
     let before = cached.len() - sequence.rows.len();
     for (query, y) in y.chunks_exact_mut(heads.query_width()).enumerate() {
         let keys = before + query + 1;
+        let one = Query { sequence, cached, query, keys, heads, at };
         if keys * heads.kv_width() < LONG {
-            let one = Query { sequence, cached, query, keys, heads, at };
             one.attend(0..heads.kv, &mut p, y, &mut sums);
             continue;
         }
-        let one = |(kv, y)| {
+        let some = |(kv, y)| {
             let mut sums = ForwardSums::default();
-            let one = Query { sequence, cached, query, keys, heads, at };
             dispatch(
                 #[inline(always)]
                 || one.attend(kv..kv + 1, &mut Vec::new(), y, &mut sums),
             );
             sums
         };
-        let parts = y.par_chunks_exact_mut(heads.query_width() / heads.kv).enumerate().map(one);
+        let parts = y.par_chunks_exact_mut(heads.query_width() / heads.kv).enumerate().map(some);
         parts.collect::<Vec<ForwardSums>>().iter().for_each(|part| sums.add(part));
     }
     sums
