@@ -31,7 +31,7 @@ const VOCAB: usize = 512;
 const SEQUENCES: usize = 256;
 
 fn main() {
-    divan::main();
+    rayon::scope(|_| divan::main());
 }
 
 #[derive(Clone, Copy, Debug)]

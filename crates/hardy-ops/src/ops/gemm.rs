@@ -5,21 +5,24 @@ mod element;
 mod grid;
 mod kernel;
 mod pack;
+mod scratch;
+mod shares;
 mod tile;
 
 use std::ops::Range;
 
 use burn_tensor::bf16;
 use hardy_numerics::simd::Level;
-use rayon::prelude::*;
 
 use super::chain::{CHAIN, links};
 pub(crate) use element::Element;
 use grid::Grid;
 pub(crate) use kernel::{Kernels, Sums};
 pub(crate) use pack::PANEL;
+use scratch::Scratch;
+use shares::Shares;
 pub(crate) use tile::Panels;
-use tile::Tile;
+use tile::{Packing, Tile};
 
 /// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
 /// can not be changed. A right factor may be stored in 16 bits.
@@ -156,10 +159,10 @@ pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat, ac
     assert!(fits(out.len(), a.rows, b.cols, stride), "product exceeds its slice");
     let out = out.as_mut_ptr();
     let one = |links: &[Range<usize>]| {
-        let tile = Tile { a, b, out, stride, links, accumulate };
+        let tile = Tile { a, b, out, stride, links, accumulate, packing: Packing::of_one(a.rows) };
         // SAFETY: the product was checked to lie within its slice, which is borrowed mutably, so that it overlaps neither
         // factor, and is initialised.
-        unsafe { tile.run(Level::current()) };
+        Scratch::with(|scratch| unsafe { tile.run(Level::current(), scratch) });
     };
     if a.cols <= CHAIN {
         let whole = 0..a.cols;
@@ -210,21 +213,38 @@ pub(crate) fn add_chained(out: &mut [f32], a: Mat, b: Mat, runs: &[Range<usize>]
 /// neither factor; the inner dimensions must agree.
 unsafe fn run<T: Element>(start: Start, a: Mat, b: Mat<T>, links: &[Range<usize>], accumulate: bool) {
     let (rows, cols, level) = (a.rows, b.cols, Level::current());
-    let task = |[rows, columns]: [Range<usize>; 2]| {
+    let part = |[rows, columns]: [Range<usize>; 2], packing: Packing, scratch: &mut Scratch| {
         let (a, b) = (a.rows_from(rows.start, rows.len()), b.columns(columns.start, columns.len()));
         // SAFETY: the part lies within the product, and no other task has any of it; the rest is the caller's.
         unsafe {
             let out = start.at(rows.start * cols + columns.start);
-            Tile { a, b, out, stride: cols, links, accumulate }.run(level);
+            Tile { a, b, out, stride: cols, links, accumulate, packing }.run(level, scratch);
         }
     };
     let terms: usize = links.iter().map(Range::len).sum();
     let threads = rayon::current_num_threads();
     if threads == 1 || rows == 0 || rows.max(READING) * cols * terms < WORTH_THREADS {
-        return task([0..rows, 0..cols]);
+        return Scratch::with(|scratch| part([0..rows, 0..cols], Packing::of_one(rows), scratch));
     }
     let grid = Grid::new(a, b, threads);
-    (0..grid.len()).into_par_iter().with_max_len(1).for_each(|index| task(grid.part(index)));
+    let (shares, packing) = (Shares::new(grid.len(), threads), grid.packing());
+    let work = |own: usize| {
+        Scratch::with(|scratch| {
+            let mut before = None;
+            for index in shares.of(own) {
+                let [rows, columns] = grid.part(index);
+                if before.replace(columns.start) != Some(columns.start) {
+                    scratch.right.forget();
+                }
+                part([rows, columns], packing, scratch);
+            }
+        });
+    };
+    rayon::scope(|scope| {
+        let work = &work;
+        (1..threads.min(grid.len())).for_each(|own| scope.spawn(move |_| work(own)));
+        work(0);
+    });
 }
 
 /// The right factor of a product in either storage.

@@ -2,15 +2,21 @@
 
 use std::ops::Range;
 
-use super::{Element, Mat, pack::PANEL};
+use super::{
+    Element, Mat,
+    pack::PANEL,
+    tile::{IN_PLACE, Packing},
+};
 
 /// Tasks of a thread, so that one that was held up leaves the rest to others; fewer where each packs its left factor, or there is
 /// little to do.
-const TASKS: [usize; 2] = [4, 2];
+const TASKS: [usize; 2] = [8, 4];
 /// So many rows are little to do.
 const FEW_ROWS: usize = 16;
 /// Rows of a task are a multiple of this but for the last one's, which suits the heights of all levels.
 const ROWS: usize = 24;
+/// Elements of the right factor that a thread keeps packed, for all parts with the same columns.
+const KEPT: usize = 1 << 20;
 /// What it costs to read an element of the left factor, to pack one, and to pack one of the right factor where its rows lie
 /// in one piece and where its columns do, in terms of a vector of the product.
 const PACKING: [f64; 4] = [1.0, 3.0, 1.5, 3.0];
@@ -21,6 +27,8 @@ pub(super) struct Grid {
     cols: usize,
     /// Rows and columns of a part.
     part: [usize; 2],
+    inner: usize,
+    threads: usize,
 }
 
 impl Grid {
@@ -34,13 +42,13 @@ impl Grid {
             let width = cols.div_ceil(across).next_multiple_of(PANEL);
             let down = wanted.div_ceil(cols.div_ceil(width));
             let height = rows.div_ceil(down).next_multiple_of(ROWS);
-            Self { rows, cols, part: [height, width] }
+            Self { rows, cols, part: [height, width], inner: a.cols(), threads }
         };
         let cost = |grid: &Self| {
             let [down, across] = grid.counts();
             let idle = wanted.saturating_sub(down * across) as f64 / wanted as f64;
             left / 16.0 * (across * rows) as f64
-                + right / 16.0 * (down * cols) as f64
+                + right / 16.0 * (grid.packings() * grid.part[1]) as f64
                 + idle * (rows * cols) as f64
         };
         let all = (0..)
@@ -51,6 +59,23 @@ impl Grid {
 
     fn counts(&self) -> [usize; 2] {
         [self.rows.div_ceil(self.part[0]), self.cols.div_ceil(self.part[1])]
+    }
+
+    /// Whether a thread packs the right factor once for all its parts with the same columns.
+    fn kept(&self) -> bool {
+        self.inner * self.part[1].next_multiple_of(PANEL) <= KEPT
+    }
+
+    /// How often columns of a part are packed.
+    fn packings(&self) -> usize {
+        let [down, across] = self.counts();
+        if self.kept() { across.max(self.threads) } else { down * across }
+    }
+
+    /// What becomes of the right factor.
+    pub fn packing(&self) -> Packing {
+        let rows = (self.rows * self.counts()[1]).div_ceil(self.packings().max(1));
+        Packing { kept: self.kept(), in_place: rows <= IN_PLACE }
     }
 
     /// How many parts there are.

@@ -147,7 +147,7 @@ impl Kernels {
     }
 }
 
-/// All columns of a part, as many at a time as `V` vectors hold, and at the end two vectors. Meanwhile the rows that come
+/// All columns of a part, as many at a time as `V` vectors hold, then two vectors, and at the end a panel. Meanwhile the rows that come
 /// next are fetched into the second-level cache.
 ///
 /// # Safety
@@ -178,8 +178,14 @@ unsafe fn sweep<S: Simd, T: Element, const M: usize, const V: usize, const PACKE
             (0..part.inner).step_by(LINE).for_each(|k| fetch::<false>(row.wrapping_add(k)));
             fetched += 1;
         }
-        // SAFETY: the caller's.
-        unsafe { multiply::<S, T, M, 2, PACKED>(simd, at(first)) };
+        // SAFETY: the caller's; where there is but one panel left, no vector is read behind it.
+        unsafe {
+            if part.cols - first <= PANEL && PANEL < narrow {
+                multiply::<S, T, M, 1, PACKED>(simd, at(first));
+            } else {
+                multiply::<S, T, M, 2, PACKED>(simd, at(first));
+            }
+        }
         first += narrow;
     }
 }
@@ -212,7 +218,9 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     for _ in 0..part.inner {
         let mut terms = [simd.splat_f32s(0.0); V];
         for (v, term) in terms.iter_mut().enumerate() {
-            fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
+            if v * lanes % LINE == 0 {
+                fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
+            }
             // SAFETY: the caller's.
             *term = unsafe { T::load(simd, b.add(place(v))) };
         }
@@ -304,5 +312,95 @@ unsafe fn put_some(out: *mut f32, row: &[f32], accumulate: bool) {
     for (j, sum) in row.iter().enumerate() {
         // SAFETY: the caller's.
         unsafe { *out.add(j) = if accumulate { *out.add(j) + sum } else { *sum } };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, ops::Range};
+
+    use pulp::{Scalar128b, Scalar256b, Scalar512b};
+
+    use super::*;
+
+    /// An element that tells when something beside its slice is read.
+    #[derive(Clone, Copy)]
+    struct Watched(f32);
+
+    thread_local! {
+        static WATCHED: Cell<Range<usize>> = const { Cell::new(0..0) };
+    }
+
+    impl Element for Watched {
+        fn widen(self) -> f32 {
+            self.0
+        }
+
+        fn widen_all<const N: usize>(from: &[Self; N]) -> [f32; N] {
+            from.map(Self::widen)
+        }
+
+        unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::f32s {
+            let (first, slice) = (from.addr(), WATCHED.take());
+            let end = first + size_of::<S::f32s>();
+            assert!(slice.start <= first && end <= slice.end, "{first}..{end} of {slice:?}");
+            WATCHED.set(slice);
+            // SAFETY: it lies within its slice.
+            unsafe { f32::load(simd, from.cast()) }
+        }
+
+        fn sweep(_: &Kernels, _: usize, _: bool) -> Option<Sweep<Self>> {
+            None
+        }
+    }
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
+    }
+
+    /// Whether vectors of this width read panels alone, and give the chains of the definition, for few columns and many.
+    fn agrees<S: Simd, const M: usize, const V: usize>(simd: S) {
+        let inner = 3;
+        for cols in 1..=9 * PANEL {
+            let (a, panels) = (values(M * inner), values(inner * cols.next_multiple_of(PANEL)));
+            let b: Vec<Watched> = panels.into_iter().map(Watched).collect();
+            let slice = b.as_ptr_range();
+            WATCHED.set(slice.start.addr()..slice.end.addr());
+            let mut out = vec![f32::NAN; M * cols];
+            let part = Micro {
+                inner,
+                a: a.as_ptr(),
+                a_row: inner,
+                b: b.as_ptr(),
+                b_row: PANEL,
+                b_panel: inner * PANEL,
+                out: out.as_mut_ptr(),
+                out_row: cols,
+                cols,
+                sums: Sums::Begin,
+            };
+            // SAFETY: the factors have as many elements, and so has the product.
+            unsafe { sweep::<S, Watched, M, V, false>(simd, &part) };
+            for (i, row) in out.chunks_exact(cols).enumerate() {
+                for (j, sum) in row.iter().enumerate() {
+                    let term = |k: usize| b[j / PANEL * inner * PANEL + k * PANEL + j % PANEL].0;
+                    let chain = (0..inner).fold(0.0_f32, |sum, k| a[i * inner + k].mul_add(term(k), sum));
+                    assert_eq!(sum.to_bits(), chain.to_bits(), "{M}x{cols} at {i}, {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_every_width_read_panels_alone() {
+        agrees::<_, 4, 2>(pulp::Scalar::new());
+        agrees::<_, 6, 4>(Scalar128b);
+        agrees::<_, 1, 8>(Scalar128b);
+        agrees::<_, 6, 2>(Scalar256b);
+        agrees::<_, 3, 4>(Scalar256b);
+        agrees::<_, 1, 8>(Scalar256b);
+        agrees::<_, 12, 2>(Scalar512b);
+        agrees::<_, 4, 4>(Scalar512b);
+        agrees::<_, 1, 8>(Scalar512b);
     }
 }

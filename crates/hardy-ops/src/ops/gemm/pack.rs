@@ -5,8 +5,8 @@ use hardy_numerics::simd::Level;
 
 use super::{Mat, element::Element};
 
-/// Columns of a panel, at every SIMD level.
-pub(crate) const PANEL: usize = 32;
+/// Columns of a panel, at every SIMD level: a line of the cache.
+pub(crate) const PANEL: usize = 16;
 /// Elements of a side of the squares that are transposed in registers.
 const SQUARE: usize = 8;
 

@@ -1,22 +1,22 @@
 //! A part of a product on one thread: its columns in blocks that stay in the second-level cache, its rows in groups as high as
 //! the registers allow.
 
-use std::{cell::Cell, ops::Range};
+use std::ops::Range;
 
 use hardy_numerics::simd::Level;
-use pulp::bytemuck;
 
 use super::{
     Mat,
     element::{Element, read_in_place},
     kernel::{Kernels, Micro, Sums},
     pack::{self, PANEL},
+    scratch::{Blocks, Room, Scratch},
 };
 
 /// Elements of the right factor that stay in the cache while the rows of the left one pass by.
 const BLOCK: usize = 96 * 1024;
-/// Up to so many rows, the right factor is read where it lies, if its rows lie in one piece.
-const FEW_ROWS: usize = 96;
+/// Up to so many rows, the right factor is read where it lies.
+pub(super) const IN_PLACE: usize = 96;
 
 /// A part of a product: `out = a·b`, or `out += a·b`, every link of the inner dimension a chain of its own.
 pub(super) struct Tile<'a, T = f32> {
@@ -27,37 +27,23 @@ pub(super) struct Tile<'a, T = f32> {
     pub stride: usize,
     pub links: &'a [Range<usize>],
     pub accumulate: bool,
+    pub packing: Packing,
 }
 
-/// Elements that begin with a line of the cache, so that no vector lies across two.
-#[repr(C, align(64))]
+/// What becomes of the right factor.
 #[derive(Clone, Copy)]
-struct Line([f32; LINE]);
-
-const LINE: usize = 16;
-
-// SAFETY: numbers, of any bits, without gaps.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: the same.
-unsafe impl bytemuck::Pod for Line {}
-
-/// Room for packed factors; it stays with the thread.
-#[derive(Default)]
-struct Scratch {
-    a: Vec<Line>,
-    b: Vec<Line>,
+pub(super) struct Packing {
+    /// It is packed wholly, for other parts with these columns too, and not block by block.
+    pub kept: bool,
+    /// It is read where it lies, if its rows lie in one piece.
+    pub in_place: bool,
 }
 
-thread_local! {
-    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch { a: Vec::new(), b: Vec::new() }) };
-}
-
-/// As many elements of a buffer, whatever they are.
-fn room(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
-    if buffer.len() * LINE < len {
-        buffer.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+impl Packing {
+    /// That of a product of `rows` rows in one part.
+    pub fn of_one(rows: usize) -> Self {
+        Self { kept: false, in_place: rows <= IN_PLACE }
     }
-    &mut bytemuck::cast_slice_mut(buffer)[..len]
 }
 
 /// A right factor as the kernels read it, in panels of [`PANEL`] columns: its rows are `row` apart, and from a panel to the next there
@@ -70,36 +56,36 @@ pub(crate) struct Panels<'a, T = f32> {
 }
 
 impl<T: Element> Tile<'_, T> {
-    /// Computes it.
+    /// Computes it. The room holds blocks of the same columns of the same factor, if any.
     ///
     /// # Safety
     /// The part must be valid for writes, for reads too where it accumulates, and overlap neither factor; the shapes must fit.
-    pub unsafe fn run(self, level: Level) {
-        let mut scratch = SCRATCH.take();
+    pub unsafe fn run(self, level: Level, scratch: &mut Scratch) {
+        scratch.right.rewind();
         for (index, link) in self.links.iter().enumerate() {
-            self.link(level, link, self.accumulate || index > 0, &mut scratch);
+            self.link(level, link, self.accumulate || index > 0, scratch);
         }
-        SCRATCH.set(scratch);
     }
 
     /// One link of the inner dimension.
     fn link(&self, level: Level, link: &Range<usize>, accumulate: bool, scratch: &mut Scratch) {
         let (a, inner) = (self.a.columns(link.start, link.len()), link.len());
-        let packed_a = if a.row(0).is_some() { None } else { Some(pack_left(level, a, &mut scratch.a)) };
+        let packed_a = if a.row(0).is_some() { None } else { Some(pack_left(level, a, &mut scratch.left)) };
         let width = (BLOCK / inner.max(1) / PANEL * PANEL).clamp(PANEL, 1024);
         for first in (0..self.b.cols()).step_by(width) {
             let columns = first..self.b.cols().min(first + width);
             let b = self.b.rows_from(link.start, inner).columns(first, columns.len());
-            let whole = if a.rows() <= FEW_ROWS { b.cols() / PANEL * PANEL } else { 0 };
             // Whole panels can be read where they lie.
-            let in_place = b.row(0).is_some() && read_in_place::<T>(level, packed_a.is_some());
-            let direct = if in_place { whole } else { 0 };
+            let in_place =
+                self.packing.in_place && b.row(0).is_some() && read_in_place::<T>(level, packed_a.is_some());
+            let direct = if in_place { b.cols() / PANEL * PANEL } else { 0 };
             if direct > 0 {
                 let b = Panels { data: b.data(), row: b.row_stride(), panel: PANEL };
                 self.block(level, (a, packed_a), &b, first..first + direct, accumulate);
             }
             if direct < b.cols() {
-                let data = pack_right(level, b.columns(direct, b.cols() - direct), &mut scratch.b);
+                let rest = b.columns(direct, b.cols() - direct);
+                let data = pack_right(level, rest, self.packing.kept, &mut scratch.right);
                 let b = Panels { data, row: PANEL, panel: inner * PANEL };
                 self.block(level, (a, packed_a), &b, first + direct..columns.end, accumulate);
             }
@@ -159,9 +145,9 @@ pub(super) unsafe fn product<T: Element>(
 }
 
 /// Packs the left factor, group after group.
-fn pack_left<'a>(level: Level, a: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
+fn pack_left<'a>(level: Level, a: Mat, room: &'a mut Room) -> &'a [f32] {
     let (inner, kernels) = (a.cols(), Kernels::of(level));
-    let packed = room(packed, a.rows() * inner);
+    let packed = room.elements(a.rows() * inner);
     level.dispatch(
         #[inline(always)]
         || {
@@ -182,14 +168,14 @@ fn pack_left<'a>(level: Level, a: Mat, packed: &'a mut Vec<Line>) -> &'a [f32] {
     packed
 }
 
-/// Packs the right factor, panel after panel.
-fn pack_right<'a, T: Element>(level: Level, b: Mat<T>, packed: &'a mut Vec<Line>) -> &'a [f32] {
-    let packed = room(packed, pack::panels_len(b.rows(), b.cols()));
-    level.dispatch(
-        #[inline(always)]
-        || pack::panels(level, b, packed),
-    );
-    packed
+/// Packs a block of the right factor, panel after panel, if it is not.
+fn pack_right<'a, T: Element>(level: Level, b: Mat<T>, kept: bool, blocks: &'a mut Blocks) -> &'a [f32] {
+    blocks.block(pack::panels_len(b.rows(), b.cols()), kept, |packed| {
+        level.dispatch(
+            #[inline(always)]
+            || pack::panels(level, b, packed),
+        );
+    })
 }
 
 #[cfg(test)]
@@ -219,6 +205,7 @@ mod tests {
         links: &[Range<usize>; 2],
         (before, stride): (&[f32], usize),
         accumulate: bool,
+        packing: Packing,
     ) -> bool {
         let mut expected = before.to_vec();
         for i in 0..a.rows() {
@@ -234,9 +221,16 @@ mod tests {
         }
         Level::available().into_iter().all(|level| {
             let mut out = before.to_vec();
-            let tile = Tile { a, b, out: out.as_mut_ptr(), stride, links, accumulate };
-            // SAFETY: `out` has room for all rows, and the shapes fit.
-            unsafe { tile.run(level) };
+            let half = a.rows() / 2;
+            Scratch::with(|scratch| {
+                for rows in [0..half, half..a.rows()] {
+                    let (a, out) =
+                        (a.rows_from(rows.start, rows.len()), out[rows.start * stride..].as_mut_ptr());
+                    let tile = Tile { a, b, out, stride, links, accumulate, packing };
+                    // SAFETY: `out` has room for all rows, and the shapes fit.
+                    unsafe { tile.run(level, scratch) };
+                }
+            });
             bits(&out) == bits(&expected)
         })
     }
@@ -245,7 +239,7 @@ mod tests {
         #[test]
         fn every_level_gives_the_chains_of_the_definition_to_the_bit(
             [rows, cols, inner] in [1..45_usize, 1..300_usize, 1..120_usize],
-            [a_by_rows, b_by_rows, accumulate] in any::<[bool; 3]>(),
+            [a_by_rows, b_by_rows, accumulate, kept, in_place] in any::<[bool; 5]>(),
             seed: u32,
         ) {
             let (a_data, b_data) = (values((rows + 3) * (inner + 3), seed), values((cols + 3) * (inner + 3), !seed));
@@ -255,9 +249,10 @@ mod tests {
             let narrow = matrix(&narrow_data, [inner, cols], b_by_rows);
             let (links, stride) = ([0..inner / 3, inner / 3..inner], cols + 2);
             let before = values(rows * stride, seed / 2);
+            let packing = Packing { kept, in_place };
             let shapes = format!("{rows}x{cols}x{inner}");
-            prop_assert!(agrees((a, b), &links, (&before, stride), accumulate), "{shapes}");
-            prop_assert!(agrees((a, narrow), &links, (&before, stride), accumulate), "{shapes}, narrow");
+            prop_assert!(agrees((a, b), &links, (&before, stride), accumulate, packing), "{shapes}");
+            prop_assert!(agrees((a, narrow), &links, (&before, stride), accumulate, packing), "{shapes}, narrow");
         }
     }
 }
