@@ -21,7 +21,7 @@ use crate::{
 pub struct Frozen<'a, B: Backend> {
     pub(crate) decoder: &'a Decoder<B>,
     pub(crate) noise: &'a Noise,
-    /// The transposed weight of every linear layer, by the index of its parameter.
+    /// The weight of every linear layer as [`freeze`] makes it, by the index of its parameter.
     weights: Vec<Option<Tensor<B, 2>>>,
     /// The embedding's table.
     pub(crate) table: Tensor<B, 2>,

@@ -3,13 +3,13 @@
 
 use burn_flex::{Flex, FlexTensor};
 use burn_tensor::{DType, TensorData};
-use half::{bf16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
+use half::bf16;
 use hardy_numerics::Precision;
 use rayon::prelude::*;
 
 use crate::{
     backend::NoisyBackend,
-    ops::{gather::rows_of, linear},
+    ops::{gather::rows_of, gemm::laid_out},
 };
 
 /// Elements that one task converts.
@@ -51,12 +51,10 @@ pub(crate) fn rows(x: &FlexTensor, rows: &[u32]) -> Vec<f32> {
     }
 }
 
-/// The transpose of `x`, where it is stored in 16 bits.
-pub(crate) fn transposed(x: &FlexTensor) -> Option<FlexTensor> {
-    let [rows, width] = Flex::shape(x);
-    let bits = linear::transposed(stored(x)?.reinterpret_cast(), [rows, width]);
-    let data: Vec<bf16> = bits.reinterpret_into();
-    Some(FlexTensor::from_data(TensorData::new(data, [width, rows])))
+/// `x` `[out, in]` as [`laid_out`] has it, where it is stored in 16 bits.
+pub(crate) fn frozen(x: &FlexTensor) -> Option<FlexTensor> {
+    let [outer, inner] = Flex::shape(x);
+    Some(FlexTensor::from_data(TensorData::new(laid_out(stored(x)?, inner), [inner, outer])))
 }
 
 /// The memory of a tensor in 16 bits; nobody makes a view of one.

@@ -102,7 +102,7 @@ impl NoisyBackend for Flex {
 
     fn freeze_weight(w: X, errors: &Errors) -> FlexTensor {
         let clean = errors.injections(Point::Weight).is_empty();
-        match clean.then(|| narrow::transposed(w)).flatten() {
+        match clean.then(|| narrow::frozen(w)).flatten() {
             Some(narrow) => narrow,
             None => Self::narrowed(linear::frozen_weight::<Self>(w, errors)),
         }

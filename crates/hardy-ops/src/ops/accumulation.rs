@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     chain::CHAIN,
-    gemm::{self, Element, Factor, Mat},
+    gemm::{self, Element, Factor, Mat, Right},
 };
 use crate::{
     at::{At, Operand},
@@ -39,7 +39,7 @@ pub(crate) fn multiply(at: &At, point: Point, a: Mat, b: Factor) -> Vec<f32> {
 }
 
 /// `a·b` rounded, and not rounded, on all threads.
-fn round<T: Element>(rule: Accumulation, a: Mat, b: Mat<T>) -> [Vec<f32>; 2] {
+fn round<T: Element>(rule: Accumulation, a: Mat, b: Right<T>) -> [Vec<f32>; 2] {
     let [mut out, mut exact] = [0; 2].map(|_| vec![0.0; a.rows() * b.cols()]);
     if !out.is_empty() {
         let (size, panels) = (ROWS * b.cols(), Panels::new(b));
@@ -64,7 +64,7 @@ pub(crate) fn add_gradient(at: &At, sum: &mut Sum, dy: Mat, x: Mat) {
     };
     for group in at.rows().runs(usize::MAX) {
         let [dy, x] = [dy, x].map(|mat| mat.rows_from(group.start, group.len()));
-        let parts = round(rule, dy.t(), x);
+        let parts = round(rule, dy.t(), x.into());
         for (sum, part) in [&mut sum.total, &mut sum.exact].into_iter().zip(parts) {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
@@ -122,7 +122,7 @@ impl<'a> Sums<'a> {
             fresh(out);
             fresh(exact);
         }
-        Panels::new(b).multiply(rule, a, [out, exact], stride);
+        Panels::new(b.into()).multiply(rule, a, [out, exact], stride);
     }
 
     /// Measures rounded sums `out` of the rows `range`, `[range.len(), width]`, against those that were not, `exact`;
@@ -164,7 +164,7 @@ struct Panels {
 }
 
 impl Panels {
-    fn new<T: Element>(b: Mat<T>) -> Self {
+    fn new<T: Element>(b: Right<T>) -> Self {
         assert!(b.rows() > 0, "a product of nothing");
         let panel = |first: usize| {
             let at = |k, j| if j < b.cols() { b.get(k, j).widen() } else { 0.0 };
@@ -231,7 +231,7 @@ mod tests {
         for (partial, format) in [(Partial::Bf16, Format::Bf16), (Partial::Fp16, Format::Fp16)] {
             let rule = Accumulation { partial, chunk: 32 };
             let (mut out, mut exact) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
-            let panels = Panels::new(Mat::new(&b, inner, cols, cols));
+            let panels = Panels::new(Mat::new(&b, inner, cols, cols).into());
             panels.multiply(rule, Mat::new(&a, rows, inner, inner), [&mut out, &mut exact], cols);
             for (i, (out, exact)) in out.iter().zip(&exact).enumerate() {
                 let (mut sum, mut whole) = ([0.0], 0.0);

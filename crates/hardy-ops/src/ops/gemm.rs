@@ -5,6 +5,7 @@ mod element;
 mod grid;
 mod kernel;
 mod pack;
+mod right;
 mod scratch;
 mod shares;
 mod tile;
@@ -19,9 +20,9 @@ pub(crate) use element::Element;
 use grid::Grid;
 pub(crate) use kernel::{Kernels, Sums};
 pub(crate) use pack::PANEL;
+pub(crate) use right::{LaidOut, Panels, Right, laid_out};
 use scratch::Scratch;
 use shares::Shares;
-pub(crate) use tile::Panels;
 use tile::{Packing, Tile};
 
 /// A matrix over a slice, with strides. Every element lies within the slice: what makes one checks it, and the fields
@@ -135,9 +136,10 @@ const READING: usize = 16;
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn multiply_chained<T: Element>(a: Mat, b: Mat<T>) -> Vec<f32> {
-    assert_eq!(a.cols, b.rows, "inner dimensions");
-    let len = a.rows * b.cols;
+pub(crate) fn multiply_chained<'b, T: Element>(a: Mat, b: impl Into<Right<'b, T>>) -> Vec<f32> {
+    let b = b.into();
+    assert_eq!(a.cols, b.rows(), "inner dimensions");
+    let len = a.rows * b.cols();
     if a.cols == 0 {
         return vec![0.0; len];
     }
@@ -159,7 +161,8 @@ pub(crate) fn product_chained(out: &mut [f32], stride: usize, a: Mat, b: Mat, ac
     assert!(fits(out.len(), a.rows, b.cols, stride), "product exceeds its slice");
     let out = out.as_mut_ptr();
     let one = |links: &[Range<usize>]| {
-        let tile = Tile { a, b, out, stride, links, accumulate, packing: Packing::of_one(a.rows) };
+        let (b, packing) = (Right::Mat(b), Packing::of_one(a.rows));
+        let tile = Tile { a, b, out, stride, links, accumulate, packing };
         // SAFETY: the product was checked to lie within its slice, which is borrowed mutably, so that it overlaps neither
         // factor, and is initialised.
         Scratch::with(|scratch| unsafe { tile.run(Level::current(), scratch) });
@@ -205,14 +208,14 @@ pub(crate) fn add_chained(out: &mut [f32], a: Mat, b: Mat, runs: &[Range<usize>]
     };
     let links: Vec<Range<usize>> = runs.iter().flat_map(parts).collect();
     // SAFETY: `out` has the size of the product and is initialised.
-    unsafe { run(Start(out.as_mut_ptr()), a, b, &links, true) };
+    unsafe { run(Start(out.as_mut_ptr()), a, Right::Mat(b), &links, true) };
 }
 
 /// # Safety
 /// `start` must be valid for writes of a contiguous matrix `[a.rows, b.cols]`, for reads too where `accumulate`, and overlap
 /// neither factor; the inner dimensions must agree.
-unsafe fn run<T: Element>(start: Start, a: Mat, b: Mat<T>, links: &[Range<usize>], accumulate: bool) {
-    let (rows, cols, level) = (a.rows, b.cols, Level::current());
+unsafe fn run<T: Element>(start: Start, a: Mat, b: Right<T>, links: &[Range<usize>], accumulate: bool) {
+    let (rows, cols, level) = (a.rows, b.cols(), Level::current());
     let part = |[rows, columns]: [Range<usize>; 2], packing: Packing, scratch: &mut Scratch| {
         let (a, b) = (a.rows_from(rows.start, rows.len()), b.columns(columns.start, columns.len()));
         // SAFETY: the part lies within the product, and no other task has any of it; the rest is the caller's.
@@ -250,19 +253,11 @@ unsafe fn run<T: Element>(start: Start, a: Mat, b: Mat<T>, links: &[Range<usize>
 /// The right factor of a product in either storage.
 #[derive(Clone, Copy)]
 pub(crate) enum Factor<'a> {
-    Wide(Mat<'a>),
-    Narrow(Mat<'a, bf16>),
+    Wide(Right<'a>),
+    Narrow(Right<'a, bf16>),
 }
 
 impl Factor<'_> {
-    /// The transpose, without moving anything.
-    pub fn t(self) -> Self {
-        match self {
-            Self::Wide(b) => Self::Wide(b.t()),
-            Self::Narrow(b) => Self::Narrow(b.t()),
-        }
-    }
-
     /// `a` times this, as [`multiply_chained`].
     pub fn multiplied_by(self, a: Mat) -> Vec<f32> {
         match self {

@@ -13,7 +13,7 @@ use super::{
     linear::linear,
     log_prob::{log_prob, row_gradient, row_log_prob},
     parallel, primitive, tensor,
-    weight::Weight,
+    weight::{Layout, Weight},
 };
 use crate::{
     at::{At, Operand},
@@ -70,12 +70,13 @@ impl<B: NoisyBackend> Seen<'_, B> {
     }
 
     fn weight(&self) -> Factor<'_> {
-        self.w.factor(self.vocab, self.inner)
+        self.w.factor(self.vocab, self.inner, Layout::Rows)
     }
 
     /// The logits of `count` rows.
     fn logits(&self, first: usize, count: usize, sums: &mut Sums) -> Vec<f32> {
-        let mut z = self.weight().t().multiplied_by(self.rows(first, count));
+        let w = self.w.factor(self.inner, self.vocab, Layout::Columns);
+        let mut z = w.multiplied_by(self.rows(first, count));
         let output = self.at.by_row(Point::Output, Operand::Lhs);
         output.apply_rows(first..first + count, self.vocab, &mut z, sums);
         self.at.watch().output(&z);

@@ -7,14 +7,13 @@
 use std::borrow::Cow;
 
 use burn_tensor::Tensor;
-use rayon::prelude::*;
 
 use super::{
     accumulation::{add_gradient, multiply},
     chain::CHAIN,
-    gemm::Mat,
+    gemm::{Mat, laid_out},
     parallel, primitive, tensor,
-    weight::Weight,
+    weight::{Layout, Weight},
 };
 use crate::{
     at::{At, Operand},
@@ -22,10 +21,6 @@ use crate::{
     errors::Errors,
     site::Point,
 };
-
-/// Rows of a weight that are transposed together, and columns that are by one thread.
-const TILE: usize = 16;
-const COLUMNS: usize = 128;
 
 /// Applies the layer to `x` `[tokens, in]` with `weight` `[out, in]` and `bias` `[1, out]`; gives `[tokens, out]`.
 pub fn linear<B: NoisyBackend>(
@@ -37,8 +32,8 @@ pub fn linear<B: NoisyBackend>(
     tensor(B::noisy_linear(&primitive(x), &primitive(weight), bias.map(primitive).as_ref(), at))
 }
 
-/// A weight as the products of a whole generation see it, `[in, out]`: its errors are computed once, and a product
-/// with few rows reads it in its own order.
+/// A weight as the products of a whole generation see it, `[in, out]`: its errors are computed once, and its elements lie as
+/// products read them on this backend, on the host in panels.
 pub fn freeze<B: NoisyBackend>(weight: Tensor<B, 2>, errors: &Errors) -> Tensor<B, 2> {
     tensor(B::freeze_weight(&primitive(weight), errors))
 }
@@ -53,32 +48,12 @@ pub fn frozen_linear<B: NoisyBackend>(
     tensor(B::noisy_frozen_linear(&primitive(x), &primitive(frozen), bias.map(primitive).as_ref(), at))
 }
 
-/// The weight `w` `[out, in]` with its errors, transposed.
+/// The weight `w` `[out, in]` with its errors, `[in, out]`, laid out in panels.
 pub fn frozen_weight<B: NoisyBackend>(w: &Primitive<B>, errors: &Errors) -> Primitive<B> {
     let [outer, inner] = B::shape(w);
     let w_host = B::host(w);
     let seen = errors.weight_factor(inner, &w_host);
-    B::upload(transposed(&seen, [outer, inner]), [inner, outer], w)
-}
-
-/// The transpose of `x` `[rows, width]`.
-pub(crate) fn transposed<T: Copy + Default + Send + Sync>(x: &[T], [rows, width]: [usize; 2]) -> Vec<T> {
-    let mut out = vec![T::default(); x.len()];
-    let parts = out.par_chunks_mut((COLUMNS * rows).max(1)).enumerate();
-    parts.for_each(|(index, part)| transpose(&x[index * COLUMNS..], width, part, rows));
-    out
-}
-
-/// Writes the columns of `from`, whose rows are `stride` apart, as rows of `to` `[columns, rows]`.
-#[inline(always)]
-fn transpose<T: Copy>(from: &[T], stride: usize, to: &mut [T], rows: usize) {
-    // Few rows at once, so that both sides stay in the cache.
-    for block in (0..rows).step_by(TILE) {
-        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-            let source = from[block * stride + column..].iter().step_by(stride);
-            to[block..rows.min(block + TILE)].iter_mut().zip(source).for_each(|(to, from)| *to = *from);
-        }
-    }
+    B::upload(laid_out(&seen, inner), [inner, outer], w)
 }
 
 /// The forward pass with a frozen weight on host slices.
@@ -93,7 +68,7 @@ pub fn forward_frozen<B: NoisyBackend>(
     at.watch().input(inner, &x_host);
     let x_seen = at.factor(Operand::Lhs, inner, &x_host);
     let x_mat = Mat::new(&x_seen, tokens, inner, inner);
-    let y = multiply(at, Point::Output, x_mat, w_seen.factor(inner, outer));
+    let y = multiply(at, Point::Output, x_mat, w_seen.factor(inner, outer, Layout::Panels));
     finish::<B>(y, outer, b, x, at)
 }
 
@@ -109,7 +84,7 @@ pub fn forward<B: NoisyBackend>(
     at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
     let x_mat = Mat::new(&x_seen, tokens, inner, inner);
-    let y = multiply(at, Point::Output, x_mat, w_seen.factor(outer, inner).t());
+    let y = multiply(at, Point::Output, x_mat, w_seen.factor(inner, outer, Layout::Columns));
     finish::<B>(y, outer, b, x, at)
 }
 
@@ -144,7 +119,7 @@ pub fn backward<B: NoisyBackend>(
     let dy = Mat::new(&grad_seen, tokens, outer, outer);
     let dx = needs[0].then(|| {
         let w_seen = Weight::<B>::seen(w, &at_again);
-        let mut dx = multiply(at, Point::GradInput, dy, w_seen.factor(outer, inner));
+        let mut dx = multiply(at, Point::GradInput, dy, w_seen.factor(outer, inner, Layout::Rows));
         at.perturb_rows(Point::GradInput, Operand::Lhs, inner, &mut dx);
         B::upload(dx, [tokens, inner], x)
     });

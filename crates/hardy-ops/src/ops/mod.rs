@@ -12,7 +12,7 @@ pub mod experts;
 mod fetch;
 pub mod gather;
 pub mod gelu;
-mod gemm;
+pub(crate) mod gemm;
 pub mod head;
 pub mod layer_norm;
 pub mod linear;

@@ -4,7 +4,7 @@
 use burn_tensor::bf16;
 use hardy_numerics::Precision;
 
-use super::gemm::{Factor, Mat};
+use super::gemm::{Element, Factor, LaidOut, Mat, Right};
 use crate::{
     backend::{NoisyBackend, Primitive},
     errors::Errors,
@@ -44,16 +44,37 @@ impl<'w, B: NoisyBackend> Weight<'w, B> {
         B::narrow(w).map_or_else(|| Self::Stored(B::host(w)), Self::Narrow)
     }
 
-    /// It as a right factor `[rows, cols]`.
+    /// It as a right factor `[rows, cols]`, of elements that lie so.
     ///
     /// # Panics
     /// If it has another size.
-    pub fn factor(&self, rows: usize, cols: usize) -> Factor<'_> {
+    pub fn factor(&self, rows: usize, cols: usize, layout: Layout) -> Factor<'_> {
         match self {
-            Self::Stored(x) => Factor::Wide(Mat::new(x, rows, cols, cols)),
-            Self::Perturbed(x) => Factor::Wide(Mat::new(x, rows, cols, cols)),
-            Self::Narrow(x) => Factor::Narrow(Mat::new(x, rows, cols, cols)),
-            Self::Rounded(x) => Factor::Narrow(Mat::new(x, rows, cols, cols)),
+            Self::Stored(x) => Factor::Wide(layout.of(x, rows, cols)),
+            Self::Perturbed(x) => Factor::Wide(layout.of(x, rows, cols)),
+            Self::Narrow(x) => Factor::Narrow(layout.of(x, rows, cols)),
+            Self::Rounded(x) => Factor::Narrow(layout.of(x, rows, cols)),
+        }
+    }
+}
+
+/// How the elements of a right factor lie in memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Layout {
+    /// Row by row.
+    Rows,
+    /// Column by column.
+    Columns,
+    /// As [`laid_out`](super::gemm::laid_out) has them.
+    Panels,
+}
+
+impl Layout {
+    fn of<T: Element>(self, x: &[T], rows: usize, cols: usize) -> Right<'_, T> {
+        match self {
+            Self::Rows => Mat::new(x, rows, cols, cols).into(),
+            Self::Columns => Mat::new(x, cols, rows, rows).t().into(),
+            Self::Panels => Right::LaidOut(LaidOut::new(x, rows, cols)),
         }
     }
 }

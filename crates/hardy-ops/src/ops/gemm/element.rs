@@ -10,6 +10,9 @@ use crate::narrow::widen;
 
 /// An element of a right factor.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
+    /// Whether it is an f32.
+    const WIDE: bool;
+
     /// In f32, to the same value.
     fn widen(self) -> f32;
 
@@ -27,6 +30,8 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
 }
 
 impl Element for f32 {
+    const WIDE: bool = true;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self
@@ -49,6 +54,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         widen(self)

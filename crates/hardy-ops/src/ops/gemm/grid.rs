@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Element, Mat,
+    Element, Mat, Right,
     pack::PANEL,
     tile::{IN_PLACE, Packing},
 };
@@ -32,10 +32,10 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    pub fn new<T: Element>(a: Mat, b: Mat<T>, threads: usize) -> Self {
+    pub fn new<T: Element>(a: Mat, b: Right<T>, threads: usize) -> Self {
         let (rows, cols) = (a.rows(), b.cols());
         let packed = a.row(0).is_none();
-        let right = PACKING[if b.row(0).is_some() { 2 } else { 3 }];
+        let right = if b.is_ready() { 0.0 } else { PACKING[if b.is_by_rows() { 2 } else { 3 }] };
         let tasks = if packed || rows <= FEW_ROWS { TASKS[1] } else { TASKS[0] };
         let (left, wanted) = (PACKING[usize::from(packed)], tasks * threads);
         let of = |across: usize| {

@@ -332,6 +332,8 @@ mod tests {
     }
 
     impl Element for Watched {
+        const WIDE: bool = true;
+
         fn widen(self) -> f32 {
             self.0
         }

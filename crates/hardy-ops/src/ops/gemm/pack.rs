@@ -3,12 +3,27 @@
 
 use hardy_numerics::simd::Level;
 
-use super::{Mat, element::Element};
+use super::{
+    super::fetch::{LINE, fetch},
+    Mat,
+    element::Element,
+    right::Panels,
+};
 
 /// Columns of a panel, at every SIMD level: a line of the cache.
 pub(crate) const PANEL: usize = 16;
 /// Elements of a side of the squares that are transposed in registers.
 const SQUARE: usize = 8;
+
+/// Rows of a factor after which what is fetched now is packed: they lie too far apart for the processor to foresee the next.
+const AHEAD: usize = 4;
+
+/// Asks for the row of `mat` that comes [`AHEAD`] rows after the one at `row`.
+#[inline(always)]
+fn fetch_ahead<T: Element>(mat: Mat<T>, row: &[T]) {
+    let next = row.as_ptr().wrapping_add(AHEAD * mat.row_stride());
+    (0..mat.cols()).step_by(LINE).for_each(|first| fetch::<true>(next.wrapping_add(first)));
+}
 
 /// Elements that the panels of `inner` rows and `cols` columns take.
 pub(super) fn panels_len(inner: usize, cols: usize) -> usize {
@@ -32,7 +47,9 @@ pub(super) fn panels<T: Element>(level: Level, b: Mat<T>, panels: &mut [f32]) {
     }
     // Row by row, as they lie in memory.
     for k in 0..inner {
-        let (from, last) = b.row(k).expect("rows in one piece")[..cols].as_chunks::<PANEL>();
+        let row = b.row(k).expect("rows in one piece");
+        fetch_ahead(b, row);
+        let (from, last) = row[..cols].as_chunks::<PANEL>();
         for (panel, from) in from.iter().enumerate() {
             rows[panel * inner + k] = T::widen_all(from);
         }
@@ -42,7 +59,19 @@ pub(super) fn panels<T: Element>(level: Level, b: Mat<T>, panels: &mut [f32]) {
     }
 }
 
-/// The same where the columns of `b` lie in one piece: squares first, then what is left at both edges.
+/// Writes panels of `inner` rows in f32, one after another.
+#[inline(always)]
+pub(super) fn widen_panels<T: Element>(b: &Panels<T>, inner: usize, panels: &mut [f32]) {
+    let (rows, _) = panels.as_chunks_mut::<PANEL>();
+    for (panel, rows) in rows.chunks_exact_mut(inner.max(1)).enumerate() {
+        for (k, row) in rows.iter_mut().enumerate() {
+            let from = b.data[panel * b.panel + k * b.row..].first_chunk().expect("a row of a panel");
+            *row = T::widen_all(from);
+        }
+    }
+}
+
+/// [`panels`] where the columns of `b` lie in one piece: squares first, then what is left at both edges.
 #[inline(always)]
 fn transpose<T: Element>(level: Level, b: Mat<T>, rows: &mut [[f32; PANEL]]) {
     let (inner, cols) = (b.rows() / SQUARE * SQUARE, b.cols() / SQUARE * SQUARE);
@@ -119,6 +148,7 @@ pub(super) fn groups<const M: usize>(a: Mat, groups: &mut [f32]) {
     for k in 0..inner {
         match columns.row(k) {
             Some(column) => {
+                fetch_ahead(columns, column);
                 for (group, from) in column[..a.rows()].as_chunks::<M>().0.iter().enumerate() {
                     terms[group * inner + k] = *from;
                 }

@@ -10,6 +10,7 @@ use super::{
     element::{Element, read_in_place},
     kernel::{Kernels, Micro, Sums},
     pack::{self, PANEL},
+    right::{Panels, Right},
     scratch::{Blocks, Room, Scratch},
 };
 
@@ -21,7 +22,7 @@ pub(super) const IN_PLACE: usize = 96;
 /// A part of a product: `out = a·b`, or `out += a·b`, every link of the inner dimension a chain of its own.
 pub(super) struct Tile<'a, T = f32> {
     pub a: Mat<'a>,
-    pub b: Mat<'a, T>,
+    pub b: Right<'a, T>,
     pub out: *mut f32,
     /// From one row of the product to the next.
     pub stride: usize,
@@ -46,15 +47,6 @@ impl Packing {
     }
 }
 
-/// A right factor as the kernels read it, in panels of [`PANEL`] columns: its rows are `row` apart, and from a panel to the next there
-/// are `panel` elements.
-#[derive(Clone, Copy)]
-pub(crate) struct Panels<'a, T = f32> {
-    pub data: &'a [T],
-    pub row: usize,
-    pub panel: usize,
-}
-
 impl<T: Element> Tile<'_, T> {
     /// Computes it. The room holds blocks of the same columns of the same factor, if any.
     ///
@@ -71,23 +63,37 @@ impl<T: Element> Tile<'_, T> {
     fn link(&self, level: Level, link: &Range<usize>, accumulate: bool, scratch: &mut Scratch) {
         let (a, inner) = (self.a.columns(link.start, link.len()), link.len());
         let packed_a = if a.row(0).is_some() { None } else { Some(pack_left(level, a, &mut scratch.left)) };
+        let kept = self.packing.kept;
         let width = (BLOCK / inner.max(1) / PANEL * PANEL).clamp(PANEL, 1024);
         for first in (0..self.b.cols()).step_by(width) {
             let columns = first..self.b.cols().min(first + width);
             let b = self.b.rows_from(link.start, inner).columns(first, columns.len());
-            // Whole panels can be read where they lie.
-            let in_place =
-                self.packing.in_place && b.row(0).is_some() && read_in_place::<T>(level, packed_a.is_some());
-            let direct = if in_place { b.cols() / PANEL * PANEL } else { 0 };
-            if direct > 0 {
-                let b = Panels { data: b.data(), row: b.row_stride(), panel: PANEL };
-                self.block(level, (a, packed_a), &b, first..first + direct, accumulate);
+            let in_place = self.packing.in_place && read_in_place::<T>(level, packed_a.is_some());
+            let ((panels, whole), rest) = b.parted(in_place);
+            let middle = first + whole;
+            if whole > 0 && (in_place || b.is_ready()) {
+                self.block(level, (a, packed_a), &panels, first..middle, accumulate);
+            } else if whole > 0 {
+                let b = pack_right(
+                    level,
+                    [inner, whole],
+                    kept,
+                    &mut scratch.right,
+                    #[inline(always)]
+                    |to| pack::widen_panels(&panels, inner, to),
+                );
+                self.block(level, (a, packed_a), &b, first..middle, accumulate);
             }
-            if direct < b.cols() {
-                let rest = b.columns(direct, b.cols() - direct);
-                let data = pack_right(level, rest, self.packing.kept, &mut scratch.right);
-                let b = Panels { data, row: PANEL, panel: inner * PANEL };
-                self.block(level, (a, packed_a), &b, first + direct..columns.end, accumulate);
+            if middle < columns.end {
+                let b = pack_right(
+                    level,
+                    [inner, rest.cols()],
+                    kept,
+                    &mut scratch.right,
+                    #[inline(always)]
+                    |to| pack::panels(level, rest, to),
+                );
+                self.block(level, (a, packed_a), &b, middle..columns.end, accumulate);
             }
         }
     }
@@ -168,14 +174,22 @@ fn pack_left<'a>(level: Level, a: Mat, room: &'a mut Room) -> &'a [f32] {
     packed
 }
 
-/// Packs a block of the right factor, panel after panel, if it is not.
-fn pack_right<'a, T: Element>(level: Level, b: Mat<T>, kept: bool, blocks: &'a mut Blocks) -> &'a [f32] {
-    blocks.block(pack::panels_len(b.rows(), b.cols()), kept, |packed| {
+/// A block of the right factor `[inner, cols]`, panel after panel, which `pack` writes if it is not packed yet.
+#[inline(always)]
+fn pack_right(
+    level: Level,
+    [inner, cols]: [usize; 2],
+    kept: bool,
+    blocks: &mut Blocks,
+    pack: impl FnOnce(&mut [f32]),
+) -> Panels<'_> {
+    let data = blocks.block(pack::panels_len(inner, cols), kept, |to| {
         level.dispatch(
             #[inline(always)]
-            || pack::panels(level, b, packed),
+            || pack(to),
         );
-    })
+    });
+    Panels { data, row: PANEL, panel: inner * PANEL }
 }
 
 #[cfg(test)]
@@ -183,7 +197,10 @@ mod tests {
     use burn_tensor::bf16;
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::right::{LaidOut, laid_out},
+        *,
+    };
 
     /// A matrix as it lies, or transposed, within a slice with a few elements between its rows.
     fn matrix<T: Element>(data: &[T], [rows, cols]: [usize; 2], by_rows: bool) -> Mat<'_, T> {
@@ -201,7 +218,7 @@ mod tests {
 
     /// Whether every level gives the product of the definition, to the bit.
     fn agrees<T: Element>(
-        (a, b): (Mat, Mat<T>),
+        (a, b): (Mat, Right<T>),
         links: &[Range<usize>; 2],
         (before, stride): (&[f32], usize),
         accumulate: bool,
@@ -247,12 +264,18 @@ mod tests {
             let a = matrix(&a_data, [rows, inner], a_by_rows);
             let b = matrix(&b_data, [inner, cols], b_by_rows);
             let narrow = matrix(&narrow_data, [inner, cols], b_by_rows);
+            let by_columns: Vec<f32> = (0..cols * inner).map(|i| b.get(i % inner, i / inner)).collect();
+            let narrow_by_columns: Vec<bf16> = by_columns.iter().map(|x| bf16::from_f32(*x)).collect();
+            let (panels, narrow_panels) = (laid_out(&by_columns, inner), laid_out(&narrow_by_columns, inner));
+            let (panels, narrow_panels) = (LaidOut::new(&panels, inner, cols), LaidOut::new(&narrow_panels, inner, cols));
             let (links, stride) = ([0..inner / 3, inner / 3..inner], cols + 2);
             let before = values(rows * stride, seed / 2);
             let packing = Packing { kept, in_place };
             let shapes = format!("{rows}x{cols}x{inner}");
-            prop_assert!(agrees((a, b), &links, (&before, stride), accumulate, packing), "{shapes}");
-            prop_assert!(agrees((a, narrow), &links, (&before, stride), accumulate, packing), "{shapes}, narrow");
+            prop_assert!(agrees((a, Right::LaidOut(panels)), &links, (&before, stride), accumulate, packing), "{shapes}, laid out");
+            prop_assert!(agrees((a, Right::LaidOut(narrow_panels)), &links, (&before, stride), accumulate, packing), "{shapes}, narrow, laid out");
+            prop_assert!(agrees((a, Right::Mat(b)), &links, (&before, stride), accumulate, packing), "{shapes}");
+            prop_assert!(agrees((a, Right::Mat(narrow)), &links, (&before, stride), accumulate, packing), "{shapes}, narrow");
         }
     }
 }
