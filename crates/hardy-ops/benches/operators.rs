@@ -31,6 +31,7 @@ const VOCAB: usize = 512;
 const SEQUENCES: usize = 256;
 
 fn main() {
+    // On a thread of the pool, as the binary computes.
     rayon::scope(|_| divan::main());
 }
 

@@ -5,12 +5,12 @@ use std::cell::Cell;
 
 use pulp::bytemuck;
 
+use super::super::fetch::LINE;
+
 /// Elements that begin with a line of the cache, so that no vector lies across two.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Line([f32; LINE]);
-
-const LINE: usize = 16;
 
 // SAFETY: numbers, of any bits, without gaps.
 unsafe impl bytemuck::Zeroable for Line {}
