@@ -174,7 +174,7 @@ fn kv_cache(config: &RunConfig, sizes: &Sizes, longest_prompt: usize) -> usize {
 
 /// Logits of a chunk of the head, about, and its rows at least.
 const HEAD_CHUNK: usize = 1 << 18;
-const HEAD_ROWS: usize = 64;
+const HEAD_ROWS: usize = 256;
 
 /// The widths that count.
 struct Sizes {
@@ -251,9 +251,9 @@ impl Sizes {
         self.trained + if twice { self.vocab * self.hidden } else { 0 }
     }
 
-    /// What the head holds at once: logits of a chunk forward and backward.
+    /// What the head holds at once: logits of a chunk, which become their gradients.
     fn head(&self) -> usize {
-        2 * HEAD_CHUNK.max(HEAD_ROWS * self.vocab)
+        HEAD_CHUNK.max(HEAD_ROWS * self.vocab)
     }
 
     /// Parameters of adapters in every linear layer, the most that there can be.

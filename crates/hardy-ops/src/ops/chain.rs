@@ -45,8 +45,8 @@ mod tests {
             let (a, b) = (ramp(m * k), ramp(k * n));
             let a_mat = Mat::new(&a, m, k, k);
             let transposed: Vec<f32> = (0..k * n).map(|i| b[i % n * k + i / n]).collect();
-            let by_column = multiply_chained(a_mat, Mat::new(&b, n, k, k).t());
-            let by_row = multiply_chained(a_mat, Mat::new(&transposed, k, n, n));
+            let by_column = multiply_chained(a_mat, Mat::new(&b, n, k, k).t(), vec![]);
+            let by_row = multiply_chained(a_mat, Mat::new(&transposed, k, n, n), vec![]);
             let mut strided = vec![0.0; m * (n + 3)];
             product_chained(&mut strided, n + 3, a_mat, Mat::new(&transposed, k, n, n), false);
             for i in 0..m {

@@ -132,18 +132,24 @@ const WORTH_THREADS: usize = 1 << 20;
 /// A product with fewer rows takes as long as with so many, for its right factor has to be read.
 const READING: usize = 16;
 
-/// `a·b`, row-major, on all threads, chained.
+/// `a·b`, row-major, on all threads, chained; in the memory of `out`, whatever that holds, as far as it suffices.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn multiply_chained<'b, T: Element>(a: Mat, b: impl Into<Right<'b, T>>) -> Vec<f32> {
+pub(crate) fn multiply_chained<'b, T: Element>(
+    a: Mat,
+    b: impl Into<Right<'b, T>>,
+    mut out: Vec<f32>,
+) -> Vec<f32> {
     let b = b.into();
     assert_eq!(a.cols, b.rows(), "inner dimensions");
     let len = a.rows * b.cols();
+    out.clear();
     if a.cols == 0 {
-        return vec![0.0; len];
+        out.resize(len, 0.0);
+        return out;
     }
-    let mut out = Vec::with_capacity(len);
+    out.reserve(len);
     let links: Vec<Range<usize>> = links(a.cols).collect();
     // SAFETY: `out` has room for the product, and is not read.
     unsafe { run(Start(out.as_mut_ptr()), a, b, &links, false) };
@@ -260,9 +266,14 @@ pub(crate) enum Factor<'a> {
 impl Factor<'_> {
     /// `a` times this, as [`multiply_chained`].
     pub fn multiplied_by(self, a: Mat) -> Vec<f32> {
+        self.multiplied_in(Vec::new(), a)
+    }
+
+    /// `a` times this in the memory of `out`, whatever it holds: a large product that many follow is not made of new pages each time.
+    pub fn multiplied_in(self, out: Vec<f32>, a: Mat) -> Vec<f32> {
         match self {
-            Self::Wide(b) => multiply_chained(a, b),
-            Self::Narrow(b) => multiply_chained(a, b),
+            Self::Wide(b) => multiply_chained(a, b, out),
+            Self::Narrow(b) => multiply_chained(a, b, out),
         }
     }
 }
@@ -306,7 +317,9 @@ mod tests {
         ] {
             let (a, b) = (ramp(m * k), ramp(k * n));
             let run = |threads| {
-                pool(threads).install(|| multiply_chained(Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t()))
+                pool(threads).install(|| {
+                    multiply_chained(Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t(), Vec::new())
+                })
             };
             let one = run(1);
             for (i, j) in [(0, 0), (m / 2, n / 3), (m / 3, n / 2), (m - 1, n - 1)] {
@@ -314,6 +327,9 @@ mod tests {
                 assert!((f64::from(one[i * n + j]) - dot).abs() < 1e-3, "{m}x{n}x{k} at {i}, {j}");
             }
             assert!(run(2) == one && run(3) == one, "{m}x{n}x{k}");
+            let (a, b) = (Mat::new(&a, m, k, k), Mat::new(&b, n, k, k).t());
+            let before = vec![f32::NAN; 2 * m * n];
+            assert!(multiply_chained(a, b, before) == one, "{m}x{n}x{k} in memory that was used");
         }
     }
 
@@ -360,11 +376,14 @@ mod tests {
     #[test]
     fn a_product_of_no_rows_or_columns_is_empty_and_one_of_no_terms_is_zero() {
         let x = ramp(3000 * 300);
-        assert!(multiply_chained(Mat::new(&[], 0, 300, 300), Mat::new(&x, 300, 3000, 3000)).is_empty());
         assert!(
-            multiply_chained(Mat::new(&x, 3000, 300, 300), Mat::<f32>::new(&[], 0, 300, 300).t()).is_empty()
+            multiply_chained(Mat::new(&[], 0, 300, 300), Mat::new(&x, 300, 3000, 3000), x.clone()).is_empty()
         );
-        assert_eq!(multiply_chained(Mat::new(&[], 2, 0, 0), Mat::<f32>::new(&[], 0, 3, 3)), [0.0; 6]);
+        assert!(
+            multiply_chained(Mat::new(&x, 3000, 300, 300), Mat::<f32>::new(&[], 0, 300, 300).t(), vec![])
+                .is_empty()
+        );
+        assert_eq!(multiply_chained(Mat::new(&[], 2, 0, 0), Mat::<f32>::new(&[], 0, 3, 3), x), [0.0; 6]);
     }
 
     #[test]

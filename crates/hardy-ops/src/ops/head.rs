@@ -23,12 +23,14 @@ use crate::{
     site::Point,
 };
 
-/// Logits of a chunk, about: they stay in the cache.
-const CHUNK: usize = 1 << 18;
+/// Logits of a run, about.
+const RUN: usize = 1 << 18;
+/// Rows of a chunk, at least: enough that laying out the weight, which each chunk does anew, takes little of its time.
+const CHUNK_ROWS: usize = 256;
 
 /// Rows whose share of ∂W is added up together, at most.
 pub(crate) fn run_rows(vocab: usize) -> usize {
-    (CHUNK / vocab).clamp(64, 512)
+    (RUN / vocab).clamp(64, 512)
 }
 
 /// From `x` `[tokens, hidden]` and the head's `weight` `[vocab, hidden]` to `[tokens, 2]`: the log-probability of
@@ -62,7 +64,7 @@ struct Seen<'a, B: NoisyBackend> {
 impl<B: NoisyBackend> Seen<'_, B> {
     /// Rows of a chunk.
     fn chunk(&self) -> usize {
-        run_rows(self.vocab)
+        run_rows(self.vocab).max(CHUNK_ROWS)
     }
 
     fn rows(&self, first: usize, count: usize) -> Mat<'_> {
@@ -73,10 +75,10 @@ impl<B: NoisyBackend> Seen<'_, B> {
         self.w.factor(self.vocab, self.inner, Layout::Rows)
     }
 
-    /// The logits of `count` rows.
-    fn logits(&self, first: usize, count: usize, sums: &mut Sums) -> Vec<f32> {
+    /// The logits of `count` rows, in the memory of those before.
+    fn logits(&self, first: usize, count: usize, before: Vec<f32>, sums: &mut Sums) -> Vec<f32> {
         let w = self.w.factor(self.inner, self.vocab, Layout::Columns);
-        let mut z = w.multiplied_by(self.rows(first, count));
+        let mut z = w.multiplied_in(before, self.rows(first, count));
         let output = self.at.by_row(Point::Output, Operand::Lhs);
         output.apply_rows(first..first + count, self.vocab, &mut z, sums);
         self.at.watch().output(&z);
@@ -91,8 +93,9 @@ impl<B: NoisyBackend> Seen<'_, B> {
         count: usize,
         (targets, temperature): (&[u32], f32),
         grad: &[f32],
+        before: Vec<f32>,
     ) -> Vec<f32> {
-        let mut dz = self.logits(first, count, &mut Sums::new());
+        let mut dz = self.logits(first, count, before, &mut Sums::new());
         parallel::for_chunks(
             &mut dz,
             self.vocab,
@@ -123,10 +126,10 @@ pub fn forward<B: NoisyBackend>(
     at.watch().input(inner, &x_host);
     let (x_seen, w_seen) = (at.factor(Operand::Lhs, inner, &x_host), Weight::<B>::seen(w, at));
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at };
-    let (mut y, mut sums) = (vec![0.0; 2 * tokens], Sums::new());
+    let (mut y, mut z, mut sums) = (vec![0.0; 2 * tokens], Vec::new(), Sums::new());
     for (index, y) in y.chunks_mut(2 * seen.chunk()).enumerate() {
         let first = index * seen.chunk();
-        let z = seen.logits(first, y.len() / 2, &mut sums);
+        z = seen.logits(first, y.len() / 2, z, &mut sums);
         parallel::for_chunks_of(
             y,
             2 * parallel::chunk_rows(vocab),
@@ -159,10 +162,11 @@ pub fn backward<B: NoisyBackend>(
     let seen = Seen { x: &x_seen, w: &w_seen, inner, vocab, at: &again };
     let mut dx = Vec::with_capacity(if needs[0] { tokens * inner } else { 0 });
     let mut go_back = |mut dw: Option<&mut [f32]>| {
-        for runs in chunks(at.rows().runs(seen.chunk()), seen.chunk()) {
+        let mut gradients = Vec::new();
+        for runs in chunks(at.rows().runs(run_rows(vocab)), seen.chunk()) {
             let (first, count) = (runs[0].start, runs[runs.len() - 1].end - runs[0].start);
-            let dz = seen.logit_gradients(first, count, (targets, temperature), &grad_host);
-            let dz = Mat::new(&dz, count, vocab, vocab);
+            gradients = seen.logit_gradients(first, count, (targets, temperature), &grad_host, gradients);
+            let dz = Mat::new(&gradients, count, vocab, vocab);
             if needs[0] {
                 dx.extend(seen.weight().multiplied_by(dz));
             }
