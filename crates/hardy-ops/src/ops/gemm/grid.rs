@@ -8,11 +8,13 @@ use super::{
     tile::{IN_PLACE, Packing},
 };
 
-/// Tasks of a thread, so that one that was held up leaves the rest to others; fewer where each packs its left factor, or there is
-/// little to do.
+/// Tasks of a thread, so that one that was held up leaves the rest to others; fewer where there is little to do.
 const TASKS: [usize; 2] = [8, 4];
 /// So many rows are little to do.
 const FEW_ROWS: usize = 16;
+/// Rows of a task where the left factor is packed too: many, for all read a block of the right one while it is in the cache, and
+/// not so many that the packed ones take much memory.
+const PACKED_ROWS: usize = 2048;
 /// Rows of a task are a multiple of this but for the last one's, which suits the heights of all levels.
 const ROWS: usize = 24;
 /// Elements of the right factor that a thread keeps packed, for all parts with the same columns.
@@ -36,7 +38,10 @@ impl Grid {
         let (rows, cols) = (a.rows(), b.cols());
         let packed = a.row(0).is_none();
         let right = if b.is_ready() { 0.0 } else { PACKING[if b.is_by_rows() { 2 } else { 3 }] };
-        let tasks = if packed || rows <= FEW_ROWS { TASKS[1] } else { TASKS[0] };
+        let tasks = match packed {
+            true => rows.div_ceil(threads * PACKED_ROWS),
+            false => TASKS[usize::from(rows <= FEW_ROWS)],
+        };
         let (left, wanted) = (PACKING[usize::from(packed)], tasks * threads);
         let of = |across: usize| {
             let width = cols.div_ceil(across).next_multiple_of(PANEL);
@@ -63,7 +68,7 @@ impl Grid {
 
     /// Whether a thread packs the right factor once for all its parts with the same columns.
     fn kept(&self) -> bool {
-        self.inner * self.part[1].next_multiple_of(PANEL) <= KEPT
+        self.len() > self.threads && self.inner * self.part[1].next_multiple_of(PANEL) <= KEPT
     }
 
     /// How often columns of a part are packed.

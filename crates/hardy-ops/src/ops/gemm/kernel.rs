@@ -1,6 +1,8 @@
 //! The innermost loop: a few rows by a few vectors of a product, whose sums stay in registers. Every element is a chain of
 //! fused multiply-adds along the inner dimension, at every SIMD level, so that no tile's shape shows in a result.
 
+use std::hint::black_box;
+
 use burn_tensor::bf16;
 use hardy_numerics::simd::Level;
 use pulp::{Simd, bytemuck};
@@ -190,6 +192,9 @@ unsafe fn sweep<S: Simd, T: Element, const M: usize, const V: usize, const PACKE
     }
 }
 
+/// Terms of a turn of the innermost loop, where the addresses of all rows and panels fit in registers.
+const UNROLLED: usize = 4;
+
 /// Terms after which what is fetched now is needed.
 const AHEAD: usize = 8;
 
@@ -203,36 +208,35 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     part: Micro<T>,
 ) {
     let lanes = S::F32_LANES;
-    let place = |v: usize| v * lanes / PANEL * part.b_panel + v * lanes % PANEL;
     let mut sums = [[simd.splat_f32s(0.0); V]; M];
     if part.sums == Sums::Continue {
         // SAFETY: the caller's.
         sums = unsafe { get(simd, part.out, part.out_row, part.cols) };
     }
-    let (mut a, mut b) = (part.a, part.b);
     for i in 0..M {
         let row = part.out.wrapping_add(i * part.out_row);
         fetch::<true>(row);
         fetch::<true>(row.wrapping_add(LINE));
     }
-    for _ in 0..part.inner {
-        let mut terms = [simd.splat_f32s(0.0); V];
-        for (v, term) in terms.iter_mut().enumerate() {
-            if v * lanes % LINE == 0 {
-                fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
-            }
+    let small = M <= 6 && V <= 2;
+    let (apart, step, unrolled) =
+        (if PACKED { 1 } else { part.a_row }, if PACKED { M } else { 1 }, if small { UNROLLED } else { 1 });
+    let rows: [*const f32; M] = std::array::from_fn(|i| {
+        let row = part.a.wrapping_add(i * apart);
+        // What it can not see through the compiler keeps in a register, and does not compute anew for each term.
+        if small && !PACKED { black_box(row) } else { row }
+    });
+    let mut b = part.b;
+    for turn in 0..part.inner / unrolled {
+        for k in turn * unrolled..(turn + 1) * unrolled {
             // SAFETY: the caller's.
-            *term = unsafe { T::load(simd, b.add(place(v))) };
+            unsafe { add_term(simd, &mut sums, &rows, k * step, b, &part) };
+            b = b.wrapping_add(part.b_row);
         }
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let place = if PACKED { i } else { i * part.a_row };
-            // SAFETY: the caller's.
-            let factor = simd.splat_f32s(unsafe { *a.add(place) });
-            for (sum, term) in sums.iter_mut().zip(&terms) {
-                *sum = simd.mul_add_f32s(factor, *term, *sum);
-            }
-        }
-        a = a.wrapping_add(if PACKED { M } else { 1 });
+    }
+    for k in part.inner / unrolled * unrolled..part.inner {
+        // SAFETY: the caller's.
+        unsafe { add_term(simd, &mut sums, &rows, k * step, b, &part) };
         b = b.wrapping_add(part.b_row);
     }
     if part.cols >= V * lanes {
@@ -246,6 +250,38 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
     for (i, row) in rows.chunks_exact(V * lanes).enumerate() {
         // SAFETY: the caller's.
         unsafe { put_some(part.out.add(i * part.out_row), &row[..part.cols], part.sums == Sums::Add) };
+    }
+}
+
+/// One term of every sum: the elements `k` of `rows` by the vectors at `b`.
+///
+/// # Safety
+/// All of these must be readable.
+#[inline(always)]
+unsafe fn add_term<S: Simd, T: Element, const M: usize, const V: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; V]; M],
+    rows: &[*const f32; M],
+    k: usize,
+    b: *const T,
+    part: &Micro<T>,
+) {
+    let lanes = S::F32_LANES;
+    let place = |v: usize| v * lanes / PANEL * part.b_panel + v * lanes % PANEL;
+    let mut terms = [simd.splat_f32s(0.0); V];
+    for (v, term) in terms.iter_mut().enumerate() {
+        if v * lanes % LINE == 0 {
+            fetch::<true>(b.wrapping_add(AHEAD * part.b_row + place(v)));
+        }
+        // SAFETY: the caller's.
+        *term = unsafe { T::load(simd, b.add(place(v))) };
+    }
+    for (row, sums) in rows.iter().zip(sums) {
+        // SAFETY: the caller's.
+        let factor = simd.splat_f32s(unsafe { *row.add(k) });
+        for (sum, term) in sums.iter_mut().zip(&terms) {
+            *sum = simd.mul_add_f32s(factor, *term, *sum);
+        }
     }
 }
 

@@ -25,6 +25,14 @@ fn fetch_ahead<T: Element>(mat: Mat<T>, row: &[T]) {
     (0..mat.cols()).step_by(LINE).for_each(|first| fetch::<true>(next.wrapping_add(first)));
 }
 
+/// Elements between two groups: were these a power of two apart, a term of all would go to one set of the nearest cache.
+const APART: usize = LINE;
+
+/// Where the group of this index, which begins with row `first`, lies.
+pub(super) fn group_start(index: usize, first: usize, inner: usize) -> usize {
+    first * inner + index * APART
+}
+
 /// Elements that the panels of `inner` rows and `cols` columns take.
 pub(super) fn panels_len(inner: usize, cols: usize) -> usize {
     inner * cols.next_multiple_of(PANEL)
@@ -140,22 +148,23 @@ fn turn_in_registers<T: Element>(square: [&[T; SQUARE]; SQUARE], to: [&mut [f32;
     }
 }
 
-/// Writes the rows of `a`, a multiple of `M`, in groups of `M`, each term by term, `[a.cols, M]`.
+/// Writes the rows of `a`, a multiple of `M`, in groups of `M`, each term by term, `[a.cols, M]`, [`APART`].
 #[inline(always)]
 pub(super) fn groups<const M: usize>(a: Mat, groups: &mut [f32]) {
     let (inner, columns) = (a.cols(), a.t());
-    let (terms, _) = groups.as_chunks_mut::<M>();
+    let mut write = |group: usize, k: usize, values: &[f32; M]| {
+        groups[group_start(group, group * M, inner) + k * M..][..M].copy_from_slice(values);
+    };
     for k in 0..inner {
         match columns.row(k) {
             Some(column) => {
                 fetch_ahead(columns, column);
-                for (group, from) in column[..a.rows()].as_chunks::<M>().0.iter().enumerate() {
-                    terms[group * inner + k] = *from;
-                }
+                let from = column[..a.rows()].as_chunks().0;
+                from.iter().enumerate().for_each(|(group, from)| write(group, k, from));
             }
             None => {
                 for group in 0..a.rows() / M {
-                    terms[group * inner + k] = std::array::from_fn(|i| a.get(group * M + i, k));
+                    write(group, k, &std::array::from_fn(|i| a.get(group * M + i, k)));
                 }
             }
         }

@@ -127,9 +127,9 @@ pub(super) unsafe fn product<T: Element>(
     cols: usize,
     sums: Sums,
 ) {
-    for (first, kernel) in kernels.groups(a.rows()) {
+    for (group, (first, kernel)) in kernels.groups(a.rows()).enumerate() {
         let left = match packed {
-            Some(packed) => &packed[first * a.cols()..],
+            Some(packed) => &packed[pack::group_start(group, first, a.cols())..],
             None => a.rows_from(first, kernels.heights[kernel]).data(),
         };
         let part = Micro {
@@ -153,12 +153,15 @@ pub(super) unsafe fn product<T: Element>(
 /// Packs the left factor, group after group.
 fn pack_left<'a>(level: Level, a: Mat, room: &'a mut Room) -> &'a [f32] {
     let (inner, kernels) = (a.cols(), Kernels::of(level));
-    let packed = room.elements(a.rows() * inner);
+    let packed = room.elements(pack::group_start(kernels.groups(a.rows()).count(), a.rows(), inner));
     level.dispatch(
         #[inline(always)]
         || {
+            let mut group = 0;
             for (first, count, height) in kernels.runs(a.rows()) {
-                let (rows, to) = (a.rows_from(first, count), &mut packed[first * inner..][..count * inner]);
+                let rows = a.rows_from(first, count);
+                let to = &mut packed[pack::group_start(group, first, inner)..];
+                group += count / height;
                 match height {
                     12 => pack::groups::<12>(rows, to),
                     8 => pack::groups::<8>(rows, to),
