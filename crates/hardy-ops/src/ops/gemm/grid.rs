@@ -38,10 +38,8 @@ impl Grid {
         let (rows, cols) = (a.rows(), b.cols());
         let packed = a.row(0).is_none();
         let right = if b.is_ready() { 0.0 } else { PACKING[if b.is_by_rows() { 2 } else { 3 }] };
-        let tasks = match packed {
-            true => rows.div_ceil(threads * PACKED_ROWS),
-            false => TASKS[usize::from(rows <= FEW_ROWS)],
-        };
+        let tasks =
+            if packed { rows.div_ceil(threads * PACKED_ROWS) } else { TASKS[usize::from(rows <= FEW_ROWS)] };
         let (left, wanted) = (PACKING[usize::from(packed)], tasks * threads);
         let of = |across: usize| {
             let width = cols.div_ceil(across).next_multiple_of(PANEL);

@@ -219,8 +219,8 @@ unsafe fn multiply<S: Simd, T: Element, const M: usize, const V: usize, const PA
         fetch::<true>(row.wrapping_add(LINE));
     }
     let small = M <= 6 && V <= 2;
-    let (apart, step, unrolled) =
-        (if PACKED { 1 } else { part.a_row }, if PACKED { M } else { 1 }, if small { UNROLLED } else { 1 });
+    let unrolled = if small { UNROLLED } else { 1 };
+    let (apart, step) = if PACKED { (1, M) } else { (part.a_row, 1) };
     let rows: [*const f32; M] = std::array::from_fn(|i| {
         let row = part.a.wrapping_add(i * apart);
         // What it can not see through the compiler keeps in a register, and does not compute anew for each term.
