@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use hardy_numerics::{ErrorEnergy, Row};
+use rayon::prelude::*;
 
 use crate::{
     at::{At, Operand},
@@ -64,16 +65,22 @@ impl<'a> ByRow<'a> {
         }
     }
 
-    /// Injects into the rows `range` of the activation, `x` `[range.len(), width]`, and adds to `sums`.
+    /// Injects into the rows `range` of the activation, `x` `[range.len(), width]`, and adds to `sums`. Spans are side by
+    /// side: where responses repeat their prompts there are many short ones.
     pub fn apply_rows(&self, range: Range<usize>, width: usize, x: &mut [f32], sums: &mut Sums) {
+        assert_eq!(x.len(), range.len() * width, "x must be [{}, {width}]", range.len());
         sums.resize(self.injections.len(), (0, ErrorEnergy::default()));
+        let spans: Vec<(Range<usize>, bool)> = self.at.rows().spans(self.point.pass(), range).collect();
         for (injection, sum) in self.injections.iter().zip(sums) {
-            assert_eq!(x.len(), range.len() * width, "x must be [{}, {width}]", range.len());
             let key = injection.keys[self.operand as usize];
-            for (span, counted) in self.at.rows().spans(self.point.pass(), range.clone()) {
-                let x = &mut x[(span.start - range.start) * width..(span.end - range.start) * width];
-                let energy = injection.perturbation.apply_rows(key, &self.addresses()[span], 0, width, x);
-                add(sum, counted, x.len() as u64, energy);
+            let apply = |(span, x): (Range<usize>, &mut [f32])| {
+                injection.perturbation.apply_rows(key, &self.addresses()[span], 0, width, x)
+            };
+            let mut rest = &mut *x;
+            let pieces = spans.iter().map(|(span, _)| (span.clone(), take(&mut rest, span.len() * width)));
+            let energies: Vec<ErrorEnergy> = pieces.collect::<Vec<_>>().into_par_iter().map(apply).collect();
+            for ((span, counted), energy) in spans.iter().zip(energies) {
+                add(sum, *counted, (span.len() * width) as u64, energy);
             }
         }
     }
@@ -102,6 +109,11 @@ impl<'a> ByRow<'a> {
 pub(crate) fn add_sums(sums: &mut Sums, part: &Sums) {
     sums.resize(sums.len().max(part.len()), (0, ErrorEnergy::default()));
     sums.iter_mut().zip(part).for_each(|(sum, part)| add(sum, true, part.0, part.1));
+}
+
+/// The first `len` elements of `rest`, which are taken from it.
+fn take<'x>(rest: &mut &'x mut [f32], len: usize) -> &'x mut [f32] {
+    rest.split_off_mut(..len).expect("spans cover the rows")
 }
 
 fn add(sum: &mut (u64, ErrorEnergy), counted: bool, elements: u64, energy: ErrorEnergy) {
