@@ -5,9 +5,12 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::formats::{
-    float::{BF16_DROPPED, round_bits},
-    round::Nearest,
+use crate::{
+    formats::{
+        float::{BF16_DROPPED, round_bits},
+        round::Nearest,
+    },
+    simd::dispatch,
 };
 
 /// Elements that one task rounds.
@@ -52,7 +55,12 @@ impl Precision {
     /// Makes of `x` what a product sees of it, on all threads.
     pub fn round(self, x: &mut [f32]) {
         if self == Self::Bf16 {
-            x.par_chunks_mut(PART).for_each(|part| self.round_here(part));
+            x.par_chunks_mut(PART).for_each(|part| {
+                dispatch(
+                    #[inline(always)]
+                    || self.round_here(part),
+                );
+            });
         }
     }
 
@@ -67,12 +75,33 @@ impl Precision {
     /// `x` as a product sees it; in f32 that is itself.
     #[must_use]
     pub fn operands(self, x: Cow<'_, [f32]>) -> Cow<'_, [f32]> {
-        if self == Self::F32 {
-            return x;
+        match x {
+            x if self == Self::F32 => x,
+            Cow::Borrowed(x) => Cow::Owned(self.rounded(x)),
+            Cow::Owned(mut x) => {
+                self.round(&mut x);
+                Cow::Owned(x)
+            }
         }
-        let mut x = x.into_owned();
-        self.round(&mut x);
-        Cow::Owned(x)
+    }
+
+    /// A rounded copy, written once.
+    fn rounded(self, x: &[f32]) -> Vec<f32> {
+        let mut y = Vec::with_capacity(x.len());
+        let parts = y.spare_capacity_mut()[..x.len()].par_chunks_mut(PART).zip(x.par_chunks(PART));
+        parts.for_each(|(y, x)| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        y.write(self.operand(*x));
+                    }
+                },
+            );
+        });
+        // SAFETY: the parts are of the same length in both, and each element was written.
+        unsafe { y.set_len(x.len()) };
+        y
     }
 }
 
@@ -114,6 +143,15 @@ mod tests {
         }
         assert!(Precision::Bf16.operand(f32::from_bits(0x7f80_0001)).is_nan());
         assert_eq!(Precision::F32.operand(f32::from_bits(0x3f80_0001)).to_bits(), 0x3f80_0001);
+    }
+
+    #[test]
+    fn a_copy_is_rounded_like_each_of_its_elements_and_what_is_owned_in_its_place() {
+        let x: Vec<f32> = (0..3 * PART + 5).map(|i| (i as f32).sin() * 1e3).collect();
+        let each: Vec<f32> = x.iter().map(|x| Precision::Bf16.operand(*x)).collect();
+        assert_eq!(*Precision::Bf16.operands(Cow::Borrowed(&x)), each);
+        assert_eq!(*Precision::Bf16.operands(Cow::Owned(x.clone())), each);
+        assert!(matches!(Precision::F32.operands(Cow::Borrowed(&x)), Cow::Borrowed(same) if same == x));
     }
 
     #[test]

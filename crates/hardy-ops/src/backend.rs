@@ -11,6 +11,8 @@ use std::ops::Deref;
 use burn_tensor::{Bytes, TensorData, TensorMetadata, backend::Backend, bf16, ops::FloatTensor};
 use hardy_numerics::{NoiseKey, Row};
 
+pub(crate) use tape::known_by_derivative;
+
 use crate::{
     at::At,
     errors::Errors,

@@ -2,6 +2,8 @@
 //! option `clip_gradient` says so, the gradient is 0 where the value saturated in the forward pass, for there the image
 //! does not follow the value: of a weight in ∂W, of an input in ∂x, of an output in ∂y before the backward products.
 
+use std::borrow::Cow;
+
 use hardy_numerics::{Perturbation, Quantization};
 
 use crate::{
@@ -39,31 +41,41 @@ pub(crate) fn gradient<B: NoisyBackend>(
     }
     let shape @ [_, width] = B::shape(&grad);
     let mut clipped = B::host(&grad).to_vec();
-    clip(at, point, width, &mut B::host(x).to_vec(), &mut clipped);
+    clip(at, point, width, &B::host(x), &mut clipped);
     B::upload(clipped, shape, &grad)
 }
 
 /// Whether a gradient is clipped at `point`.
 pub(crate) fn clips(errors: &Errors, point: Point) -> bool {
-    let clipping = |injection: &Injection| match injection.perturbation {
-        Perturbation::Quantization(quantization) => quantization.clip_gradient,
-        _ => false,
-    };
-    errors.injections(point).iter().any(clipping)
+    errors.injections(point).iter().any(is_clipping)
 }
 
-/// Goes through the errors of `point` as the forward pass did, so that each format sees what it saw there.
-fn clip(at: &At, point: Point, width: usize, x: &mut [f32], grad: &mut [f32]) {
-    for Injection { perturbation, keys: [keys, _], .. } in at.injections(point) {
-        let of_weight = point == Point::Weight;
+fn is_clipping(injection: &Injection) -> bool {
+    match injection.perturbation {
+        Perturbation::Quantization(quantization) => quantization.clip_gradient,
+        _ => false,
+    }
+}
+
+/// Goes through the errors of `point` as the forward pass did, up to the last that clips, so that each format sees what it
+/// saw there.
+fn clip(at: &At, point: Point, width: usize, x: &[f32], grad: &mut [f32]) {
+    let injections = at.injections(point);
+    let Some(last) = injections.iter().rposition(is_clipping) else { return };
+    let of_weight = point == Point::Weight;
+    let mut x = Cow::Borrowed(x);
+    for (place, Injection { perturbation, keys: [keys, _], .. }) in injections[..=last].iter().enumerate() {
         if let Perturbation::Quantization(quantization) = perturbation {
             let clip = if of_weight { Quantization::clip_weight } else { Quantization::clip_rows };
-            clip(quantization, width, x, grad);
+            clip(quantization, width, &x, grad);
+        }
+        if place == last {
+            return;
         }
         if of_weight {
-            perturbation.apply_flat(*keys, width, x);
+            perturbation.apply_flat(*keys, width, x.to_mut());
         } else {
-            perturbation.apply_rows(*keys, at.rows(), 0, width, x);
+            perturbation.apply_rows(*keys, at.rows(), 0, width, x.to_mut());
         }
     }
 }

@@ -4,7 +4,10 @@
 use burn_autodiff::Autodiff;
 use burn_tensor::Tensor;
 use hardy_model::Decoder;
-use hardy_ops::{Noise, NoisyBackend, ops::scale::scale};
+use hardy_ops::{
+    Noise, NoisyBackend,
+    ops::{derivative::loss_of, scale::scale},
+};
 use rayon::prelude::*;
 
 use crate::digest;
@@ -87,6 +90,6 @@ pub fn back_from<B: NoisyBackend>(
     grad: Tensor<B, 2>,
     x: Option<&Tensor<Autodiff<B>, 2>>,
 ) -> Option<Tensor<B, 2>> {
-    let tape = (y * Tensor::from_inner(grad)).sum().backward();
+    let tape = loss_of(y, grad).backward();
     x.and_then(|x| x.grad(&tape))
 }

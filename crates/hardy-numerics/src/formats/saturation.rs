@@ -5,6 +5,7 @@
 //! magnitude itself (`fp8_*`, `int*`) leaves nothing beyond it. Formats without a scale end at their largest number.
 
 use super::{Format, check_rows};
+use rayon::prelude::*;
 
 impl Format {
     /// Sets `grad` to 0 where `x` [rows, `width`], a tensor, lies beyond the range of its block.
@@ -19,10 +20,10 @@ impl Format {
         }
         check_rows(x.len(), width);
         let (clip, scale) = (self.methods().clip, self.tensor_scale(x));
-        for (x, grad) in x.chunks(width).zip(grad.chunks_mut(width)) {
-            let block = self.block();
+        let block = self.block();
+        x.par_chunks(width).zip(grad.par_chunks_mut(width)).for_each(|(x, grad)| {
             x.chunks(block).zip(grad.chunks_mut(block)).for_each(|(x, grad)| clip(x, scale, grad));
-        }
+        });
     }
 
     /// As [`Format::clip_saturated`] for square blocks.
@@ -38,7 +39,7 @@ impl Format {
         }
         check_rows(x.len(), width);
         let (clip, scale) = (self.methods().clip, self.tensor_scale(x));
-        for (x, grad) in x.chunks(side * width).zip(grad.chunks_mut(side * width)) {
+        x.par_chunks(side * width).zip(grad.par_chunks_mut(side * width)).for_each(|(x, grad)| {
             for first in (0..width).step_by(side) {
                 let columns = first..width.min(first + side);
                 let square = |x: &[f32]| -> Vec<f32> {
@@ -50,7 +51,7 @@ impl Format {
                     grad[columns.clone()].copy_from_slice(clipped);
                 }
             }
-        }
+        });
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::address::{NoiseKey, Row};
 use crate::energy::ErrorEnergy;
 use crate::formats::Format;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Which of the two neighbours a value goes to.
@@ -93,7 +94,8 @@ impl Quantization {
     /// If `x` is no whole number of rows or `grad` has another length.
     pub fn clip_rows(&self, width: usize, x: &[f32], grad: &mut [f32]) {
         if self.clip_gradient {
-            let rows = x.chunks(width.max(1)).zip(grad.chunks_mut(width.max(1)));
+            assert_eq!(x.len(), grad.len(), "one gradient a value");
+            let rows = x.par_chunks(width.max(1)).zip(grad.par_chunks_mut(width.max(1)));
             rows.for_each(|(x, grad)| self.format.clip_saturated(x, width, grad));
         }
     }

@@ -284,6 +284,12 @@ impl<B: NoisyBackend, C: CheckpointStrategy> NoisyBackend for Autodiff<B, C> {
     }
 }
 
+/// A loss whose derivative in `y` is `derivative`.
+pub(crate) fn known_by_derivative<B: NoisyBackend>(y: &Tracked<B>, derivative: Primitive<B>) -> Tracked<B> {
+    let loss = B::upload(vec![0.0], [1, 1], &y.primitive);
+    record::<B, NoCheckpointing, _, 1>([y], loss, derivative, |derivative, _, _| [Some(derivative.clone())])
+}
+
 /// The gradient of a recorded operator: from its state, the gradient of its output, and which inputs need one.
 type BackwardFn<B, S, const N: usize> = fn(&S, Primitive<B>, [bool; N]) -> Grads<B, N>;
 

@@ -7,6 +7,7 @@
 mod accumulation;
 pub mod attention;
 pub(crate) mod chain;
+pub mod derivative;
 pub mod embedding;
 pub mod experts;
 mod fetch;
