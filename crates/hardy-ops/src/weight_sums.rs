@@ -68,10 +68,14 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    /// Makes room for `len` elements, where there is none yet.
+    /// Makes room for `len` elements, where there is none yet; all threads clear it.
     fn reserve(&mut self, len: usize, rounded: bool) {
-        self.total.resize(len, 0.0);
-        self.exact.resize(if rounded { len } else { 0 }, 0.0);
+        let exact = if rounded { len } else { 0 };
+        for (sum, len) in [(&mut self.total, len), (&mut self.exact, exact)] {
+            if sum.len() != len {
+                *sum = parallel::zeros(len);
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use burn_tensor::Tensor;
 use hardy_model::Decoder;
 use hardy_ops::{
     Noise, NoisyBackend,
-    ops::{derivative::loss_of, scale::scale},
+    ops::{derivative::loss_of, residual::residual, scale::scale},
 };
 use rayon::prelude::*;
 
@@ -30,7 +30,7 @@ impl<B: NoisyBackend> Gradients<B> {
             let sum = &mut sums[parameter - frozen];
             // A tied table has a gradient from the embedding and one from the head.
             *sum = Some(match sum.take() {
-                Some(sum) => sum + gradient,
+                Some(sum) => residual(sum, gradient),
                 None => gradient,
             });
         };
