@@ -356,7 +356,11 @@ def measure(programs, work, rounds):
     def rested(run):
         # Threads that spin for more work must be asleep before the other's turn.
         time.sleep(0.5)
-        return run(work)
+        times = [run(work)]
+        # A processor that wakes is slow at first: of what takes less than a second, the median of a second.
+        while times[0] is not None and sum(times) < 1:
+            times.append(run(work))
+        return statistics.median(times) if times[0] is not None else None
 
     times = {name: [] for name in programs}
     for turn in range(rounds + 1):
