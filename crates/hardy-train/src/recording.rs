@@ -7,7 +7,7 @@ use std::ops::Range;
 use burn_autodiff::Autodiff;
 use burn_tensor::{Tensor, TensorData};
 use hardy_model::Decoder;
-use hardy_ops::{Noise, NoisyBackend};
+use hardy_ops::{Noise, NoisyBackend, ops::residual::residual};
 
 use crate::{
     gradients::back_from,
@@ -104,7 +104,7 @@ impl<'a, B: NoisyBackend> Recording<'a, B> {
             let derivative = Tensor::from_data(TensorData::new(values, logits.dims()), &logits.device());
             let grad = back_from(logits, derivative, Some(&hidden));
             sum = match (sum, grad) {
-                (Some(sum), Some(grad)) => Some(sum + grad),
+                (Some(sum), Some(grad)) => Some(residual(sum, grad)),
                 (sum, grad) => sum.or(grad),
             };
         }
